@@ -1,0 +1,137 @@
+"""Frames that are decoded already -> `pixel_values`: the torchvision backend."""
+
+import torch
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import ImageInput, PILImageResampling, make_nested_list_of_images
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+
+class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    do_flip_channel_order (`bool`, *optional*, defaults to `False`):
+        RGB to BGR, which the Something-Something checkpoints were trained on.
+    """
+
+    do_flip_channel_order: bool | None
+
+
+class TimesformerImageProcessor(TorchvisionBackend):
+    """
+    Makes `pixel_values` (batch, frames, channels, height, width) of clips given as frames: resize the shorter side,
+    crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225 that TimeSformer was
+    trained with. Files of [`~transformers.VideoMAEImageProcessor`], which TimeSformer checkpoints carry on the Hub,
+    load unchanged.
+    """
+
+    valid_kwargs = TimesformerImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = [0.45, 0.45, 0.45]
+    image_std = [0.225, 0.225, 0.225]
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_flip_channel_order = False
+
+    def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: a clip as a list of frames, or a list of clips. A frame is a PIL image, or an array or tensor with
+                the channels first or last, or grey without channels; 0 to 255, or 0 to 1 with `do_rescale=False`.
+            kwargs: any attribute of the processor, for this call; `return_tensors="pt"` for tensors.
+
+        Returns:
+            `pixel_values` (batch, frames, channels, height, width), float32.
+
+        Raises:
+            ValueError: where frames of a clip differ in size, a clip is empty, or clips can't be one batch.
+        """
+        return super().preprocess(videos, **kwargs)
+
+    def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
+        return nest_clips(images, expected_ndims)
+
+    def _preprocess(
+        self,
+        images: list[list[torch.Tensor]],
+        do_resize: bool,
+        size,
+        resample,
+        do_center_crop: bool,
+        crop_size,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        do_flip_channel_order: bool | None,
+        disable_grouping: bool | None,
+        return_tensors,
+        **kwargs,
+    ) -> BatchFeature:
+        check_frame_sizes([[frame.shape for frame in clip] for clip in images])
+
+        def resized(frames: torch.Tensor) -> torch.Tensor:
+            return self.resize(frames, size, resample) if do_resize else frames
+
+        def cropped_and_normalized(frames: torch.Tensor) -> torch.Tensor:
+            if do_center_crop:
+                frames = self.center_crop(frames, crop_size)
+            if do_flip_channel_order:
+                frames = frames.flip(-3)
+            return self.rescale_and_normalize(
+                frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+            )
+
+        for step in (resized, cropped_and_normalized):
+            groups, index = group_images_by_shape(images, is_nested=True, disable_grouping=disable_grouping)
+            groups = {shape: step(frames) for shape, frames in groups.items()}
+            images = reorder_images(groups, index, is_nested=True)
+        pixel_values = [torch.stack(clip) for clip in images]
+        check_batch([tuple(clip.shape) for clip in pixel_values], return_tensors)
+        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+
+
+def nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
+    """A clip or a batch of clips as a list of lists of frames; grey frames may come without channels."""
+    if isinstance(videos, (list, tuple)) and videos and getattr(videos[0], "ndim", None) == 2:
+        return [list(videos)]  # grey frames, which transformers would take for images of one row each
+    if isinstance(videos, (list, tuple)) and (not videos or any(isinstance(v, (list, tuple)) and not v for v in videos)):
+        raise ValueError("A clip must hold at least one frame, got an empty list")
+    if isinstance(videos, (list, tuple)) and isinstance(videos[0], (list, tuple)):
+        return [list(clip) for clip in videos]
+    return make_nested_list_of_images(videos, expected_ndims=expected_ndims)
+
+
+def check_frame_sizes(clips: list[list[tuple]], first_number: int = 0) -> None:
+    """
+    Raises:
+        ValueError: where the frames of a clip, given by their shapes, differ.
+    """
+    for number, shapes in enumerate(clips, start=first_number):
+        if len(set(map(tuple, shapes))) > 1:
+            listing = ", ".join(sorted({" x ".join(map(str, shape)) for shape in shapes}))
+            raise ValueError(f"The frames of a clip must have one shape, clip {number} has {listing}")
+
+
+def check_batch(shapes: list[tuple], return_tensors) -> None:
+    """
+    Raises:
+        ValueError: where clips of different shapes are to become one tensor.
+    """
+    if return_tensors is not None and len(set(shapes)) > 1:
+        raise ValueError(
+            f"The clips of a batch must have one shape (frames, channels, height, width), got "
+            f"{', '.join(map(str, sorted(set(shapes))))}; give them the same number of frames and leave do_resize and "
+            "do_center_crop on, or process them one by one"
+        )
+
+
+__all__ = ["TimesformerImageProcessor"]

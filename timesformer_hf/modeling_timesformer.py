@@ -1,0 +1,640 @@
+"""
+TimeSformer: embeddings -> blocks of attention steps and an MLP -> final norm -> head (paper, Section 3, Figure 2).
+
+One token layout runs through the model: (batch, 1 + patches * frames, dim), CLS first, then the patches with the frame
+index running fastest. `attention_schemes` holds what an attention step regroups. With `space_only`, every frame is a
+sequence of its own: (batch * frames, 1 + patches, dim).
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, logging
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_schemes import ATTENTION_SCHEMES, AttentionStep, Grid
+from .configuration_timesformer import TimesformerConfig, as_pair
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class TimesformerModelOutput(BaseModelOutput):
+    """
+    Output of [`TimesformerModel`].
+
+    Attributes:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches * frames, hidden_size)`):
+            Normalised tokens: CLS, then the patches with the frame index running fastest. With `space_only`
+            `(batch, 1 + patches, hidden_size)`, the mean over frames.
+        hidden_states (tuple of `num_hidden_layers + 1` tensors, with `output_hidden_states=True`):
+            Input of the first block and output of each, before the final norm. With `space_only`
+            `(batch * frames, 1 + patches, hidden_size)`.
+        attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
+            Probabilities of the space attention, `(batch * frames, heads, 1 + patches, 1 + patches)`; of the joint
+            attention, `(batch, heads, 1 + patches * frames, 1 + patches * frames)`.
+        temporal_attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
+            Probabilities of the time attention, `(batch * patches, heads, frames, frames)`. Empty for schemes without
+            one.
+    """
+
+    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class TimesformerClassifierOutput(ImageClassifierOutput):
+    """
+    Output of [`TimesformerForVideoClassification`]: `loss`, `logits` (batch, num_labels), and `hidden_states`,
+    `attentions`, `temporal_attentions` as in [`TimesformerModelOutput`].
+    """
+
+    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def resize_position_table(
+    table: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str
+) -> torch.Tensor:
+    """
+    Resize position embeddings (1, 1 + rows * columns, dim) from one grid of patches (rows, columns) to another.
+
+    CLS keeps its own. `mode` is a [`TimesformerConfig`] `interpolation_mode`.
+    """
+    # Compiled and exported graphs always resize (exact at the same size), so that one graph serves every size.
+    if old_grid == tuple(new_grid) and not torch.compiler.is_compiling():
+        return table
+    cls_position, positions = table[:, :1], table[:, 1:]
+    positions = positions.unflatten(1, old_grid).permute(0, 3, 1, 2)
+    # Bicubic kernels exist for float32 and float64 on every device; nearest only copies.
+    working = positions.float() if positions.dtype in (torch.float16, torch.bfloat16) else positions
+    align_corners = {"nearest": None, "bicubic": False}[mode]
+    working = F.interpolate(working, size=tuple(new_grid), mode=mode, align_corners=align_corners)
+    positions = working.to(table.dtype).flatten(2).transpose(1, 2)
+    return torch.cat((cls_position, positions), dim=1)
+
+
+def resize_time_table(table: torch.Tensor, num_frames: int, mode: str) -> torch.Tensor:
+    """Resize time embeddings (1, frames, dim) to `num_frames`: nearest, or linear where `mode` is `"bicubic"`."""
+    if table.shape[1] == num_frames and not torch.compiler.is_compiling():
+        return table
+    working = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
+    time_mode, align_corners = {"nearest": ("nearest", None), "bicubic": ("linear", False)}[mode]
+    working = F.interpolate(working.transpose(1, 2), size=num_frames, mode=time_mode, align_corners=align_corners)
+    return working.transpose(1, 2).to(table.dtype)
+
+
+class TimesformerPatchEmbeddings(nn.Module):
+    """Linear embedding of non-overlapping patches, frame by frame (paper, equation 1)."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.patch_size = as_pair(config.patch_size)
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels, height, width) -> (batch, frames, hidden_size, rows, columns)"""
+        self.check_pixel_values(pixel_values)
+        batch, frames = pixel_values.shape[:2]
+        patches = self.projection(pixel_values.flatten(0, 1).to(self.projection.weight.dtype))
+        return patches.unflatten(0, (batch, frames))
+
+    def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        expected = "(batch, frames, channels, height, width)"
+        if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
+            got = f"{pixel_values.dtype} tensor" if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__
+            raise TypeError(
+                f"pixel_values must be a floating-point tensor {expected}, got {got}. A video processor makes it: "
+                "it scales and normalises the frames."
+            )
+        shape = tuple(pixel_values.shape)
+        if pixel_values.ndim != 5:
+            raise ValueError(f"pixel_values must have 5 dimensions {expected}, got {len(shape)}: {shape}")
+        _, frames, channels, height, width = shape
+        if channels != self.num_channels:
+            hint = " Dimensions 1 and 2 look swapped: try transpose(1, 2)." if frames == self.num_channels else ""
+            raise ValueError(
+                f"pixel_values must have {self.num_channels} channels in dimension 2 of {expected}, got {channels}: "
+                f"{shape}.{hint}"
+            )
+        if frames == 0:
+            raise ValueError(f"pixel_values must hold at least one frame in dimension 1 of {expected}, got {shape}")
+        for name, size, patch in zip(("height", "width"), (height, width), self.patch_size, strict=True):
+            if size == 0 or size % patch:
+                raise ValueError(
+                    f"{name}={size} of pixel_values {shape} must be a positive multiple of the patch {name}, {patch}"
+                )
+
+
+class TimesformerEmbeddings(nn.Module):
+    """Patches, CLS and their position and time embeddings, as the tokens of the first block."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.scheme = ATTENTION_SCHEMES[config.attention_type]
+        self.grid_size = config.grid_size
+        self.interpolation_mode = config.interpolation_mode
+        rows, columns = self.grid_size
+        self.patch_embeddings = TimesformerPatchEmbeddings(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
+        if not self.scheme.frames_apart:
+            self.time_embeddings = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
+            self.time_drop = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
+        """
+        (batch, frames, channels, height, width) -> tokens (batch, 1 + patches * frames, hidden_size) and their grid.
+        With a scheme that keeps frames apart, the tokens are (batch * frames, 1 + patches, hidden_size).
+        """
+        patches = self.patch_embeddings(pixel_values)
+        if self.scheme.frames_apart:
+            patches = patches.flatten(0, 1).unsqueeze(1)  # every frame a clip of one frame
+        _, frames, _, rows, columns = patches.shape
+        positions = resize_position_table(
+            self.position_embeddings, self.grid_size, (rows, columns), self.interpolation_mode
+        )
+        cls_token = self.cls_token + positions[:, :1]
+        # (batch, frames, dim, rows, columns) -> (batch, patches, frames, dim), then the frame index fastest
+        patches = patches.flatten(3).permute(0, 3, 1, 2) + positions[:, 1:].unsqueeze(2)
+        patches = self.pos_drop(patches)
+        if not self.scheme.frames_apart:
+            times = resize_time_table(self.time_embeddings, frames, self.interpolation_mode)
+            patches = self.time_drop(patches + times.unsqueeze(1))
+        cls_token = self.pos_drop(cls_token.expand(patches.shape[0], -1, -1))
+        return torch.cat((cls_token, patches.flatten(1, 2)), dim=1), (frames, rows, columns)
+
+    @torch.no_grad()
+    def resize(self, num_frames: int, grid_size: tuple[int, int]) -> None:
+        """Resize the tables themselves, to what the forward pass would make of them."""
+        positions = resize_position_table(
+            self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode
+        )
+        self.position_embeddings = nn.Parameter(positions, self.position_embeddings.requires_grad)
+        self.grid_size = grid_size
+        if not self.scheme.frames_apart:
+            times = resize_time_table(self.time_embeddings, num_frames, self.interpolation_mode)
+            self.time_embeddings = nn.Parameter(times, self.time_embeddings.requires_grad)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Softmax attention written out (paper, equations 5 to 7): the twin of every faster backend, and the only one that
+    returns its probabilities. (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)
+    """
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = F.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    context = torch.matmul(probabilities, value)
+    return context.transpose(1, 2).contiguous(), probabilities
+
+
+class TimesformerSelfAttention(nn.Module):
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3, bias=config.qkv_bias)
+
+    def forward(
+        self, groups: torch.Tensor, output_attentions: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(groups, length, hidden_size) -> the same, and the probabilities (groups, heads, length, length)"""
+        qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            "eager" if output_attentions else self.config._attn_implementation, eager_attention_forward
+        )
+        context, probabilities = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return context.flatten(2), probabilities
+
+
+class TimesformerSelfOutput(nn.Module):
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class TimeSformerAttention(nn.Module):
+    """Multi-head self-attention inside groups of tokens, and its output projection."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.attention = TimesformerSelfAttention(config)
+        self.output = TimesformerSelfOutput(config)
+
+    def forward(
+        self, groups: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, probabilities = self.attention(groups, **kwargs)
+        return self.output(context), probabilities
+
+
+class TimesformerIntermediate(nn.Module):
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.intermediate_act_fn(self.dense(hidden_states)))
+
+
+class TimesformerOutput(nn.Module):
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.dense(hidden_states))
+
+
+class TimesformerDropPath(nn.Module):
+    """
+    Stochastic depth: while training, drops the residual of an entry of the first dimension with probability
+    `drop_prob` and scales the kept ones up. That entry is a tube in the time step, a frame in the space step and a
+    clip in the MLP, as in the original.
+    """
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return residual
+        keep_prob = 1.0 - self.drop_prob
+        mask = residual.new_empty((residual.shape[0],) + (1,) * (residual.ndim - 1)).bernoulli_(keep_prob)
+        return residual * mask / keep_prob
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob:.3g}"
+
+
+class TimesformerLayer(GradientCheckpointingLayer):
+    """A block: the attention steps of the scheme, then the MLP, each a residual of a pre-norm branch."""
+
+    def __init__(self, config: TimesformerConfig, layer_index: int):
+        super().__init__()
+        self.steps = ATTENTION_SCHEMES[config.attention_type].steps
+        for step in self.steps:
+            self.add_module(step.norm, nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+            self.add_module(step.attention, TimeSformerAttention(config))
+            if step.dense is not None:
+                self.add_module(step.dense, nn.Linear(config.hidden_size, config.hidden_size))
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = TimesformerIntermediate(config)
+        self.output = TimesformerOutput(config)
+        self.drop_path = TimesformerDropPath(config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1))
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """(batch, 1 + patches * frames, hidden_size) -> the same"""
+        for step in self.steps:
+            hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
+        residual = self.output(self.intermediate(self.layernorm_after(hidden_states)))
+        return hidden_states + self.drop_path(residual)
+
+    def attend(
+        self, step: AttentionStep, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """The residual of one attention step."""
+        groups = step.regroup(getattr(self, step.norm)(hidden_states), grid)
+        residual, _ = getattr(self, step.attention)(groups, **kwargs)
+        residual = self.drop_path(residual)
+        if step.dense is not None:
+            residual = getattr(self, step.dense)(residual)
+        return step.restore(residual, grid)
+
+
+class TimesformerEncoder(nn.Module):
+    def __init__(self, config: TimesformerConfig):
+        super().__init__()
+        self.layer = nn.ModuleList([TimesformerLayer(config, index) for index in range(config.num_hidden_layers)])
+
+    def forward(self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        for layer in self.layer:
+            hidden_states = layer(hidden_states, grid, **kwargs)
+        return hidden_states
+
+
+class TimesformerPreTrainedModel(PreTrainedModel):
+    """Initial values, loading with resized tables, and what transformers needs to know of every TimeSformer."""
+
+    config: TimesformerConfig
+    base_model_prefix = "timesformer"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    # Trainer divides the loss by the accumulation steps itself: the loss is a mean over the batch.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["TimesformerEmbeddings", "TimesformerLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": TimesformerLayer,
+        "attentions": OutputRecorder(TimeSformerAttention, index=1, layer_name="attention"),
+        "temporal_attentions": OutputRecorder(TimeSformerAttention, index=1, layer_name="temporal_attention"),
+    }
+
+    def __init__(self, config: TimesformerConfig, *args, **kwargs):
+        config.check_values()
+        super().__init__(config, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """The original's initial values. `init` leaves every parameter alone that a checkpoint has filled."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):  # torch's own default
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TimesformerEmbeddings):
+            init.trunc_normal_(module.cls_token, std=std)
+            init.trunc_normal_(module.position_embeddings, std=std)
+            if not module.scheme.frames_apart:
+                init.zeros_(module.time_embeddings)
+        elif isinstance(module, TimesformerLayer):
+            # A step added to an image model starts as the identity, in every block (the layers above came first).
+            for step in module.steps:
+                if step.dense is not None:
+                    init.zeros_(module.get_submodule(step.dense).weight)
+                    init.zeros_(module.get_submodule(step.dense).bias)
+
+    def resize_embeddings(self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None) -> None:
+        """
+        Resize the position and time embeddings in place, as the forward pass does for a clip of that size, and set
+        the config to it.
+
+        Args:
+            num_frames: frames that the time embeddings are made for; the config's where `None`.
+            image_size: side or (height, width) in pixels that the position embeddings are made for.
+
+        Raises:
+            ValueError: where a value is out of the config's rules, or the weights are offloaded.
+        """
+        config = copy.deepcopy(self.config)
+        config.num_frames = config.num_frames if num_frames is None else num_frames
+        config.image_size = config.image_size if image_size is None else image_size
+        config.check_values()
+        embeddings = self.base_model.embeddings
+        if embeddings.position_embeddings.is_meta:
+            raise ValueError(
+                "The embeddings are offloaded and can't be resized. Load the model without offloading, with the new "
+                "num_frames or image_size, save it, and load that."
+            )
+        old_size = (self.config.num_frames, *self.config.grid_size)
+        new_size = (config.num_frames, *config.grid_size)
+        self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
+        if new_size != old_size:
+            embeddings.resize(config.num_frames, config.grid_size)
+            logger.warning(
+                f"Resized the embeddings ({config.interpolation_mode}) from {old_size[0]} frames of {old_size[1]} x "
+                f"{old_size[2]} patches to {new_size[0]} frames of {new_size[1]} x {new_size[2]}."
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`]. Where `num_frames` or `image_size`, as keywords or in
+        `config`, differ from the checkpoint's, its position and time embeddings are resized (see
+        [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused.
+        """
+        wanted = {name: kwargs.pop(name) for name in ("num_frames", "image_size") if name in kwargs}
+        stored = cls._stored_sizes(pretrained_model_name_or_path, kwargs) if isinstance(config, PreTrainedConfig) else {}
+        if stored:
+            wanted = {name: getattr(config, name) for name in stored} | wanted
+            config = copy.deepcopy(config)
+            for name, value in stored.items():
+                setattr(config, name, value)
+        result = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        model = result[0] if isinstance(result, tuple) else result  # a tuple with output_loading_info=True
+        model.resize_embeddings(**wanted)
+        return result
+
+    @classmethod
+    def _stored_sizes(cls, checkpoint, kwargs: dict) -> dict:
+        """`num_frames` and `image_size` in the checkpoint's own config.json; empty where it has none."""
+        hub_names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        try:
+            values, _ = cls.config_class.get_config_dict(
+                checkpoint, **{name: kwargs[name] for name in hub_names if name in kwargs}
+            )
+        except OSError:
+            return {}
+        if not values:
+            return {}
+        stored = cls.config_class.from_dict(values)
+        return {"num_frames": stored.num_frames, "image_size": stored.image_size}
+
+
+def record_every_attention(forward: Callable) -> Callable:
+    """
+    Let `output_attentions`, an argument or in the config, ask for the maps of every attention step (`capture_outputs`
+    knows one flag a record), and say so where a backend that returns no maps gives way to eager attention.
+    """
+
+    @wraps(forward)
+    def wrapper(self, *args, output_attentions: bool | None = None, **kwargs):
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if output_attentions and self.config._attn_implementation != "eager":
+            logger.warning_once(
+                f"`{self.config._attn_implementation}` attention returns no attention maps: using eager attention for "
+                'this call. To silence this warning, load the model with attn_implementation="eager".'
+            )
+        return forward(
+            self,
+            *args,
+            output_attentions=output_attentions,
+            output_temporal_attentions=output_attentions,
+            **kwargs,
+        )
+
+    return wrapper
+
+
+class TimesformerModel(TimesformerPreTrainedModel):
+    """The TimeSformer without a head: pixels to normalised tokens."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__(config)
+        self.scheme = ATTENTION_SCHEMES[config.attention_type]
+        self.embeddings = TimesformerEmbeddings(config)
+        self.encoder = TimesformerEncoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    @record_every_attention
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> TimesformerModelOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
+                Normalised frames: any number of them, any height and width that are multiples of the patch.
+            output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
+                As everywhere in transformers; see [`TimesformerModelOutput`]. The config's values by default.
+
+        Raises:
+            TypeError: where `pixel_values` is no floating-point tensor.
+            ValueError: where its shape doesn't fit; the message names the shape.
+        """
+        hidden_states, grid = self.embeddings(pixel_values)
+        hidden_states = self.encoder(hidden_states, grid, **kwargs)
+        if self.scheme.frames_apart:
+            hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
+        return TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states))
+
+
+class TimesformerForVideoClassification(TimesformerPreTrainedModel):
+    """The TimeSformer with a linear layer on the normalised CLS token (paper, equation 11)."""
+
+    def __init__(self, config: TimesformerConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.timesformer = TimesformerModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TimesformerClassifierOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
+                Normalised frames: any number of them, any height and width that are multiples of the patch.
+            labels (`torch.Tensor`, *optional*):
+                Class indices (batch,) of any integer type, -100 for a clip to ignore; or several labels a clip as
+                0/1 (batch, num_labels) of any type; or values to regress (batch,) or (batch, num_labels).
+                `config.problem_type` decides; where it is `None`, num_labels of 1 is regression, a (batch, num_labels)
+                or floating-point target is multi-label, and anything else single-label.
+
+        Raises:
+            TypeError, ValueError: where pixels or labels don't fit; the message names what came and what is expected.
+        """
+        outputs = self.timesformer(pixel_values, **kwargs)
+        logits = self.classifier(outputs.last_hidden_state[:, 0])
+        loss = None if labels is None else self.compute_loss(logits, labels)
+        return TimesformerClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            temporal_attentions=outputs.temporal_attentions,
+        )
+
+    def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """
+        The loss of transformers for the problem at hand: cross entropy, binary cross entropy or mean square.
+
+        The library's function writes the problem type that it infers into the config, where the next batch finds it;
+        it gets a stand-in for the config.
+        """
+        problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
+        check_labels(labels, logits, problem_type)
+        labels = labels.to(torch.long if problem_type == "single_label_classification" else logits.dtype)
+        problem = SimpleNamespace(num_labels=self.num_labels, problem_type=problem_type)
+        return self.loss_function(labels=labels, pooled_logits=logits, config=problem)
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """The `problem_type` that the labels' shape and type imply."""
+    if num_labels == 1:
+        return "regression"
+    if labels.is_floating_point() or labels.ndim == 2:
+        return "multi_label_classification"
+    return "single_label_classification"
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) -> None:
+    """
+    Raises:
+        ValueError: where shape or values of `labels` don't fit `logits` (batch, num_labels).
+    """
+    batch, num_labels = logits.shape
+    single = problem_type == "single_label_classification"
+    legal_shapes = [(batch,)] if single else [(batch, num_labels)]
+    if num_labels == 1 or single:
+        legal_shapes = [(batch,), (batch, 1)]
+    if tuple(labels.shape) not in legal_shapes:
+        raise ValueError(
+            f"labels for {problem_type} with {num_labels} labels and a batch of {batch} must have shape "
+            f"{' or '.join(map(str, legal_shapes))}, got {tuple(labels.shape)}"
+        )
+    if single and labels.is_floating_point():
+        raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
+    if single and not torch.compiler.is_compiling():  # a compiled graph can't look at values
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+        if wrong.numel():
+            raise ValueError(
+                f"labels must lie in 0..{num_labels - 1} (or be -100, to ignore a clip), got {wrong.tolist()[:5]}; "
+                "set num_labels or id2label to the classes of your data"
+            )
+
+
+__all__ = ["TimesformerForVideoClassification", "TimesformerModel", "TimesformerPreTrainedModel"]

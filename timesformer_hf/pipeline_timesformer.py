@@ -1,0 +1,25 @@
+"""The video-classification pipeline, with this package's video processor."""
+
+from transformers.pipelines.video_classification import VideoClassificationPipeline
+
+from .video_processing_timesformer import TimesformerVideoProcessor
+
+
+class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
+    """
+    transformers' own pipeline, except that `frame_sampling_rate` takes effect where the model comes with a
+    [`TimesformerVideoProcessor`]: `num_frames` frames at that rate around the middle of the video. Without it they
+    are spread over the whole video. Every other model's videos are left to transformers.
+    """
+
+    def preprocess(self, video, num_frames: int | None = None, frame_sampling_rate: int | None = None):
+        if not isinstance(self.video_processor, TimesformerVideoProcessor):
+            return super().preprocess(video, num_frames=num_frames, frame_sampling_rate=frame_sampling_rate or 1)
+        inputs = self.video_processor(
+            video,
+            num_frames=num_frames or self.model.config.num_frames,
+            frame_sampling_rate=frame_sampling_rate,
+            do_sample_frames=True,
+            return_tensors="pt",
+        )
+        return inputs.to(self.dtype)

@@ -1,0 +1,226 @@
+"""
+Registering with transformers' Auto classes and pipelines: this package's only global side effect.
+
+Importing transformers' Auto modules takes seconds, so `register()` doesn't. It fills in those that are imported
+already, and the others right after the program imports them: each entry of `_PARTS` belongs to one of transformers'
+modules. Filling in waits until the outermost import of transformers is over, because our classes need modules that
+may be half-way through their own import before that.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+
+MODEL_TYPE = "timesformer"
+PIPELINE_TASK = "video-classification"
+PIPELINE = "timesformer_hf.pipeline_timesformer.TimesformerVideoClassificationPipeline"
+Undo = Callable[[], None]
+
+
+def register() -> None:
+    """Make transformers use this package for model type "timesformer". Calling it again changes nothing."""
+    if _hook not in sys.meta_path:
+        sys.meta_path.insert(0, _hook)
+    _fill_in()
+
+
+def unregister() -> None:
+    """Give the classes built into transformers back. Calling it again changes nothing."""
+    if _hook in sys.meta_path:
+        sys.meta_path.remove(_hook)
+    while _filled_in:
+        _, undo = _filled_in.popitem()
+        undo()
+
+
+def _register_config() -> Undo:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+    from .configuration_timesformer import TimesformerConfig
+
+    AutoConfig.register(MODEL_TYPE, TimesformerConfig, exist_ok=True)
+    return lambda: CONFIG_MAPPING._extra_content.pop(MODEL_TYPE, None)
+
+
+def _register_models() -> Undo:
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForVideoClassification
+
+    from .configuration_timesformer import TimesformerConfig
+    from .modeling_timesformer import TimesformerForVideoClassification, TimesformerModel
+
+    AutoModel.register(TimesformerConfig, TimesformerModel, exist_ok=True)
+    AutoModelForVideoClassification.register(TimesformerConfig, TimesformerForVideoClassification, exist_ok=True)
+
+    def undo() -> None:
+        for auto_class in (AutoModel, AutoModelForVideoClassification):
+            auto_class._model_mapping._extra_content.pop(TimesformerConfig, None)
+
+    return undo
+
+
+def _register_image_processors() -> Undo:
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
+
+    from .configuration_timesformer import TimesformerConfig
+    from .image_processing_pil_timesformer import TimesformerImageProcessorPil
+    from .image_processing_timesformer import TimesformerImageProcessor
+
+    classes = {"torchvision": TimesformerImageProcessor, "pil": TimesformerImageProcessorPil}
+    AutoImageProcessor.register(TimesformerConfig, image_processor_classes=classes, exist_ok=True)
+    undo_redirect = _redirect(
+        AutoImageProcessor,
+        {"VideoMAEImageProcessor": TimesformerImageProcessor, "VideoMAEImageProcessorPil": TimesformerImageProcessorPil},
+    )
+
+    def undo() -> None:
+        undo_redirect()
+        IMAGE_PROCESSOR_MAPPING._extra_content.pop(TimesformerConfig, None)
+
+    return undo
+
+
+def _register_video_processor() -> Undo:
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING, AutoVideoProcessor
+
+    from .configuration_timesformer import TimesformerConfig
+    from .video_processing_timesformer import TimesformerVideoProcessor
+
+    AutoVideoProcessor.register(TimesformerConfig, TimesformerVideoProcessor, exist_ok=True)
+    undo_redirect = _redirect(AutoVideoProcessor, {"VideoMAEVideoProcessor": TimesformerVideoProcessor})
+
+    def undo() -> None:
+        undo_redirect()
+        VIDEO_PROCESSOR_MAPPING._extra_content.pop(TimesformerConfig, None)
+
+    return undo
+
+
+def _redirect(auto_class: type, ours: dict[str, type]) -> Undo:
+    """
+    Let `auto_class.from_pretrained` return our processor where a TimeSformer checkpoint names one of VideoMAE's.
+
+    All TimeSformer checkpoints on the Hub do, and the Auto classes go by that name before they look at the model type.
+    """
+    original = auto_class.__dict__["from_pretrained"]
+
+    @wraps(original.__func__)
+    def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
+        result = original.__func__(cls, pretrained_model_name_or_path, *inputs, **kwargs)
+        processor = result[0] if isinstance(result, tuple) else result  # a tuple with return_unused_kwargs=True
+        our_class = ours.get(type(processor).__name__)
+        config = {} if our_class is None else _config_values(pretrained_model_name_or_path, kwargs)
+        if config.get("model_type") != MODEL_TYPE:
+            return result
+        values = processor.to_dict()
+        if "num_frames" in our_class.valid_kwargs.__annotations__ and values.get("num_frames") is None:
+            values["num_frames"] = config.get("num_frames", our_class.num_frames)
+        processor = our_class.from_dict(values)
+        return (processor, *result[1:]) if isinstance(result, tuple) else processor
+
+    auto_class.from_pretrained = classmethod(from_pretrained)
+
+    def undo() -> None:
+        auto_class.from_pretrained = original
+
+    return undo
+
+
+def _config_values(checkpoint, kwargs: dict) -> dict:
+    """The checkpoint's config as a dictionary; empty where it has none."""
+    from transformers.configuration_utils import PreTrainedConfig
+
+    if isinstance(kwargs.get("config"), PreTrainedConfig):
+        return kwargs["config"].to_dict()
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(
+            checkpoint, **{name: kwargs[name] for name in names if name in kwargs}
+        )
+    except OSError:
+        return {}
+    return values
+
+
+def _register_pipeline() -> Undo:
+    """
+    Use our pipeline for the task, which leaves other models' videos to transformers', and let `pipeline(model=DIR)`
+    find the task of a TimeSformer in a local folder, where transformers would ask the Hub.
+    """
+    from transformers import pipelines
+
+    task = pipelines.SUPPORTED_TASKS[PIPELINE_TASK]
+    original_impl, original_get_task = task["impl"], pipelines.get_task
+
+    @wraps(original_get_task)
+    def get_task(model: str, *args, **kwargs) -> str:
+        if Path(model).is_dir() and _config_values(model, {}).get("model_type") == MODEL_TYPE:
+            return PIPELINE_TASK
+        return original_get_task(model, *args, **kwargs)
+
+    task["impl"] = PIPELINE  # where a class is expected, it costs nothing more: transformers has imported its own
+    if not isinstance(original_impl, str):
+        from .pipeline_timesformer import TimesformerVideoClassificationPipeline
+
+        task["impl"] = TimesformerVideoClassificationPipeline
+    pipelines.get_task = get_task
+
+    def undo() -> None:
+        task["impl"], pipelines.get_task = original_impl, original_get_task
+
+    return undo
+
+
+_PARTS: dict[str, Callable[[], Undo]] = {
+    # module of transformers: what to do once it is imported
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.image_processing_auto": _register_image_processors,
+    "transformers.models.auto.video_processing_auto": _register_video_processor,
+    "transformers.pipelines": _register_pipeline,
+}
+_filled_in: dict[str, Undo] = {}
+
+
+class _AfterImport(MetaPathFinder):
+    """Calls `_fill_in` at the end of the outermost import of a module of transformers."""
+
+    def __init__(self):
+        self.nesting = threading.local()
+
+    def find_spec(self, name: str, path=None, target=None):
+        if not name.startswith("transformers."):
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = self._followed(spec.loader.exec_module)
+        return spec
+
+    def _followed(self, exec_module: Callable) -> Callable:
+        def exec_and_fill_in(module) -> None:
+            self.nesting.depth = getattr(self.nesting, "depth", 0) + 1
+            try:
+                exec_module(module)
+            finally:
+                self.nesting.depth -= 1
+            if self.nesting.depth == 0 and self in sys.meta_path:
+                _fill_in()
+
+        return exec_and_fill_in
+
+
+_hook = _AfterImport()
+_filling_in = threading.RLock()
+
+
+def _fill_in() -> None:
+    """Do what is due. What that imports may make more parts due; the loop finds them."""
+    with _filling_in:
+        for name, part in _PARTS.items():
+            if name in sys.modules and name not in _filled_in:
+                _filled_in[name] = lambda: None  # not again from the imports below
+                _filled_in[name] = part()

@@ -1,0 +1,305 @@
+"""
+Frames of a video file, decoded only as far as they are needed.
+
+A reader first scans the packets, which costs no decoding, and so knows how many frames there are, when each is shown
+and where a decoder can start. The caller chooses indices by that. Then it decodes: from the key frame before a target
+where that lies ahead, straight on where it does not. The frames are those of a full sequential decode, bit for bit;
+where the scan can't promise that (no timestamps, a format without an index), it decodes sequentially.
+"""
+
+import io
+import os
+import urllib.error
+import urllib.request
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers.video_utils import VideoMetadata
+
+
+VideoSource = str | os.PathLike | bytes | io.IOBase
+ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
+
+URL_TIMEOUT = 30  # seconds without a byte
+# Containers with an index, in which seeking lands on the key frame that was asked for.
+SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+
+
+class VideoReadError(ValueError):
+    """A file that holds no video that can be decoded. The message names the file and the reason."""
+
+
+def is_video_source(video) -> bool:
+    """Whether `video` is something to decode: a path, a URL, the bytes of a file or an open binary file."""
+    return isinstance(video, (str, os.PathLike, bytes, bytearray)) or hasattr(video, "read")
+
+
+def describe_source(source: VideoSource) -> str:
+    """How an error message names a source."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+
+
+def decode_frames(
+    source: VideoSource, choose: ChooseIndices, backend: str = "pyav"
+) -> tuple[np.ndarray, VideoMetadata]:
+    """
+    Decode the frames of a video whose indices `choose` returns.
+
+    Args:
+        source: a path, an http(s) URL, the bytes of a file, or an open binary file.
+        choose: from what is known of the video to indices in order of display; they may repeat, in any order.
+        backend: `"pyav"`, or `"torchcodec"` where that is installed.
+
+    Returns:
+        RGB frames, uint8 (frames, height, width, 3), upright; and what is known of the video, with `frames_indices`.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError: where a path can't be opened.
+        VideoReadError: where the file holds no video that can be decoded.
+        ValueError: for an unknown backend.
+        ImportError: where the backend isn't installed.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"Unknown decoder backend {backend!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
+    name = describe_source(source)
+    frames, metadata = BACKENDS[backend](open_source(source), name, choose)
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width)")
+    return np.stack(frames), metadata
+
+
+def open_source(source: VideoSource) -> str | io.IOBase:
+    """A source as a readable path or a seekable binary file, checked before a decoder sees it."""
+    if isinstance(source, (bytes, bytearray)):
+        source = io.BytesIO(source)
+    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+        source = _download(source)
+    if not hasattr(source, "read"):
+        path = Path(source)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; give the video files in it, one by one")
+        with path.open("rb") as file:  # FileNotFoundError, PermissionError
+            if not file.read(1):
+                raise VideoReadError(f"{path} is empty")
+        return str(path)
+    if not source.seekable():
+        source = io.BytesIO(source.read())
+    if not source.seek(0, os.SEEK_END):
+        raise VideoReadError(f"{describe_source(source)} is empty")
+    source.seek(0)
+    return source
+
+
+def _download(url: str) -> io.BytesIO:
+    try:
+        with urllib.request.urlopen(url, timeout=URL_TIMEOUT) as response:
+            return io.BytesIO(response.read())
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise VideoReadError(f"{url}: can't be downloaded ({error})") from error
+
+
+@dataclass(frozen=True)
+class PacketScan:
+    """
+    What the packets of a video tell without decoding.
+
+    Attributes:
+        pts: timestamps of the shown frames in order of display, in units of the stream's time base; `None` where the
+            packets don't order the frames (missing or repeated timestamps).
+        key_pts: those of the frames at which a decoder can start, ascending.
+        num_frames: shown frames.
+    """
+
+    pts: list[int] | None
+    key_pts: list[int]
+    num_frames: int
+
+    def key_before(self, pts: int) -> int:
+        """The last key frame shown at or before `pts`, or the first one."""
+        return self.key_pts[max(bisect_right(self.key_pts, pts) - 1, 0)]
+
+
+def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
+    with _open_pyav(file, name) as (container, stream):
+        scan = scan_packets(container, stream)
+        if container.format.name == SEEKABLE_FORMATS[0] and scan.num_frames < _promised_frames(stream):
+            raise VideoReadError(
+                f"{name}: truncated; its header promises {_promised_frames(stream)} frames, it holds {scan.num_frames}"
+            )
+        metadata = describe_stream(stream, scan)
+        can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None and scan.key_pts != []
+    if can_seek:
+        indices = list(choose(metadata))
+        with _open_pyav(file, name) as (container, stream):
+            frames = decode_by_timestamp(container, stream, scan, indices)
+        if frames is not None:
+            metadata.frames_indices = indices
+            return frames, metadata
+    metadata.total_num_frames = _count_frames(file, name)
+    indices = list(choose(metadata))
+    with _open_pyav(file, name) as (container, stream):
+        frames = decode_in_order(container, stream, indices)
+    metadata.frames_indices = indices
+    return frames, metadata
+
+
+@contextmanager
+def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
+    """The container and its video stream, a decoder's errors translated."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(
+            "Decoding a video file needs PyAV: pip install av. (Frames that are decoded already need nothing.)"
+        ) from error
+    if hasattr(file, "seek"):
+        file.seek(0)
+    try:
+        with av.open(file) as container:
+            streams = [
+                stream
+                for stream in container.streams.video
+                if not stream.disposition & av.stream.Disposition.attached_pic
+            ]
+            if not streams:
+                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+                raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
+            streams[0].thread_type = "AUTO"
+            yield container, streams[0]
+    except av.error.FFmpegError as error:
+        raise VideoReadError(
+            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or no video"
+        ) from error
+
+
+def _promised_frames(stream) -> int:
+    """Frames by the sample table of an MP4 (0 where there is none, as in a fragmented one)."""
+    return stream.frames
+
+
+def scan_packets(container, stream) -> PacketScan:
+    """Read every packet of the stream without decoding it."""
+    shown, keys, hidden = [], [], 0
+    for packet in container.demux(stream):
+        if packet.size == 0:  # the flush at the end
+            continue
+        if packet.is_discard:  # cut off by an edit list: decoded, never shown
+            hidden += 1
+            continue
+        shown.append(packet.pts)
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+    ordered = None not in shown and len(set(shown)) == len(shown) and not hidden
+    return PacketScan(
+        pts=sorted(shown) if ordered else None, key_pts=sorted(keys) if ordered else [], num_frames=len(shown) + hidden
+    )
+
+
+def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
+    """What transformers wants to know of a video. The frame rate is the measured one where the header has none."""
+    fps = float(stream.average_rate) if stream.average_rate else None
+    duration = None
+    if scan.pts and stream.time_base:
+        seconds = float((scan.pts[-1] - scan.pts[0]) * stream.time_base)
+        if fps is None and seconds > 0:
+            fps = (len(scan.pts) - 1) / seconds
+        duration = seconds + (1 / fps if fps else 0)
+    return VideoMetadata(
+        total_num_frames=scan.num_frames,
+        fps=fps,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        duration=duration,
+        video_backend="pyav",
+    )
+
+
+def decode_by_timestamp(container, stream, scan: PacketScan, indices: Sequence[int]) -> list[np.ndarray] | None:
+    """
+    The frames at `indices`, skipping what lies between one target and the key frame before the next. `None` where the
+    decoder's timestamps turn out not to be those of the packets.
+    """
+    frames: dict[int, np.ndarray] = {}
+    decoded = container.decode(stream)
+    position = None  # timestamp of the last decoded frame
+    for target in sorted({scan.pts[index] for index in indices}):
+        key = scan.key_before(target)
+        if position is not None and key > position or position is None and key > scan.key_pts[0]:
+            container.seek(key, stream=stream)
+            decoded = container.decode(stream)
+        for frame in decoded:
+            position = frame.pts
+            if position is None or position >= target:
+                break
+        if position != target:
+            return None
+        frames[target] = to_rgb(frame)
+    return [frames[scan.pts[index]] for index in indices]
+
+
+def decode_in_order(container, stream, indices: Sequence[int]) -> list[np.ndarray]:
+    """The frames at `indices`, by counting in one pass from the start."""
+    wanted, frames = set(indices), {}
+    for index, frame in enumerate(container.decode(stream)):
+        if index in wanted:
+            frames[index] = to_rgb(frame)
+            if len(frames) == len(wanted):
+                break
+    return [frames[index] for index in indices]
+
+
+def _count_frames(file: str | io.IOBase, name: str) -> int:
+    with _open_pyav(file, name) as (container, stream):
+        count = sum(1 for _ in container.decode(stream))
+    if count == 0:
+        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
+    return count
+
+
+def to_rgb(frame) -> np.ndarray:
+    """A decoded frame as RGB, uint8 (height, width, 3), turned upright where the file says how it was held."""
+    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy's
+    return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+
+
+def read_with_torchcodec(
+    file: str | io.IOBase, name: str, choose: ChooseIndices
+) -> tuple[list[np.ndarray], VideoMetadata]:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ImportError as error:
+        raise ImportError('The torchcodec backend needs torchcodec: pip install "timesformer_hf[torchcodec]"') from error
+    with _translated_torchcodec_errors(name):
+        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC")
+    about = decoder.metadata
+    metadata = VideoMetadata(
+        total_num_frames=len(decoder),
+        fps=about.average_fps,
+        width=about.width,
+        height=about.height,
+        duration=about.duration_seconds,
+        video_backend="torchcodec",
+    )
+    metadata.frames_indices = list(choose(metadata))
+    with _translated_torchcodec_errors(name):
+        frames = decoder.get_frames_at(metadata.frames_indices).data.numpy()
+    return list(frames), metadata
+
+
+@contextmanager
+def _translated_torchcodec_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
+
+
+BACKENDS = {"pyav": read_with_pyav, "torchcodec": read_with_torchcodec}

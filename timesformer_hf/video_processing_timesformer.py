@@ -1,0 +1,250 @@
+"""Video files and clips -> sampled frames -> `pixel_values`."""
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.processing_utils import Unpack, VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata
+
+from .image_processing_timesformer import check_batch, check_frame_sizes
+from .video_decoding import decode_frames, is_video_source
+from .video_sampling import sample_frame_indices
+
+
+class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
+    """
+    frame_sampling (`str`, *optional*):
+        How frames are chosen: `"uniform"` (whole video), `"center"` (`num_frames` at `frame_sampling_rate` around the
+        middle, the paper's), `"original"` (the authors' code on Kinetics) or `"segments"` (on Something-Something).
+        Where it is `None`: `"center"` if there is a `frame_sampling_rate`, else `"uniform"`.
+    frame_sampling_rate (`int`, *optional*):
+        Frames of the video from one sampled frame to the next: 32 for the paper's 8-frame models.
+    do_flip_channel_order (`bool`, *optional*, defaults to `False`):
+        RGB to BGR, which the Something-Something checkpoints were trained on.
+    decoder (`str`, *optional*, defaults to `"pyav"`):
+        What decodes a file: `"pyav"` or `"torchcodec"`.
+    """
+
+    frame_sampling: str | None
+    frame_sampling_rate: int | None
+    do_flip_channel_order: bool | None
+    decoder: str | None
+
+
+class TimesformerVideoProcessor(BaseVideoProcessor):
+    """
+    Makes `pixel_values` (batch, frames, channels, height, width) of videos: decode and sample `num_frames` frames,
+    resize the shorter side, crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225
+    that TimeSformer was trained with. A video of fewer frames repeats its last. Preprocessor files of VideoMAE, which
+    TimeSformer checkpoints carry on the Hub, load unchanged.
+
+    Example:
+
+    ```python
+    >>> processor = TimesformerVideoProcessor(num_frames=8, frame_sampling_rate=32)
+    >>> processor("clip.mp4", return_tensors="pt").pixel_values.shape
+    torch.Size([1, 8, 3, 224, 224])
+    ```"""
+
+    valid_kwargs = TimesformerVideoProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    image_mean = [0.45, 0.45, 0.45]
+    image_std = [0.225, 0.225, 0.225]
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    num_frames = 8
+    frame_sampling = None
+    frame_sampling_rate = None
+    do_flip_channel_order = False
+    decoder = "pyav"
+
+    def preprocess(self, videos, **kwargs: Unpack[TimesformerVideoProcessorKwargs]) -> BatchFeature:
+        """
+        Args:
+            videos: a video or a list of videos. A video is a path, a URL, the bytes of a file, an open binary file,
+                an array or tensor (frames, height, width, channels) or (frames, channels, height, width), or a list
+                of frames. With `do_sample_frames=False` every frame is kept.
+            kwargs: any attribute of the processor, for this call; `return_tensors="pt"` for tensors.
+
+        Returns:
+            `pixel_values` (batch, frames, channels, height, width), float32; with `return_metadata=True` also
+            `video_metadata`, which has the chosen `frames_indices`.
+
+        Raises:
+            TypeError: for something that is no video.
+            ValueError: for frames of different sizes, an empty clip, or a sampling that can't be.
+            OSError, VideoReadError: for a file that can't be opened or decoded; the message names it.
+        """
+        clips, metadata = self.load_clips(videos, kwargs)
+        kwargs |= {
+            "do_sample_frames": False,
+            "video_metadata": metadata,
+            "input_data_format": ChannelDimension.FIRST,
+        }
+        batch = super().preprocess(clips, **kwargs)
+        batch["pixel_values"] = batch.pop("pixel_values_videos")
+        return batch
+
+    def load_clips(self, videos, settings: dict) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+        """
+        Decode or stack, and sample.
+
+        Args:
+            videos: as in `preprocess`.
+            settings: what overrides the processor's attributes, as in `preprocess`.
+
+        Returns:
+            clips (frames, channels, height, width), and of each what is known of its video.
+        """
+
+        def setting(name: str):
+            return getattr(self, name) if settings.get(name) is None else settings[name]
+
+        # `fps` asks for a number of frames by itself; the attribute `num_frames` then stands back
+        names = ("fps", "num_frames", "frame_sampling", "frame_sampling_rate")
+        sampling = {name: setting(name) for name in names}
+        if settings.get("fps") is not None:
+            sampling["num_frames"] = settings.get("num_frames")
+        do_sample_frames = settings.get("do_sample_frames", self.do_sample_frames)
+
+        def choose(about: VideoMetadata) -> list[int]:
+            return self.sample_frames(about, **sampling) if do_sample_frames else list(range(about.total_num_frames))
+
+        videos = list_videos(videos)
+        known = list_metadata(settings.get("video_metadata"), len(videos))
+        clips, metadata = [], []
+        for number, (video, about) in enumerate(zip(videos, known, strict=True)):
+            if is_video_source(video):
+                frames, about = decode_frames(video, choose, setting("decoder"))
+                clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+            else:
+                clip = as_clip(video, number, settings.get("input_data_format"))
+                about = about or VideoMetadata(total_num_frames=len(clip))
+                about.frames_indices = choose(about)
+                clip = clip[about.frames_indices]
+            clips.append(clip)
+            metadata.append(about)
+        return clips, metadata
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        frame_sampling: str | None = None,
+        frame_sampling_rate: int | None = None,
+        **kwargs,
+    ) -> list[int]:
+        """
+        Indices of the frames to take from a video; see [`TimesformerVideoProcessorKwargs`]. `fps`, frames per second
+        to take from the whole video instead of `num_frames`, is transformers' own sampling.
+        """
+        if fps is not None:
+            return np.asarray(super().sample_frames(metadata, num_frames=num_frames, fps=fps)).tolist()
+        return sample_frame_indices(
+            total_num_frames=metadata.total_num_frames,
+            num_frames=num_frames,
+            frame_sampling=frame_sampling,
+            frame_sampling_rate=frame_sampling_rate,
+            fps=metadata.fps,
+        )
+
+    def _preprocess(
+        self, videos: list[torch.Tensor], do_flip_channel_order: bool | None = None, return_tensors=None, **kwargs
+    ) -> BatchFeature:
+        if do_flip_channel_order:
+            videos = [video.flip(-3) for video in videos]
+        clips = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+        check_batch([tuple(clip.shape) for clip in clips], return_tensors)
+        return BatchFeature(data={"pixel_values_videos": clips}, tensor_type=return_tensors)
+
+
+def is_frame(video) -> bool:
+    return isinstance(video, PIL.Image.Image) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
+
+
+def list_videos(videos) -> list:
+    """
+    One video or a batch of them, as a list of videos.
+
+    Raises:
+        TypeError: for something that is neither.
+        ValueError: for an empty list.
+    """
+    if is_video_source(videos) or is_frame(videos):
+        return [videos]
+    if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim in (4, 5):
+        return [videos] if videos.ndim == 4 else list(videos)
+    if not isinstance(videos, (list, tuple)):
+        got = f"shape {tuple(videos.shape)}" if hasattr(videos, "shape") else type(videos).__name__
+        raise TypeError(
+            "A video must be a path, a URL, bytes, an open binary file, a list of frames, or an array or tensor of 4 "
+            f"dimensions (5 for a batch), got {got}"
+        )
+    if not videos:
+        raise ValueError("A clip must hold at least one frame, got an empty list")
+    if all(is_frame(frame) for frame in videos):
+        return [videos]
+    return [video for item in videos for video in list_videos(item)]
+
+
+def as_clip(video, number: int, data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+    """
+    Frames that are decoded already, as one tensor (frames, channels, height, width).
+
+    Args:
+        video: an array or tensor of 2 to 4 dimensions, a PIL image, or a list of such frames.
+        number: its place in the batch, for error messages.
+        data_format: where the channels are; inferred where `None`.
+
+    Raises:
+        ValueError: for no frames, or frames of different sizes.
+    """
+    if isinstance(video, (list, tuple)):
+        frames = [as_tensor(frame) for frame in video]
+        check_frame_sizes([[frame.shape for frame in frames]], first_number=number)
+        clip = torch.stack(frames)
+    else:
+        clip = as_tensor(video)
+        clip = clip.unsqueeze(0) if is_frame(video) else clip
+    if clip.shape[0] == 0:
+        raise ValueError(f"A clip must hold at least one frame, clip {number} has shape {tuple(clip.shape)}")
+    if clip.ndim == 3:  # grey frames without channels
+        return clip.unsqueeze(1)
+    data_format = data_format or infer_channel_dimension_format(clip, num_channels=(1, 3, 4))
+    return clip.permute(0, 3, 1, 2) if data_format == ChannelDimension.LAST else clip
+
+
+def as_tensor(frames: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(frames, PIL.Image.Image):
+        frames = np.array(frames if frames.mode in ("L", "RGB", "RGBA") else frames.convert("RGB"))
+    return torch.as_tensor(frames)
+
+
+def list_metadata(metadata, num_videos: int) -> list[VideoMetadata | None]:
+    """
+    What the caller knows of the videos, one entry a video.
+
+    Raises:
+        ValueError: for another number of entries.
+    """
+    if metadata is None:
+        return [None] * num_videos
+    entries = list(metadata) if isinstance(metadata, (list, tuple)) else [metadata]
+    if len(entries) != num_videos:
+        raise ValueError(f"video_metadata has {len(entries)} entries for {num_videos} videos; give one entry a video")
+    return [entry if isinstance(entry, VideoMetadata) else VideoMetadata(**entry) for entry in entries]
+
+
+__all__ = ["TimesformerVideoProcessor"]

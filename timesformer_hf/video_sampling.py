@@ -1,0 +1,110 @@
+"""
+Which frames of a video a clip consists of: pure index arithmetic, no video in sight.
+
+Every policy takes the number of frames in the video and returns `num_frames` indices in order. In the examples a
+video of 16 frames is `................` and a chosen frame is `x`.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+def uniform(*, total_num_frames: int, num_frames: int) -> list[int]:
+    """
+    Spread over the whole video, as transformers' own default: the first frame of each of `num_frames` equal parts.
+    A video of fewer frames gives each of them once and then repeats the last.
+
+    total_num_frames=16, num_frames=4: x...x...x...x... -> [0, 4, 8, 12]
+    """
+    if total_num_frames < num_frames:
+        return [min(i, total_num_frames - 1) for i in range(num_frames)]
+    return [i * total_num_frames // num_frames for i in range(num_frames)]
+
+
+def center(*, total_num_frames: int, num_frames: int, frame_sampling_rate: int) -> list[int]:
+    """
+    The clip around the middle of the video with a frame every `frame_sampling_rate`: what the paper tests on
+    (Section 4, "a single temporal clip in the middle"). A clip that is longer than the video starts at its first
+    frame and repeats the last.
+
+    total_num_frames=16, num_frames=4, frame_sampling_rate=2: ....x.x.x.x..... -> [4, 6, 8, 10]
+    """
+    span = (num_frames - 1) * frame_sampling_rate + 1
+    start = max(total_num_frames - span, 0) // 2
+    return [min(start + i * frame_sampling_rate, total_num_frames - 1) for i in range(num_frames)]
+
+
+def original(*, total_num_frames: int, num_frames: int, frame_sampling_rate: int, fps: float | None) -> list[int]:
+    """
+    The indices of the authors' code for one view on Kinetics: the first clip of the video, its length scaled by
+    `fps` / 30, both ends included, in float32 and truncated as there. `fps` of `None` counts as 30.
+
+    total_num_frames=300, num_frames=8, frame_sampling_rate=32, fps=30 -> [0, 36, 72, 109, 145, 182, 218, 255]
+    """
+    clip_length = frame_sampling_rate * num_frames / 30 * (30 if fps is None else fps)
+    indices = torch.linspace(0, clip_length - 1, num_frames).clamp(0, total_num_frames - 1)
+    return indices.long().tolist()
+
+
+def segments(*, total_num_frames: int, num_frames: int) -> list[int]:
+    """
+    The middle of each of `num_frames` segments, as the authors' code tests on Something-Something.
+
+    total_num_frames=40, num_frames=8 -> [2, 7, 12, 17, 22, 26, 31, 36]
+    """
+    length = (total_num_frames - 1) / num_frames
+    bounds = [round(i * length) for i in range(num_frames + 1)]  # Python rounds halves to even, as the original
+    return [(first + last) // 2 for first, last in zip(bounds, bounds[1:], strict=False)]
+
+
+FRAME_SAMPLING: dict[str, tuple[Callable[..., list[int]], tuple[str, ...]]] = {
+    # name: function, what it needs beyond the two numbers of frames
+    "uniform": (uniform, ()),
+    "center": (center, ("frame_sampling_rate",)),
+    "original": (original, ("frame_sampling_rate", "fps")),
+    "segments": (segments, ()),
+}
+
+
+def sample_frame_indices(
+    *,
+    total_num_frames: int,
+    num_frames: int,
+    frame_sampling: str | None = None,
+    frame_sampling_rate: int | None = None,
+    fps: float | None = None,
+) -> list[int]:
+    """
+    Indices of a clip, by the name of a policy in `FRAME_SAMPLING`.
+
+    Args:
+        total_num_frames: frames in the video.
+        num_frames: frames in the clip.
+        frame_sampling: a policy; where `None`, `"uniform"`, or `"center"` if there is a `frame_sampling_rate`.
+        frame_sampling_rate: frames of the video from one frame of the clip to the next.
+        fps: frames per second of the video, if known.
+
+    Raises:
+        ValueError: for a number below 1, an unknown policy, or a policy without the rate that it needs.
+    """
+    if frame_sampling is None:
+        frame_sampling = "uniform" if frame_sampling_rate is None else "center"
+    if frame_sampling not in FRAME_SAMPLING:
+        raise ValueError(f"frame_sampling={frame_sampling!r} must be one of {', '.join(map(repr, FRAME_SAMPLING))}")
+    policy, needs = FRAME_SAMPLING[frame_sampling]
+    if "frame_sampling_rate" in needs and frame_sampling_rate is None:
+        raise ValueError(
+            f"frame_sampling={frame_sampling!r} needs a frame_sampling_rate (the paper's models: 32 for 8 frames, 16 "
+            "for 16 frames of 448 pixels, 4 for 96 frames)"
+        )
+    counts = {"total_num_frames": total_num_frames, "num_frames": num_frames}
+    if frame_sampling_rate is not None:
+        counts["frame_sampling_rate"] = frame_sampling_rate
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    given = {"frame_sampling_rate": frame_sampling_rate, "fps": fps}
+    return policy(
+        total_num_frames=total_num_frames, num_frames=num_frames, **{name: given[name] for name in needs}
+    )
