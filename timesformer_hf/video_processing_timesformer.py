@@ -111,10 +111,9 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         def setting(name: str):
             return getattr(self, name) if settings.get(name) is None else settings[name]
 
-        # `fps` asks for a number of frames by itself; the attribute `num_frames` then stands back
         names = ("fps", "num_frames", "frame_sampling", "frame_sampling_rate")
         sampling = {name: setting(name) for name in names}
-        if settings.get("fps") is not None:
+        if sampling["fps"] is not None:  # the attribute num_frames stands back; the argument would contradict
             sampling["num_frames"] = settings.get("num_frames")
         do_sample_frames = settings.get("do_sample_frames", self.do_sample_frames)
 
@@ -147,14 +146,21 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         **kwargs,
     ) -> list[int]:
         """
-        Indices of the frames to take from a video; see [`TimesformerVideoProcessorKwargs`]. `fps`, frames per second
-        to take from the whole video instead of `num_frames`, is transformers' own sampling.
+        Indices of the frames to take from a video; see [`TimesformerVideoProcessorKwargs`]. `fps` asks for so many
+        frames per second of the whole video instead of `num_frames`.
+
+        Raises:
+            ValueError: for `num_frames` and `fps` together, or `fps` of a video whose frame rate isn't known.
         """
         if fps is not None:
-            return np.asarray(super().sample_frames(metadata, num_frames=num_frames, fps=fps)).tolist()
+            if num_frames is not None:
+                raise ValueError(f"num_frames={num_frames} and fps={fps} exclude each other; give one")
+            if not metadata.fps:
+                raise ValueError(f"Sampling fps={fps} needs the video's own fps in video_metadata; or give num_frames")
+            num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
         return sample_frame_indices(
             total_num_frames=metadata.total_num_frames,
-            num_frames=num_frames,
+            num_frames=self.num_frames if num_frames is None else num_frames,
             frame_sampling=frame_sampling,
             frame_sampling_rate=frame_sampling_rate,
             fps=metadata.fps,
@@ -241,7 +247,8 @@ def list_metadata(metadata, num_videos: int) -> list[VideoMetadata | None]:
     """
     if metadata is None:
         return [None] * num_videos
-    entries = list(metadata) if isinstance(metadata, (list, tuple)) else [metadata]
+    entries = metadata if isinstance(metadata, (list, tuple)) else [metadata]
+    entries = [entry for item in entries for entry in (item if isinstance(item, (list, tuple)) else [item])]
     if len(entries) != num_videos:
         raise ValueError(f"video_metadata has {len(entries)} entries for {num_videos} videos; give one entry a video")
     return [entry if isinstance(entry, VideoMetadata) else VideoMetadata(**entry) for entry in entries]
