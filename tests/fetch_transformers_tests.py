@@ -61,11 +61,9 @@ def fetch() -> Path:
     if target.exists():
         return target
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-            + [f"transformers=={transformers.__version__}", "--dest", folder],
-            check=True,
-        )
+        download = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder]
+        requirement = f"transformers=={transformers.__version__}"
+        subprocess.run([sys.executable, "-m", "pip", *download, requirement], check=True)
         (archive,) = Path(folder).glob("transformers-*.tar.gz")
         package = Path(folder) / "fetched" / "transformers_tests"
         package.mkdir(parents=True)

@@ -21,16 +21,16 @@ if not target_folder().exists():
     )
 sys.path.insert(0, str(target_folder()))
 
-from transformers_tests.test_configuration_common import ConfigTester  # noqa: E402
-from transformers_tests.test_image_processing_common import (  # noqa: E402
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_image_processing_common import (
     ImageProcessingTestMixin,
     prepare_video_inputs,
 )
-from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E402
-from transformers_tests.test_video_processing_common import VideoProcessingTestMixin  # noqa: E402
-from transformers_tests.test_video_processing_common import prepare_video_inputs as prepare_clips  # noqa: E402
+from transformers_tests.test_modeling_common import ModelTesterMixin
+from transformers_tests.test_video_processing_common import VideoProcessingTestMixin
+from transformers_tests.test_video_processing_common import prepare_video_inputs as prepare_clips
 
-from timesformer_hf import (  # noqa: E402
+from timesformer_hf import (
     TimesformerConfig,
     TimesformerForVideoClassification,
     TimesformerImageProcessor,

@@ -9,6 +9,8 @@ from transformers.processing_utils import Unpack
 from .image_processing_timesformer import (
     TimesformerImageProcessor,
     TimesformerImageProcessorKwargs,
+    as_rgb_frame,
+    channel_format,
     check_batch,
     check_frame_sizes,
     nest_clips,
@@ -39,6 +41,15 @@ class TimesformerImageProcessorPil(PilBackend):
 
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
         return nest_clips(images, expected_ndims)
+
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
+        if do_convert_rgb:
+            image, input_data_format = as_rgb_frame(image, input_data_format)
+        else:
+            input_data_format = channel_format(image, input_data_format)
+        return super().process_image(
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
+        )
 
     def _preprocess(
         self,

@@ -1,10 +1,18 @@
 """Frames that are decoded already -> `pixel_values`: the torchvision backend."""
 
+import numpy as np
+import PIL.Image
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_transforms import group_images_by_shape, reorder_images
-from transformers.image_utils import ImageInput, PILImageResampling, make_nested_list_of_images
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    infer_channel_dimension_format,
+    make_nested_list_of_images,
+)
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 
@@ -58,6 +66,15 @@ class TimesformerImageProcessor(TorchvisionBackend):
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
         return nest_clips(images, expected_ndims)
 
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> torch.Tensor:
+        if do_convert_rgb:
+            image, input_data_format = as_rgb_frame(image, input_data_format)
+        else:
+            input_data_format = channel_format(image, input_data_format)
+        return super().process_image(
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
+        )
+
     def _preprocess(
         self,
         images: list[list[torch.Tensor]],
@@ -86,9 +103,7 @@ class TimesformerImageProcessor(TorchvisionBackend):
                 frames = self.center_crop(frames, crop_size)
             if do_flip_channel_order:
                 frames = frames.flip(-3)
-            return self.rescale_and_normalize(
-                frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std
-            )
+            return self.rescale_and_normalize(frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
         for step in (resized, cropped_and_normalized):
             groups, index = group_images_by_shape(images, is_nested=True, disable_grouping=disable_grouping)
@@ -101,13 +116,39 @@ class TimesformerImageProcessor(TorchvisionBackend):
 
 def nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
     """A clip or a batch of clips as a list of lists of frames; grey frames may come without channels."""
-    if isinstance(videos, (list, tuple)) and videos and getattr(videos[0], "ndim", None) == 2:
-        return [list(videos)]  # grey frames, which transformers would take for images of one row each
-    if isinstance(videos, (list, tuple)) and (not videos or any(isinstance(v, (list, tuple)) and not v for v in videos)):
-        raise ValueError("A clip must hold at least one frame, got an empty list")
-    if isinstance(videos, (list, tuple)) and isinstance(videos[0], (list, tuple)):
-        return [list(clip) for clip in videos]
+    if isinstance(videos, (list, tuple)):
+        if not videos or any(isinstance(clip, (list, tuple)) and not clip for clip in videos):
+            raise ValueError("A clip must hold at least one frame, got an empty list")
+        if isinstance(videos[0], (list, tuple)):
+            return [list(clip) for clip in videos]
+        if getattr(videos[0], "ndim", None) == 2:  # grey frames, which transformers would take for something else
+            return [list(videos)]
     return make_nested_list_of_images(videos, expected_ndims=expected_ndims)
+
+
+def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
+    """Where the channels of an array or tensor are, 1, 3 or 4 of them, unless `data_format` says it."""
+    if data_format is not None or isinstance(frame, PIL.Image.Image) or frame.ndim != 3:
+        return data_format
+    return infer_channel_dimension_format(frame, num_channels=(1, 3, 4))
+
+
+def as_rgb_frame(frame, data_format=None):
+    """
+    A frame as transformers converts it to RGB in every version: PIL images, and arrays of three channels. Grey ones
+    are repeated, and those with transparency become PIL images.
+    """
+    if isinstance(frame, PIL.Image.Image):
+        return frame, data_format
+    if frame.ndim == 2:
+        frame, data_format = frame[None], ChannelDimension.FIRST
+    data_format = channel_format(frame, data_format)
+    axis = 0 if data_format == ChannelDimension.FIRST else -1
+    if frame.shape[axis] == 1:
+        frame = torch.as_tensor(frame).repeat_interleave(3, dim=axis)
+    elif frame.shape[axis] == 4 and frame.dtype in (np.uint8, torch.uint8):
+        return PIL.Image.fromarray(np.moveaxis(np.asarray(frame), axis, -1), mode="RGBA"), None
+    return frame, data_format
 
 
 def check_frame_sizes(clips: list[list[tuple]], first_number: int = 0) -> None:

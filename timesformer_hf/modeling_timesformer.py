@@ -119,7 +119,7 @@ class TimesformerPatchEmbeddings(nn.Module):
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         expected = "(batch, frames, channels, height, width)"
         if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = f"{pixel_values.dtype} tensor" if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__
+            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
             raise TypeError(
                 f"pixel_values must be a floating-point tensor {expected}, got {got}. A video processor makes it: "
                 "it scales and normalises the frames."
@@ -185,9 +185,7 @@ class TimesformerEmbeddings(nn.Module):
     @torch.no_grad()
     def resize(self, num_frames: int, grid_size: tuple[int, int]) -> None:
         """Resize the tables themselves, to what the forward pass would make of them."""
-        positions = resize_position_table(
-            self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode
-        )
+        positions = resize_position_table(self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode)
         self.position_embeddings = nn.Parameter(positions, self.position_embeddings.requires_grad)
         self.grid_size = grid_size
         if not self.scheme.frames_apart:
@@ -333,9 +331,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         self.output = TimesformerOutput(config)
         self.drop_path = TimesformerDropPath(config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1))
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         """(batch, 1 + patches * frames, hidden_size) -> the same"""
         for step in self.steps:
             hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
@@ -458,7 +454,9 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused.
         """
         wanted = {name: kwargs.pop(name) for name in ("num_frames", "image_size") if name in kwargs}
-        stored = cls._stored_sizes(pretrained_model_name_or_path, kwargs) if isinstance(config, PreTrainedConfig) else {}
+        stored = (
+            cls._stored_sizes(pretrained_model_name_or_path, kwargs) if isinstance(config, PreTrainedConfig) else {}
+        )
         if stored:
             wanted = {name: getattr(config, name) for name in stored} | wanted
             config = copy.deepcopy(config)

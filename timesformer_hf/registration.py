@@ -3,8 +3,8 @@ Registering with transformers' Auto classes and pipelines: this package's only g
 
 Importing transformers' Auto modules takes seconds, so `register()` doesn't. It fills in those that are imported
 already, and the others right after the program imports them: each entry of `_PARTS` belongs to one of transformers'
-modules. Filling in waits until the outermost import of transformers is over, because our classes need modules that
-may be half-way through their own import before that.
+modules. Filling in waits until the outermost import, of transformers or of this package, is over, because our classes
+need modules that may be half-way through their own import before that.
 """
 
 import sys
@@ -18,7 +18,7 @@ from pathlib import Path
 
 MODEL_TYPE = "timesformer"
 PIPELINE_TASK = "video-classification"
-PIPELINE = "timesformer_hf.pipeline_timesformer.TimesformerVideoClassificationPipeline"
+PIPELINE = f"{__package__}.pipeline_timesformer.TimesformerVideoClassificationPipeline"
 Undo = Callable[[], None]
 
 
@@ -72,10 +72,11 @@ def _register_image_processors() -> Undo:
 
     classes = {"torchvision": TimesformerImageProcessor, "pil": TimesformerImageProcessorPil}
     AutoImageProcessor.register(TimesformerConfig, image_processor_classes=classes, exist_ok=True)
-    undo_redirect = _redirect(
-        AutoImageProcessor,
-        {"VideoMAEImageProcessor": TimesformerImageProcessor, "VideoMAEImageProcessorPil": TimesformerImageProcessorPil},
-    )
+    legacy = {
+        "VideoMAEImageProcessor": TimesformerImageProcessor,
+        "VideoMAEImageProcessorPil": TimesformerImageProcessorPil,
+    }
+    undo_redirect = _redirect(AutoImageProcessor, legacy)
 
     def undo() -> None:
         undo_redirect()
@@ -162,8 +163,8 @@ def _register_pipeline() -> Undo:
             return PIPELINE_TASK
         return original_get_task(model, *args, **kwargs)
 
-    task["impl"] = PIPELINE  # where a class is expected, it costs nothing more: transformers has imported its own
-    if not isinstance(original_impl, str):
+    task["impl"] = PIPELINE
+    if not isinstance(original_impl, str):  # older versions want the class, and have imported their own already
         from .pipeline_timesformer import TimesformerVideoClassificationPipeline
 
         task["impl"] = TimesformerVideoClassificationPipeline
@@ -187,13 +188,13 @@ _filled_in: dict[str, Undo] = {}
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls `_fill_in` at the end of the outermost import of a module of transformers."""
+    """Calls `_fill_in` at the end of the outermost import of a module of transformers or of this package."""
 
     def __init__(self):
         self.nesting = threading.local()
 
     def find_spec(self, name: str, path=None, target=None):
-        if not name.startswith("transformers."):
+        if not name.startswith(("transformers.", f"{__package__}.")):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -214,13 +215,11 @@ class _AfterImport(MetaPathFinder):
 
 
 _hook = _AfterImport()
-_filling_in = threading.RLock()
 
 
 def _fill_in() -> None:
-    """Do what is due. What that imports may make more parts due; the loop finds them."""
-    with _filling_in:
-        for name, part in _PARTS.items():
-            if name in sys.modules and name not in _filled_in:
-                _filled_in[name] = lambda: None  # not again from the imports below
-                _filled_in[name] = part()
+    """Do what is due. What that imports may make more parts due: its imports end in this function again."""
+    for name, part in _PARTS.items():
+        if name in sys.modules and name not in _filled_in:
+            _filled_in[name] = lambda: None  # so that the imports below don't start it again
+            _filled_in[name] = part()

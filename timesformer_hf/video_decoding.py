@@ -232,7 +232,7 @@ def decode_by_timestamp(container, stream, scan: PacketScan, indices: Sequence[i
     position = None  # timestamp of the last decoded frame
     for target in sorted({scan.pts[index] for index in indices}):
         key = scan.key_before(target)
-        if position is not None and key > position or position is None and key > scan.key_pts[0]:
+        if (position is not None and key > position) or (position is None and key > scan.key_pts[0]):
             container.seek(key, stream=stream)
             decoded = container.decode(stream)
         for frame in decoded:
@@ -276,7 +276,9 @@ def read_with_torchcodec(
     try:
         from torchcodec.decoders import VideoDecoder
     except ImportError as error:
-        raise ImportError('The torchcodec backend needs torchcodec: pip install "timesformer_hf[torchcodec]"') from error
+        raise ImportError(
+            'decoder="torchcodec" needs it installed: pip install "timesformer_hf[torchcodec]"'
+        ) from error
     with _translated_torchcodec_errors(name):
         decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC")
     about = decoder.metadata

@@ -177,7 +177,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
 
 
 def is_frame(video) -> bool:
-    return isinstance(video, PIL.Image.Image) or (isinstance(video, (np.ndarray, torch.Tensor)) and video.ndim in (2, 3))
+    return isinstance(video, PIL.Image.Image) or getattr(video, "ndim", None) in (2, 3)
 
 
 def list_videos(videos) -> list:

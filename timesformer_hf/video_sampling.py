@@ -6,6 +6,7 @@ video of 16 frames is `................` and a chosen frame is `x`.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 
@@ -55,7 +56,7 @@ def segments(*, total_num_frames: int, num_frames: int) -> list[int]:
     """
     length = (total_num_frames - 1) / num_frames
     bounds = [round(i * length) for i in range(num_frames + 1)]  # Python rounds halves to even, as the original
-    return [(first + last) // 2 for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [(first + last) // 2 for first, last in pairwise(bounds)]
 
 
 FRAME_SAMPLING: dict[str, tuple[Callable[..., list[int]], tuple[str, ...]]] = {
@@ -105,6 +106,4 @@ def sample_frame_indices(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     given = {"frame_sampling_rate": frame_sampling_rate, "fps": fps}
-    return policy(
-        total_num_frames=total_num_frames, num_frames=num_frames, **{name: given[name] for name in needs}
-    )
+    return policy(total_num_frames=total_num_frames, num_frames=num_frames, **{name: given[name] for name in needs})
