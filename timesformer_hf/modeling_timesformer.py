@@ -325,7 +325,9 @@ class TimesformerLayer(GradientCheckpointingLayer):
             self.add_module(step.norm, nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
             self.add_module(step.attention, TimeSformerAttention(config))
             if step.dense is not None:
-                self.add_module(step.dense, nn.Linear(config.hidden_size, config.hidden_size))
+                dense = nn.Linear(config.hidden_size, config.hidden_size)
+                dense.starts_at_zero = True  # a step added to an image model starts as the identity, in every block
+                self.add_module(step.dense, dense)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = TimesformerIntermediate(config)
         self.output = TimesformerOutput(config)
@@ -392,7 +394,10 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         """The original's initial values. `init` leaves every parameter alone that a checkpoint has filled."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):  # torch's own default
@@ -407,12 +412,6 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=std)
             if not module.scheme.frames_apart:
                 init.zeros_(module.time_embeddings)
-        elif isinstance(module, TimesformerLayer):
-            # A step added to an image model starts as the identity, in every block (the layers above came first).
-            for step in module.steps:
-                if step.dense is not None:
-                    init.zeros_(module.get_submodule(step.dense).weight)
-                    init.zeros_(module.get_submodule(step.dense).bias)
 
     def resize_embeddings(self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None) -> None:
         """
@@ -447,40 +446,72 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *model_args, config=None, output_loading_info: bool = False, **kwargs
+    ):
         """
-        As [`~transformers.PreTrainedModel.from_pretrained`]. Where `num_frames` or `image_size`, as keywords or in
-        `config`, differ from the checkpoint's, its position and time embeddings are resized (see
-        [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused.
+        As [`~transformers.PreTrainedModel.from_pretrained`], with two differences. Where `num_frames` or `image_size`,
+        as keywords or in `config`, differ from the checkpoint's, its position and time embeddings are resized (see
+        [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused. And weights that contradict the
+        checkpoint's own config are an error that names them.
+
+        Raises:
+            ValueError: where weights have other shapes than the config asks for, or belong to attention steps that
+                its `attention_type` doesn't have.
         """
-        wanted = {name: kwargs.pop(name) for name in ("num_frames", "image_size") if name in kwargs}
-        stored = (
-            cls._stored_sizes(pretrained_model_name_or_path, kwargs) if isinstance(config, PreTrainedConfig) else {}
-        )
-        if stored:
-            wanted = {name: getattr(config, name) for name in stored} | wanted
+        stored = cls._stored_config(pretrained_model_name_or_path, kwargs)
+        sizes = ("num_frames", "image_size")
+        wanted = {name: kwargs.pop(name) for name in sizes if name in kwargs}
+        if stored is not None and isinstance(config, PreTrainedConfig):  # the sizes may have been changed in it
+            wanted = {name: getattr(config, name) for name in sizes} | wanted
             config = copy.deepcopy(config)
-            for name, value in stored.items():
-                setattr(config, name, value)
-        result = super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-        model = result[0] if isinstance(result, tuple) else result  # a tuple with output_loading_info=True
+            config.num_frames, config.image_size = stored.num_frames, stored.image_size
+        arguments = {"config": config, "output_loading_info": True} | kwargs
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **arguments)
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            arguments["ignore_mismatched_sizes"] = True  # only to learn which
+            _, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **arguments)
+            raise ValueError(_describe_mismatches(pretrained_model_name_or_path, info)) from error
+        if stored is not None and stored.attention_type == model.config.attention_type:
+            _check_no_step_left_over(pretrained_model_name_or_path, model.config.attention_type, info)
         model.resize_embeddings(**wanted)
-        return result
+        return (model, info) if output_loading_info else model
 
     @classmethod
-    def _stored_sizes(cls, checkpoint, kwargs: dict) -> dict:
-        """`num_frames` and `image_size` in the checkpoint's own config.json; empty where it has none."""
-        hub_names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    def _stored_config(cls, checkpoint, kwargs: dict) -> TimesformerConfig | None:
+        """The checkpoint's own config, without what the caller changes in it; `None` where it has none."""
+        names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        hub_arguments = {name: kwargs[name] for name in names if name in kwargs}
         try:
-            values, _ = cls.config_class.get_config_dict(
-                checkpoint, **{name: kwargs[name] for name in hub_names if name in kwargs}
-            )
+            values, _ = cls.config_class.get_config_dict(checkpoint, **hub_arguments)
         except OSError:
-            return {}
-        if not values:
-            return {}
-        stored = cls.config_class.from_dict(values)
-        return {"num_frames": stored.num_frames, "image_size": stored.image_size}
+            return None
+        return cls.config_class.from_dict(values) if values else None
+
+
+def _describe_mismatches(checkpoint, info: dict) -> str:
+    mismatches = [
+        f"{key} is {tuple(stored)}, the config asks for {tuple(expected)}"
+        for key, stored, expected in sorted(info["mismatched_keys"])
+    ]
+    more = f"; and {len(mismatches) - 5} more" if len(mismatches) > 5 else ""
+    return (
+        f"The weights of {checkpoint} don't fit the config: {'; '.join(mismatches[:5])}{more}. Correct its config.json "
+        "(num_frames and image_size given to from_pretrained resize the embeddings), or pass "
+        "ignore_mismatched_sizes=True to start these weights anew"
+    )
+
+
+def _check_no_step_left_over(checkpoint, attention_type: str, info: dict) -> None:
+    left_over = sorted(key for key in info["unexpected_keys"] if ".encoder.layer." in f".{key}")
+    if left_over:
+        raise ValueError(
+            f"The weights of {checkpoint} hold {len(left_over)} tensors for which attention_type="
+            f"{attention_type!r} in its config.json has no use, {left_over[0]} among them: config and weights disagree"
+        )
 
 
 def record_every_attention(forward: Callable) -> Callable:
