@@ -1,0 +1,298 @@
+"""Registration: what importing the package loads and changes, in fresh processes."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from test_modeling import TINY, make_clip, make_model
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
+
+from timesformer_hf import TimesformerConfig, TimesformerImageProcessor, TimesformerModel, TimesformerVideoProcessor
+
+
+REPOSITORY = Path(__file__).parents[1]
+CLASSES_USED = """
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForVideoClassification
+from transformers import AutoVideoProcessor, pipeline
+
+def classes_used(folder):
+    config = AutoConfig.from_pretrained(folder)
+    objects = [
+        config,
+        AutoModel.from_config(config),
+        AutoModelForVideoClassification.from_config(config),
+        AutoModelForVideoClassification.from_pretrained(folder),
+        AutoVideoProcessor.from_pretrained(folder),
+        pipeline("video-classification", model=folder),
+        pipeline("video-classification", model=folder).video_processor,
+    ]
+    return {type(obj).__module__.split(".")[0] for obj in objects}
+"""
+
+
+def run(code: str, *arguments: str, path: str = "") -> str:
+    """Run a program in a fresh process, outside the repository; returns what it prints."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd="/",
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A checkpoint with its video processor."""
+    folder = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    TimesformerVideoProcessor(size=size, crop_size=size, num_frames=4).save_pretrained(folder)
+    return folder
+
+
+class TestLightImport:
+    def test_loads_nothing_heavy(self):
+        code = """
+            import sys, torch, transformers
+            before = set(sys.modules)
+            import timesformer_hf
+            heavy = {"av", "torchcodec", "datasets", "matplotlib", "triton", "torchvision", "numpy.testing"}
+            print(sorted({name.partition(".")[0] for name in set(sys.modules) - before} & heavy))
+            print(sorted(name for name in set(sys.modules) - before if name.startswith("timesformer_hf")))
+        """
+        assert run(code).splitlines() == ["[]", "['timesformer_hf', 'timesformer_hf.registration']"]
+
+    def test_auto_classes_load_no_decoder(self):
+        code = f"""
+            import sys
+            import timesformer_hf
+            {CLASSES_USED.strip().splitlines()[0]}
+            from transformers import AutoVideoProcessor
+            timesformer_hf.TimesformerVideoProcessor
+            print([name for name in ("av", "torchcodec", "datasets", "matplotlib") if name in sys.modules])
+        """
+        assert run(code).strip() == "[]"
+
+    def test_public_names(self):
+        import timesformer_hf
+
+        for name in timesformer_hf.__all__:
+            assert getattr(timesformer_hf, name).__name__ == name
+        assert set(timesformer_hf.__all__) <= set(dir(timesformer_hf))
+        with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+            timesformer_hf.Nonsense  # noqa: B018
+
+
+# What a program may import before or after this package, with the modules of transformers that import each other.
+FIRST_IMPORTS = [
+    "pass",
+    "import transformers.models.auto.modeling_auto",
+    "import transformers.modeling_layers",
+    "import transformers.image_processing_utils",
+    "from transformers import pipeline",
+    "from transformers import Trainer",
+    "from transformers import VideoMAEForVideoClassification",
+    "from transformers.models.timesformer.modeling_timesformer import TimesformerModel",
+]
+
+
+class TestImportOrder:
+    @pytest.mark.parametrize("first", FIRST_IMPORTS)
+    def test_transformers_first_or_last(self, first, folder):
+        for lines in ([first, "import timesformer_hf"], ["import timesformer_hf", first]):
+            code = "\n".join([*lines, CLASSES_USED, "import sys", "print(classes_used(sys.argv[1]))"])
+            assert run(code, folder).strip() == "{'timesformer_hf'}", lines
+
+    @pytest.mark.parametrize("name", ["TimesformerForVideoClassification", "TimesformerVideoProcessor"])
+    def test_our_class_first(self, name, folder):
+        code = f"from timesformer_hf import {name}\n{CLASSES_USED}\nimport sys\nprint(classes_used(sys.argv[1]))"
+        assert run(code, folder).strip() == "{'timesformer_hf'}"
+
+
+class TestRegisterAndUnregister:
+    def test_and_back(self, folder):
+        code = CLASSES_USED + textwrap.dedent("""
+            import sys
+            import timesformer_hf
+            from transformers import AutoImageProcessor, pipelines
+            from transformers.models.auto import image_processing_auto, modeling_auto
+
+            def state():
+                return (pipelines.get_task, str(pipelines.SUPPORTED_TASKS["video-classification"]["impl"]),
+                        AutoVideoProcessor.from_pretrained.__func__, AutoImageProcessor.from_pretrained.__func__,
+                        [type(finder).__name__ for finder in sys.meta_path])
+
+            registered = state()
+            print(classes_used(sys.argv[1]))
+            timesformer_hf.register()
+            assert state() == registered
+            timesformer_hf.unregister()
+            timesformer_hf.unregister()
+            print(classes_used(sys.argv[1]))
+            assert "timesformer_hf" not in str(state())
+            timesformer_hf.register()
+            timesformer_hf.register()
+            print(classes_used(sys.argv[1]))
+        """)
+        assert run(code, folder).splitlines() == ["{'timesformer_hf'}", "{'transformers'}", "{'timesformer_hf'}"]
+
+    def test_unregistered_before_transformers_is_imported(self, folder):
+        code = f"import timesformer_hf\ntimesformer_hf.unregister()\n{CLASSES_USED}\nimport sys\n"
+        assert run(code + "print(classes_used(sys.argv[1]))", folder).strip() == "{'transformers'}"
+
+
+class TestAutoClasses:
+    def test_pipeline_without_a_task(self, folder):
+        from transformers import pipeline
+
+        classifier = pipeline(model=str(folder))
+        assert classifier.task == "video-classification"
+        assert type(classifier.model).__module__ == "timesformer_hf.modeling_timesformer"
+
+    def test_class_names_are_those_of_transformers(self):
+        import transformers
+
+        for name in ("TimesformerConfig", "TimesformerModel", "TimesformerForVideoClassification"):
+            assert hasattr(transformers, name)
+        assert TimesformerConfig.model_type == "timesformer"
+
+    @pytest.mark.parametrize("backend", ["torchvision", "pil"])
+    def test_image_processor(self, folder, tmp_path, backend):
+        from transformers import AutoImageProcessor
+
+        TimesformerImageProcessor(do_flip_channel_order=True).save_pretrained(tmp_path)
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        assert type(processor).__module__.startswith("timesformer_hf.image_processing")
+        assert processor.do_flip_channel_order
+        assert processor.backend == backend
+
+    def test_hub_checkpoint_with_videomae_preprocessor(self, tmp_path):
+        """As every TimeSformer checkpoint on the Hub: config.json, and a preprocessor file that names VideoMAE."""
+        from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline
+
+        make_model(num_frames=6).save_pretrained(tmp_path)
+        size = {"height": 32, "width": 32}
+        mean, std = [0.45] * 3, [0.225] * 3
+        values = {
+            "crop_size": size,
+            "do_center_crop": True,
+            "do_normalize": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "feature_extractor_type": "VideoMAEFeatureExtractor",
+            "image_processor_type": "VideoMAEImageProcessor",
+            "image_mean": mean,
+            "image_std": std,
+            "resample": 2,
+            "size": {"shortest_edge": 32},
+        }
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+        video_processor = AutoVideoProcessor.from_pretrained(tmp_path)
+        assert type(video_processor) is TimesformerVideoProcessor
+        assert video_processor.num_frames == 6  # the model's
+        assert video_processor.crop_size == size
+        assert tuple(video_processor.image_mean) == tuple(mean)
+        assert type(AutoImageProcessor.from_pretrained(tmp_path)) is TimesformerImageProcessor
+        processor, unused = AutoVideoProcessor.from_pretrained(tmp_path, return_unused_kwargs=True, nonsense=1)
+        assert type(processor) is TimesformerVideoProcessor
+        assert unused["nonsense"] == 1
+        assert type(pipeline(model=str(tmp_path)).video_processor) is TimesformerVideoProcessor
+
+    def test_videomae_is_untouched(self, tmp_path):
+        from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, pipeline
+
+        config = VideoMAEConfig(**TINY | {"num_frames": 4, "tubelet_size": 2}, decoder_num_hidden_layers=1)
+        VideoMAEForVideoClassification(config).save_pretrained(tmp_path)
+        VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
+        classifier = pipeline("video-classification", model=str(tmp_path))
+        for obj in (
+            AutoModelForVideoClassification.from_pretrained(tmp_path),
+            AutoVideoProcessor.from_pretrained(tmp_path),
+            AutoImageProcessor.from_pretrained(tmp_path),
+            classifier.model,
+            classifier.video_processor,
+        ):
+            assert type(obj).__name__.startswith("VideoMAE")
+            assert type(obj).__module__.startswith("transformers.")
+        # its pipeline call is the one of transformers, frame by frame: here an array, which needs no decoder
+        frames = [frame.permute(1, 2, 0).numpy() for frame in make_clip(4, 3, 32, 32).clamp(0, 1).mul(255).byte()]
+        inputs = classifier.preprocess(torch.stack([torch.from_numpy(f) for f in frames]).numpy(), num_frames=4)
+        assert inputs["pixel_values"].shape == (1, 4, 3, 32, 32)
+
+
+class TestRemoteCode:
+    def test_folder_with_code_loads_without_this_package(self, tmp_path):
+        """`register_for_auto_class` + `save_pretrained`, then `trust_remote_code=True` where nothing is installed."""
+        make_model(num_frames=3, image_size=(16, 40)).save_pretrained(tmp_path / "plain")
+        code = """
+            import sys
+            from timesformer_hf import (
+                TimesformerConfig, TimesformerForVideoClassification, TimesformerImageProcessor,
+                TimesformerImageProcessorPil, TimesformerVideoProcessor,
+            )
+            source, target = sys.argv[1:]
+            TimesformerConfig.register_for_auto_class()
+            TimesformerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+            TimesformerImageProcessor.register_for_auto_class()
+            TimesformerVideoProcessor.register_for_auto_class()
+            TimesformerForVideoClassification.from_pretrained(source).save_pretrained(target)
+            size = {"height": 16, "width": 40}
+            TimesformerImageProcessor(size=size, crop_size=size).save_pretrained(target)
+            TimesformerVideoProcessor(size=size, crop_size=size, num_frames=3).save_pretrained(target)
+        """
+        target = tmp_path / "with_code"
+        run(code, tmp_path / "plain", target, path=str(REPOSITORY))
+        assert (target / "modeling_timesformer.py").exists()
+        code = """
+            import importlib.abc, json, os, sys
+
+            class Hidden(importlib.abc.MetaPathFinder):
+                def find_spec(self, name, path=None, target=None):
+                    if name.partition(".")[0] == "timesformer_hf":
+                        raise ModuleNotFoundError(name)
+
+            sys.meta_path.insert(0, Hidden())
+            import numpy as np, torch
+            from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor
+
+            model = AutoModelForVideoClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+            clip = torch.linspace(-1, 1, 3 * 3 * 16 * 40).reshape(1, 3, 3, 16, 40)
+            print(json.dumps([type(model).__module__, model(clip).logits.tolist()]))
+            for auto_class in (AutoImageProcessor, AutoVideoProcessor):
+                processor = auto_class.from_pretrained(sys.argv[1], trust_remote_code=True)
+                frames = [np.zeros((20, 50, 3), np.uint8)] * 3
+                pixels = processor(frames, return_tensors="pt").pixel_values
+                print(json.dumps([type(processor).__module__, list(pixels.shape)]))
+            assert not any(name.startswith("timesformer_hf") for name in sys.modules)
+        """
+        lines = [json.loads(line) for line in run(code, target).splitlines()]
+        assert all(module.startswith("transformers_modules.") for module, _ in lines)
+        assert [shape for _, shape in lines[1:]] == [[1, 3, 3, 16, 40]] * 2
+        clip = torch.linspace(-1, 1, 3 * 3 * 16 * 40).reshape(1, 3, 3, 16, 40)
+        expected = make_model(num_frames=3, image_size=(16, 40))(clip).logits
+        torch.testing.assert_close(torch.tensor(lines[0][1]), expected, rtol=1e-5, atol=1e-6)
+
+    def test_without_trust_the_built_in_loads_it(self, tmp_path):
+        model = make_model()
+        model.save_pretrained(tmp_path)
+        code = """
+            import sys
+            from transformers import AutoModelForVideoClassification
+            print(type(AutoModelForVideoClassification.from_pretrained(sys.argv[1])).__module__)
+        """
+        assert run(code, tmp_path).strip() == "transformers.models.timesformer.modeling_timesformer"
+
+
+def test_base_model_loads_from_a_classifier(folder):
+    model = TimesformerModel.from_pretrained(folder)
+    assert model(make_clip()).last_hidden_state.shape == (2, 65, 48)
