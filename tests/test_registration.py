@@ -176,6 +176,17 @@ class TestAutoClasses:
         assert processor.do_flip_channel_order
         assert processor.backend == backend
 
+    def test_video_processor_keeps_its_settings(self, tmp_path):
+        from transformers import AutoVideoProcessor
+
+        settings = {"frame_sampling": "segments", "num_frames": 5, "do_flip_channel_order": True}
+        processor = TimesformerVideoProcessor(**settings)
+        processor.save_pretrained(tmp_path)
+        loaded = AutoVideoProcessor.from_pretrained(tmp_path)
+        assert type(loaded) is TimesformerVideoProcessor
+        assert loaded.to_dict() == processor.to_dict()
+        assert {name: getattr(loaded, name) for name in settings} == settings
+
     def test_hub_checkpoint_with_videomae_preprocessor(self, tmp_path):
         """As every TimeSformer checkpoint on the Hub: config.json, and a preprocessor file that names VideoMAE."""
         from transformers import AutoImageProcessor, AutoVideoProcessor, pipeline

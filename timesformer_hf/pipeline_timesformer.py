@@ -7,10 +7,16 @@ from .video_processing_timesformer import TimesformerVideoProcessor
 
 class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
     """
-    transformers' own pipeline, except that `frame_sampling_rate` takes effect where the model comes with a
-    [`TimesformerVideoProcessor`]: `num_frames` frames at that rate around the middle of the video. Without it they
-    are spread over the whole video. Every other model's videos are left to transformers.
+    transformers' own pipeline, except where the model comes with a [`TimesformerVideoProcessor`]: there
+    `frame_sampling_rate` takes effect, as `num_frames` frames at that rate around the middle of the video (without it
+    they are spread over the whole video), and `batch_size` works. Every other model's videos are left to transformers.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(self.video_processor, TimesformerVideoProcessor) and self.feature_extractor is None:
+            # transformers only collates batches of a pipeline that has one; a clip needs no padding
+            self.feature_extractor = self.video_processor
 
     def preprocess(self, video, num_frames: int | None = None, frame_sampling_rate: int | None = None):
         if not isinstance(self.video_processor, TimesformerVideoProcessor):

@@ -92,7 +92,8 @@ def _register_video_processor() -> Undo:
     from .video_processing_timesformer import TimesformerVideoProcessor
 
     AutoVideoProcessor.register(TimesformerConfig, TimesformerVideoProcessor, exist_ok=True)
-    undo_redirect = _redirect(AutoVideoProcessor, {"VideoMAEVideoProcessor": TimesformerVideoProcessor})
+    names = ("VideoMAEVideoProcessor", "TimesformerVideoProcessor")
+    undo_redirect = _redirect(AutoVideoProcessor, dict.fromkeys(names, TimesformerVideoProcessor))
 
     def undo() -> None:
         undo_redirect()
@@ -103,9 +104,10 @@ def _register_video_processor() -> Undo:
 
 def _redirect(auto_class: type, ours: dict[str, type]) -> Undo:
     """
-    Let `auto_class.from_pretrained` return our processor where a TimeSformer checkpoint names one of VideoMAE's.
+    Let `auto_class.from_pretrained` return our processor in place of those named in `ours`.
 
-    All TimeSformer checkpoints on the Hub do, and the Auto classes go by that name before they look at the model type.
+    The Auto classes go by the class name in the preprocessor file before they look at the model type. All TimeSformer
+    checkpoints on the Hub name VideoMAE's there; and transformers 5.17 takes its own class where names are equal.
     """
     original = auto_class.__dict__["from_pretrained"]
 
@@ -113,14 +115,15 @@ def _redirect(auto_class: type, ours: dict[str, type]) -> Undo:
     def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
         result = original.__func__(cls, pretrained_model_name_or_path, *inputs, **kwargs)
         processor = result[0] if isinstance(result, tuple) else result  # a tuple with return_unused_kwargs=True
-        our_class = ours.get(type(processor).__name__)
-        config = {} if our_class is None else _config_values(pretrained_model_name_or_path, kwargs)
-        if config.get("model_type") != MODEL_TYPE:
+        name = type(processor).__name__
+        if name not in ours or isinstance(processor, ours[name]):
             return result
-        values = processor.to_dict()
-        if "num_frames" in our_class.valid_kwargs.__annotations__ and values.get("num_frames") is None:
-            values["num_frames"] = config.get("num_frames", our_class.num_frames)
-        processor = our_class.from_dict(values)
+        config, values = _config_values(pretrained_model_name_or_path, kwargs), processor.to_dict()
+        if name != ours[name].__name__ and config.get("model_type") != MODEL_TYPE:
+            return result
+        if "num_frames" in ours[name].valid_kwargs.__annotations__ and values.get("num_frames") is None:
+            values["num_frames"] = config.get("num_frames")
+        processor = ours[name].from_dict(values)
         return (processor, *result[1:]) if isinstance(result, tuple) else processor
 
     auto_class.from_pretrained = classmethod(from_pretrained)

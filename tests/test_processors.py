@@ -1,0 +1,259 @@
+"""Image and video processors: every kind of input, against the built-in VideoMAE processor and plain arithmetic."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from clips import decode_all, moving_pattern, write_video
+from transformers import VideoMAEImageProcessor
+
+from timesformer_hf import (
+    TimesformerImageProcessor,
+    TimesformerImageProcessorPil,
+    TimesformerVideoProcessor,
+    VideoReadError,
+)
+
+
+SIZE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+IMAGE_PROCESSORS = [TimesformerImageProcessor, TimesformerImageProcessorPil]
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return moving_pattern(40)
+
+
+@pytest.fixture
+def video(frames, tmp_path):
+    return write_video(tmp_path / "clip.mp4", frames, "libx264", {"g": "12"})
+
+
+def kinds_of_frames(frames: list[np.ndarray]) -> dict[str, list]:
+    return {
+        "PIL": [PIL.Image.fromarray(frame) for frame in frames],
+        "RGBA PIL": [PIL.Image.fromarray(frame).convert("RGBA") for frame in frames],
+        "numpy, channels last": list(frames),
+        "numpy, channels first": [frame.transpose(2, 0, 1) for frame in frames],
+        "torch, channels last": [torch.from_numpy(frame) for frame in frames],
+        "torch, channels first": [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames],
+        "opaque RGBA numpy": [np.dstack((frame, np.full(frame.shape[:2], 255, np.uint8))) for frame in frames],
+    }
+
+
+class TestDefaults:
+    @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+    def test_are_the_training_statistics(self, processor_class):
+        processor = processor_class()
+        assert tuple(processor.image_mean) == (0.45, 0.45, 0.45)
+        assert tuple(processor.image_std) == (0.225, 0.225, 0.225)
+        assert processor.size == {"shortest_edge": 224}
+        grey = [np.full((240, 320, 3), 128, np.uint8)] * 8
+        pixels = processor(grey, return_tensors="pt").pixel_values
+        assert pixels.shape == (1, 8, 3, 224, 224)
+        assert pixels.dtype == torch.float32
+        torch.testing.assert_close(pixels, torch.full_like(pixels, (128 / 255 - 0.45) / 0.225))
+
+
+class TestImageProcessor:
+    @pytest.mark.parametrize("processor_class", IMAGE_PROCESSORS)
+    @pytest.mark.parametrize("kind", kinds_of_frames([np.zeros((1, 1, 3), np.uint8)]))
+    def test_every_kind_of_frame(self, processor_class, kind, frames):
+        processor = processor_class(**SIZE)
+        clip = kinds_of_frames(frames[:4])[kind]
+        expected = processor(list(frames[:4]), return_tensors="pt").pixel_values
+        torch.testing.assert_close(processor(clip, return_tensors="pt").pixel_values, expected, rtol=0, atol=1e-6)
+        batch = processor([clip, clip], return_tensors="pt").pixel_values
+        torch.testing.assert_close(batch, expected.expand(2, -1, -1, -1, -1), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("processor_class", IMAGE_PROCESSORS)
+    def test_grey(self, processor_class, frames):
+        processor = processor_class(**SIZE)
+        grey = [frame[:, :, 0] for frame in frames[:4]]
+        expected = processor([np.dstack([g] * 3) for g in grey], return_tensors="pt").pixel_values
+        for clip in (
+            grey,
+            [torch.from_numpy(g) for g in grey],
+            [g[:, :, None] for g in grey],
+            [g[None] for g in grey],
+            [PIL.Image.fromarray(g) for g in grey],
+        ):
+            torch.testing.assert_close(processor(clip, return_tensors="pt").pixel_values, expected, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("height_width", [(48, 64), (100, 41), (32, 32), (20, 300)])
+    def test_backends_agree(self, height_width):
+        """PIL and torchvision resample in their own fixed-point arithmetic: at most one grey level apart."""
+        clip = moving_pattern(3, *height_width)
+        one, other = (
+            processor(**SIZE, do_normalize=False, do_rescale=False)(clip, return_tensors="pt").pixel_values
+            for processor in IMAGE_PROCESSORS
+        )
+        assert one.shape == other.shape == (1, 3, 3, 32, 32)
+        assert (one.float() - other.float()).abs().max() <= 1
+
+    def test_equals_videomae_with_its_statistics(self, frames):
+        mean, std = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+        native = VideoMAEImageProcessor(**SIZE, image_mean=mean, image_std=std)
+        ours = TimesformerImageProcessor(**SIZE, image_mean=mean, image_std=std)
+        pixels = ours(frames[:4], return_tensors="pt").pixel_values
+        torch.testing.assert_close(pixels, native(frames[:4], return_tensors="pt").pixel_values, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("processor_class", IMAGE_PROCESSORS)
+    def test_each_step_can_be_switched_off(self, processor_class, frames):
+        processor, clip = processor_class(**SIZE), frames[:2]
+        raw = torch.from_numpy(np.stack(clip)).permute(0, 3, 1, 2)[None]
+        off = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
+
+        def pixels(**settings):
+            return processor(clip, return_tensors="pt", **off | settings).pixel_values
+
+        assert torch.equal(pixels(), raw)
+        assert torch.equal(pixels(do_center_crop=True), raw[..., 8:40, 16:48])
+        assert pixels(do_resize=True).shape == (1, 2, 3, 32, 42)
+        torch.testing.assert_close(pixels(do_rescale=True).float(), raw / 255)
+        torch.testing.assert_close(pixels(do_normalize=True).float(), (raw - 0.45) / 0.225, rtol=1e-5, atol=1e-4)
+        flipped = processor(clip, return_tensors="pt", do_flip_channel_order=True, **off).pixel_values
+        assert torch.equal(flipped, raw.flip(2))
+
+    @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+    def test_bgr_is_normalised_in_its_own_order(self, processor_class, frames):
+        processor = processor_class(**SIZE, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
+        bgr = [frame[:, :, ::-1].copy() for frame in frames[:8]]
+        flipped = processor(frames[:8], do_flip_channel_order=True, return_tensors="pt").pixel_values
+        torch.testing.assert_close(flipped, processor(bgr, return_tensors="pt").pixel_values, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+    def test_videomae_file_loads(self, processor_class, tmp_path):
+        values = {"image_processor_type": "VideoMAEImageProcessor", "size": {"shortest_edge": 448}, "crop_size": 448}
+        values |= {"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "do_resize": True, "resample": 2}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(values))
+        processor = processor_class.from_pretrained(tmp_path)
+        assert processor.size == {"shortest_edge": 448}
+        assert processor.crop_size == {"height": 448, "width": 448}
+
+    @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+    def test_bad_clips(self, processor_class, frames):
+        processor = processor_class(**SIZE)
+        with pytest.raises(ValueError, match="one shape, clip 0 has "):
+            processor([frames[0], moving_pattern(1, 30, 64)[0]], return_tensors="pt")
+        with pytest.raises(ValueError, match="at least one frame, got an empty list"):
+            processor([], return_tensors="pt")
+        keep = {"do_sample_frames": False} if processor_class is TimesformerVideoProcessor else {}
+        with pytest.raises(ValueError, match=r"one shape .*\(2, 3, 32, 32\), \(3, 3, 32, 32\)"):
+            processor([frames[:2], frames[:3]], return_tensors="pt", **keep)
+
+
+class TestVideoProcessor:
+    def test_file_equals_frames(self, video):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=8)
+        decoded = decode_all(video)
+        expected = processor([decoded[i] for i in range(0, 40, 5)], return_tensors="pt").pixel_values
+        for source in (video, str(video), video.read_bytes(), video.open("rb"), np.stack(decoded)):
+            torch.testing.assert_close(processor(source, return_tensors="pt").pixel_values, expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("kind", kinds_of_frames([np.zeros((1, 1, 3), np.uint8)]))
+    def test_every_kind_of_clip(self, kind, frames):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=8)
+        clip = kinds_of_frames(frames)[kind]
+        expected = processor(np.stack(frames), return_tensors="pt").pixel_values
+        stacked = clip if "PIL" in kind else (np.stack if "numpy" in kind else torch.stack)(clip)
+        for given in (clip, stacked, [clip, clip], [stacked, stacked]):
+            pixels = processor(given, return_tensors="pt").pixel_values
+            torch.testing.assert_close(pixels, expected.expand_as(pixels), rtol=0, atol=1e-5)
+
+    def test_grey_clip(self, frames):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=8)
+        grey = np.stack(frames)[..., 0]
+        expected = processor(np.repeat(grey[..., None], 3, -1), return_tensors="pt").pixel_values
+        for clip in (list(grey), grey[..., None], torch.from_numpy(grey)[:, None]):
+            torch.testing.assert_close(processor(clip, return_tensors="pt").pixel_values, expected, rtol=0, atol=1e-6)
+
+    def test_batch_of_mixed_kinds(self, video, frames):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=4)
+        batch = [video, np.stack(frames), moving_pattern(9, 80, 40), video.read_bytes()]
+        pixels = processor(batch, return_tensors="pt").pixel_values
+        assert pixels.shape == (4, 4, 3, 32, 32)
+        torch.testing.assert_close(pixels[0], pixels[3], rtol=0, atol=0)
+        five_dimensional = processor(np.stack([frames, frames]), return_tensors="pt").pixel_values
+        torch.testing.assert_close(five_dimensional[0], pixels[1], rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        ("settings", "indices"),
+        [
+            ({}, [0, 10, 20, 30]),
+            ({"frame_sampling_rate": 4}, [13, 17, 21, 25]),
+            ({"frame_sampling": "original", "frame_sampling_rate": 4}, [0, 4, 8, 12]),  # 25 of 30 frames a second
+            ({"frame_sampling": "segments"}, [5, 15, 24, 34]),
+            ({"frame_sampling": "uniform", "frame_sampling_rate": 4}, [0, 10, 20, 30]),
+            ({"num_frames": 2}, [0, 20]),
+            ({"fps": 5}, [0, 5, 10, 15, 20, 25, 30, 35]),
+        ],
+    )
+    def test_sampling(self, settings, indices, video):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=4)
+        batch = processor(video, return_tensors="pt", return_metadata=True, **settings)
+        (about,) = batch["video_metadata"]
+        assert list(about.frames_indices) == indices
+        assert (about.total_num_frames, about.fps, about.height, about.width) == (40, 25.0, 48, 64)
+        assert about.duration == pytest.approx(1.6)
+        configured = TimesformerVideoProcessor(**SIZE, **{"num_frames": 4} | settings)
+        torch.testing.assert_close(configured(video, return_tensors="pt").pixel_values, batch.pixel_values)
+
+    def test_short_video_repeats_its_last_frame(self, frames, tmp_path):
+        path = write_video(tmp_path / "one.mp4", frames[:1])
+        pixels = TimesformerVideoProcessor(**SIZE)(path, return_tensors="pt").pixel_values
+        assert pixels.shape == (1, 8, 3, 32, 32)
+        assert torch.equal(pixels[:, :1].expand_as(pixels), pixels)
+
+    def test_all_frames(self, video):
+        processor = TimesformerVideoProcessor(**SIZE, do_sample_frames=False)
+        assert processor(video, return_tensors="pt").pixel_values.shape[1] == 40
+
+    def test_metadata_of_an_array(self, frames):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=4, frame_sampling="original", frame_sampling_rate=8)
+        about = {"total_num_frames": 40, "fps": 15}
+        batch = processor(np.stack(frames), video_metadata=about, return_metadata=True, return_tensors="pt")
+        assert batch["video_metadata"][0].frames_indices == [0, 5, 10, 15]
+        with pytest.raises(ValueError, match="video_metadata has 1 entries for 2 videos"):
+            processor([np.stack(frames)] * 2, video_metadata=[about], return_tensors="pt")
+
+    @pytest.mark.parametrize("bad", [3, np.zeros(5), {"video": 1}, torch.zeros(1, 1, 1, 1, 1, 1)])
+    def test_no_video(self, bad):
+        with pytest.raises(TypeError, match="A video must be a path"):
+            TimesformerVideoProcessor()(bad)
+
+    @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 3, 8, 8)])
+    def test_no_frames(self, shape):
+        with pytest.raises(ValueError, match="at least one frame, clip 0 has shape"):
+            TimesformerVideoProcessor()(np.zeros(shape, np.uint8))
+
+    def test_errors_name_the_file(self, video, tmp_path):
+        bad = tmp_path / "bad.mp4"
+        bad.write_bytes(b"nothing")
+        with pytest.raises(VideoReadError, match=r"bad\.mp4"):
+            TimesformerVideoProcessor(**SIZE)([video, bad, video], return_tensors="pt")
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"frame_sampling": "random"}, "frame_sampling='random' must be one of"),
+            ({"frame_sampling_rate": 0}, "frame_sampling_rate=0 must be at least 1"),
+            ({"num_frames": 4, "fps": 2}, "num_frames=4 and fps=2 exclude each other"),
+            ({"decoder": "opencv"}, "Unknown decoder backend 'opencv'"),
+        ],
+    )
+    def test_bad_settings(self, settings, message, video):
+        with pytest.raises(ValueError, match=message):
+            TimesformerVideoProcessor(**SIZE)(video, return_tensors="pt", **settings)
+
+    def test_built_in_class_loads_the_saved_file(self, tmp_path):
+        from transformers.models.timesformer.video_processing_timesformer import (
+            TimesformerVideoProcessor as NativeVideoProcessor,
+        )
+
+        TimesformerVideoProcessor(**SIZE).save_pretrained(tmp_path)
+        native = NativeVideoProcessor.from_pretrained(tmp_path)
+        assert tuple(native.image_mean) == (0.45, 0.45, 0.45)
+        assert native.crop_size == SIZE["crop_size"]

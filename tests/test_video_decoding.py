@@ -1,0 +1,310 @@
+"""Sparse decoding against a full sequential one, bit for bit; and every kind of file that is no good video."""
+
+import http.server
+import io
+import os
+import threading
+from functools import partial
+
+import av
+import numpy as np
+import pytest
+from clips import decode_all, moving_pattern, write_sound, write_video
+
+from timesformer_hf import VideoReadError
+from timesformer_hf.video_decoding import PacketScan, decode_by_timestamp, decode_frames, scan_packets
+
+
+ENCODINGS = {
+    # name: file, codec, options
+    "h264": ("a.mp4", "libx264", {"g": "12"}),
+    "h264 B-pyramid, open groups": (
+        "a.mp4",
+        "libx264",
+        {"g": "12", "bf": "3", "x264-params": "open-gop=1:b-pyramid=2"},
+    ),
+    "h264 one group": ("a.mp4", "libx264", {"g": "1000"}),
+    "h264 intra refresh": ("a.mp4", "libx264", {"g": "12", "x264-params": "intra-refresh=1"}),
+    "h264 Matroska": ("a.mkv", "libx264", {"g": "12", "bf": "2"}),
+    "h264 transport stream": ("a.ts", "libx264", {"g": "12"}),
+    "hevc": ("a.mp4", "libx265", {"g": "12", "x265-params": "log-level=none:keyint=12"}),
+    "hevc open groups": ("a.mkv", "libx265", {"x265-params": "log-level=none:keyint=12:open-gop=1:bframes=4"}),
+    "vp9": ("a.webm", "libvpx-vp9", {"g": "12", "deadline": "realtime", "auto-alt-ref": "1", "lag-in-frames": "8"}),
+    "av1": ("a.mkv", "libsvtav1", {"g": "12", "preset": "12"}),
+    "mpeg4 B-frames": ("a.mp4", "mpeg4", {"g": "12", "bf": "2"}),
+    "mpeg4 AVI": ("a.avi", "mpeg4", {"g": "12", "bf": "2"}),
+    "mjpeg": ("a.mov", "mjpeg", {}),
+}
+TARGETS = {
+    "spread": [0, 8, 15, 23, 30, 38, 45, 53],
+    "far apart": [5, 58],
+    "late": [40, 41, 59],
+    "repeated and unordered": [30, 7, 7, 59, 0, 30],
+    "one": [37],
+}
+
+
+def decode(path, indices, **settings) -> np.ndarray:
+    return decode_frames(path, lambda about: indices, **settings)[0]
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return moving_pattern(60)
+
+
+class TestExactness:
+    @pytest.mark.parametrize("encoding", ENCODINGS)
+    def test_equals_sequential_decoding(self, encoding, frames, tmp_path):
+        name, codec, options = ENCODINGS[encoding]
+        if codec not in av.codecs_available:
+            pytest.skip(f"this build of PyAV has no {codec}")
+        path = write_video(
+            tmp_path / name, frames, codec, options, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p"
+        )
+        expected = decode_all(path)
+        assert len(expected) == 60
+        for indices in TARGETS.values():
+            got, about = decode_frames(path, lambda about, indices=indices: indices)
+            assert about.total_num_frames == 60
+            assert about.frames_indices == indices
+            np.testing.assert_array_equal(got, np.stack([expected[i] for i in indices]))
+
+    def test_variable_frame_rate(self, frames, tmp_path):
+        times = np.cumsum(np.random.default_rng(1).integers(5, 300, 60)).tolist()
+        path = write_video(tmp_path / "a.mkv", frames, "libx264", {"g": "12"}, times=times)
+        expected = decode_all(path)
+        got, about = decode_frames(path, lambda about: [3, 30, 59])
+        np.testing.assert_array_equal(got, np.stack([expected[i] for i in (3, 30, 59)]))
+        assert about.duration == pytest.approx((times[-1] - times[0]) / 1000, abs=1.0)
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+    def test_non_zero_start(self, name, frames, tmp_path):
+        path = write_video(tmp_path / name, frames, "libx264", {"g": "12"}, times=[5000 + 40 * i for i in range(60)])
+        expected = decode_all(path)
+        got = decode(path, [0, 20, 59])
+        np.testing.assert_array_equal(got, np.stack([expected[i] for i in (0, 20, 59)]))
+
+    def test_edit_list_hides_frames(self, frames, tmp_path):
+        """An MP4 cut without re-encoding starts inside a group: the frames before the cut are decoded, never shown."""
+        whole = write_video(tmp_path / "whole.mp4", frames, "libx264", {"g": "30", "bf": "0"})
+        cut = tmp_path / "cut.mp4"
+        with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+            stream = source.streams.video[0]
+            copy = target.add_stream_from_template(stream)
+            shift = round(10 / 25 / stream.time_base)
+            for packet in source.demux(stream):
+                if packet.pts is not None:
+                    packet.pts -= shift
+                    packet.dts -= shift
+                    packet.stream = copy
+                    target.mux(packet)
+        expected = decode_all(cut)
+        got, about = decode_frames(cut, lambda about: [0, about.total_num_frames - 1])
+        assert about.total_num_frames == len(expected)
+        np.testing.assert_array_equal(got, np.stack([expected[0], expected[-1]]))
+
+    def test_no_frame_count_in_the_header(self, frames, tmp_path):
+        path = write_video(tmp_path / "a.mp4", frames, container_options={"movflags": "frag_keyframe+empty_moov"})
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].frames == 0
+        got, about = decode_frames(path, lambda about: [about.total_num_frames - 1])
+        assert about.total_num_frames == 60
+        np.testing.assert_array_equal(got[0], decode_all(path)[-1])
+
+    def test_raw_stream_without_timestamps(self, frames, tmp_path):
+        path = write_video(tmp_path / "a.h264", frames, "libx264", {"g": "12"})
+        expected = decode_all(path)
+        got, about = decode_frames(path, lambda about: [0, about.total_num_frames - 1])
+        assert about.total_num_frames == len(expected) == 60
+        np.testing.assert_array_equal(got, np.stack([expected[0], expected[-1]]))
+
+    def test_timestamps_that_the_decoder_contradicts(self, frames, tmp_path, monkeypatch):
+        """Whatever the packets say, the frames come out right: by counting, where timestamps don't match."""
+        path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12"})
+
+        def shifted(container, stream) -> PacketScan:
+            scan = scan_packets(container, stream)
+            return PacketScan([pts + 1 for pts in scan.pts], [pts + 1 for pts in scan.key_pts], scan.num_frames)
+
+        monkeypatch.setattr("timesformer_hf.video_decoding.scan_packets", shifted)
+        np.testing.assert_array_equal(decode(path, [7, 50])[1], decode_all(path)[50])
+
+    @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (180, 2), (-90, 3)])
+    def test_rotated_phone_video_is_upright(self, rotation, turns, frames, tmp_path):
+        """As ffmpeg's own autorotation, checked by hand: a display matrix of 90 turns counter-clockwise."""
+        path = write_video(tmp_path / "a.mp4", frames[:3], rotation=rotation)
+        np.testing.assert_array_equal(decode(path, [1])[0], np.rot90(decode_all(path)[1], turns))
+
+
+class TestSparseness:
+    def frames_decoded(self, path, indices) -> int:
+        """How many frames come out of the decoder."""
+        counted = 0
+
+        class Counting:
+            def __init__(self, container):
+                self.container = container
+
+            def seek(self, *args, **kwargs):
+                self.container.seek(*args, **kwargs)
+
+            def decode(self, stream):
+                nonlocal counted
+                for frame in self.container.decode(stream):
+                    counted += 1
+                    yield frame
+
+        with av.open(str(path)) as container:
+            scan = scan_packets(container, container.streams.video[0])
+        with av.open(str(path)) as container:
+            decode_by_timestamp(Counting(container), container.streams.video[0], scan, indices)
+        return counted
+
+    @pytest.mark.parametrize(
+        ("indices", "expected"),
+        [([0], 1), ([11], 12), ([12], 1), ([58], 11), ([0, 58], 12), ([0, 1, 2], 3), ([5, 8, 30], 9 + 7)],
+    )
+    def test_decodes_from_the_key_frame_before(self, indices, expected, frames, tmp_path):
+        path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12", "bf": "0"})  # key frames 0, 12, ... 48
+        assert self.frames_decoded(path, indices) == expected
+
+
+class TestSources:
+    @pytest.fixture
+    def path(self, frames, tmp_path):
+        return write_video(tmp_path / "clip.mp4", frames[:10])
+
+    def test_all_kinds(self, path):
+        expected = decode(path, [2, 9])
+        with path.open("rb") as file:
+            file.seek(100)
+            opened = decode(file, [2, 9])
+        sources = (str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Pipe(path.read_bytes()))
+        for got in (opened, *(decode(source, [2, 9]) for source in sources)):
+            np.testing.assert_array_equal(got, expected)
+
+    def test_url(self, path):
+        handler = partial(QuietHandler, directory=path.parent)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            np.testing.assert_array_equal(decode(f"{address}/clip.mp4", [2]), decode(path, [2]))
+            with pytest.raises(VideoReadError, match=r"http://.*/none\.mp4: can't be downloaded .*404"):
+                decode(f"{address}/none.mp4", [0])
+            server.shutdown()
+
+    def test_unknown_backend(self, path):
+        with pytest.raises(
+            ValueError, match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec'"
+        ):
+            decode(path, [0], backend="opencv")
+
+    def test_torchcodec(self, path):
+        pytest.importorskip("torchcodec", reason="needs the extra `torchcodec` and FFmpeg's shared libraries")
+        got, about = decode_frames(path, lambda about: [2, 9], backend="torchcodec")
+        assert about.total_num_frames == 10
+        # torchcodec rounds the conversion from YUV in its own way
+        assert np.abs(got.astype(int) - decode(path, [2, 9])).mean() < 2
+
+    def test_missing_pyav(self, path, monkeypatch):
+        monkeypatch.setitem(__import__("sys").modules, "av", None)
+        with pytest.raises(ImportError, match="pip install av"):
+            decode(path, [0])
+
+
+class Pipe(io.RawIOBase):
+    """A binary file that can't seek."""
+
+    def __init__(self, data: bytes):
+        self.data = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def read(self, size=-1):
+        return self.data.read(size)
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+            decode(tmp_path / "none.mp4", [0])
+
+    def test_folder(self, tmp_path):
+        with pytest.raises(IsADirectoryError, match="is a folder; give the video files"):
+            decode(tmp_path, [0])
+
+    def test_no_permission(self, frames, tmp_path):
+        path = write_video(tmp_path / "secret.mp4", frames[:2])
+        path.chmod(0)
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+        root = os.geteuid() == 0
+        try:
+            if root:  # who may read everything
+                os.seteuid(65534)
+            with pytest.raises(PermissionError, match=r"secret\.mp4"):
+                decode(path, [0])
+        finally:
+            if root:
+                os.seteuid(0)
+
+    @pytest.mark.parametrize("source", [b"", io.BytesIO(b"")])
+    def test_empty(self, source, tmp_path):
+        with pytest.raises(VideoReadError, match="is empty"):
+            decode(source, [0])
+        (tmp_path / "empty.mp4").touch()
+        with pytest.raises(VideoReadError, match=r"empty\.mp4 is empty"):
+            decode(tmp_path / "empty.mp4", [0])
+
+    def test_text(self, tmp_path):
+        path = tmp_path / "text.mp4"
+        path.write_text("This is no video.\n" * 200)
+        with pytest.raises(VideoReadError, match=r"text\.mp4: can't be decoded \(.*no video"):
+            decode(path, [0])
+
+    @pytest.mark.parametrize("options", [{}, {"movflags": "+faststart"}])
+    @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+    def test_truncated(self, options, share, frames, tmp_path):
+        """With the index at the end it is lost; with the index in front, frames are missing."""
+        data = write_video(tmp_path / "a.mp4", frames, container_options=options).read_bytes()
+        path = tmp_path / "cut.mp4"
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(VideoReadError, match=r"cut\.mp4: .*truncated"):
+            decode(path, [0])
+
+    def test_damaged(self, frames, tmp_path):
+        """Every byte of the pictures overwritten: no frame comes out, or the decoder says so."""
+        path = write_video(tmp_path / "a.mp4", frames, container_options={"movflags": "+faststart"})
+        data = bytearray(path.read_bytes())
+        start = data.index(b"mdat") + 4
+        data[start:] = bytes(len(data) - start)
+        path.write_bytes(data)
+        with pytest.raises(VideoReadError, match=r"a\.mp4"):
+            decode(path, [0])
+
+    def test_audio_only(self, tmp_path):
+        with pytest.raises(VideoReadError, match=r"a\.m4a: has no video stream \(streams in it: audio\)"):
+            decode(write_sound(tmp_path / "a.m4a"), [0])
+
+    def test_size_changes_half_way(self, frames, tmp_path):
+        first = write_video(tmp_path / "first.ts", frames[:10])
+        second = write_video(tmp_path / "second.ts", moving_pattern(10, 96, 64))
+        path = tmp_path / "joined.ts"
+        path.write_bytes(first.read_bytes() + second.read_bytes())
+        assert len({frame.shape for frame in decode_all(path)}) == 2
+        with pytest.raises(VideoReadError, match=r"joined\.ts: the frames change size half-way, 48x64 and 96x64"):
+            decode(path, [0, 18])
+
+    def test_error_of_the_caller_stays_as_it_is(self, frames, tmp_path):
+        def choose(about):
+            raise ValueError("the caller's own")
+
+        with pytest.raises(ValueError, match="the caller's own"):
+            decode_frames(write_video(tmp_path / "a.mp4", frames[:3]), choose)
