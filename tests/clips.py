@@ -3,8 +3,11 @@
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
+
+
+av = pytest.importorskip("av", reason="making and decoding videos needs PyAV")
 
 
 def moving_pattern(num_frames: int, height: int = 48, width: int = 64) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
+from timesformer_hf.modeling_timesformer import WeightsMismatchError
 
 
 @pytest.fixture(params=SCHEMES)
@@ -166,11 +167,13 @@ class TestContradictingWeights:
 
     def test_other_shapes(self, divided):
         change_config(divided[1], hidden_size=96, num_frames=6)
-        with pytest.raises(ValueError, match=r"classifier.weight is \(5, 48\), the config asks for \(5, 96\)"):
+        with pytest.raises(
+            WeightsMismatchError, match=r"classifier.weight is \(5, 48\), the config asks for \(5, 96\)"
+        ):
             TimesformerForVideoClassification.from_pretrained(divided[1])
 
     def test_other_number_of_classes(self, divided):
-        with pytest.raises(ValueError, match=r"classifier.weight is \(5, 48\), .* asks for \(7, 48\)"):
+        with pytest.raises(WeightsMismatchError, match=r"classifier.weight is \(5, 48\), .* asks for \(7, 48\)"):
             TimesformerForVideoClassification.from_pretrained(divided[1], num_labels=7)
         loaded = TimesformerForVideoClassification.from_pretrained(
             divided[1], num_labels=7, ignore_mismatched_sizes=True
@@ -179,7 +182,7 @@ class TestContradictingWeights:
 
     def test_other_scheme(self, divided):
         change_config(divided[1], attention_type="joint_space_time")
-        with pytest.raises(ValueError, match=r"hold 24 tensors .*'joint_space_time' .*temporal_.* disagree"):
+        with pytest.raises(WeightsMismatchError, match=r"hold 24 tensors .*'joint_space_time' .*temporal_.* disagree"):
             TimesformerForVideoClassification.from_pretrained(divided[1])
 
     def test_another_scheme_on_purpose(self, divided):

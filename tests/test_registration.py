@@ -15,6 +15,8 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 from timesformer_hf import TimesformerConfig, TimesformerImageProcessor, TimesformerModel, TimesformerVideoProcessor
 
 
+pytest.importorskip("av", reason="transformers' pipeline needs PyAV")
+
 REPOSITORY = Path(__file__).parents[1]
 CLASSES_USED = """
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForVideoClassification

@@ -6,10 +6,9 @@ import os
 import threading
 from functools import partial
 
-import av
 import numpy as np
 import pytest
-from clips import decode_all, moving_pattern, write_sound, write_video
+from clips import av, decode_all, moving_pattern, write_sound, write_video
 
 from timesformer_hf import VideoReadError
 from timesformer_hf.video_decoding import PacketScan, decode_by_timestamp, decode_frames, scan_packets

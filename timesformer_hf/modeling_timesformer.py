@@ -363,6 +363,10 @@ class TimesformerEncoder(nn.Module):
         return hidden_states
 
 
+class WeightsMismatchError(ValueError, RuntimeError):
+    """Weights that contradict the config they are loaded into. (transformers raises a RuntimeError for some of it.)"""
+
+
 class TimesformerPreTrainedModel(PreTrainedModel):
     """Initial values, loading with resized tables, and what transformers needs to know of every TimeSformer."""
 
@@ -456,8 +460,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         checkpoint's own config are an error that names them.
 
         Raises:
-            ValueError: where weights have other shapes than the config asks for, or belong to attention steps that
-                its `attention_type` doesn't have.
+            WeightsMismatchError: a `ValueError`, where weights have other shapes than the config asks for, or belong
+                to attention steps that its `attention_type` doesn't have.
         """
         stored = cls._stored_config(pretrained_model_name_or_path, kwargs)
         sizes = ("num_frames", "image_size")
@@ -474,7 +478,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 raise
             arguments["ignore_mismatched_sizes"] = True  # only to learn which
             _, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **arguments)
-            raise ValueError(_describe_mismatches(pretrained_model_name_or_path, info)) from error
+            raise WeightsMismatchError(_describe_mismatches(pretrained_model_name_or_path, info)) from error
         if stored is not None and stored.attention_type == model.config.attention_type:
             _check_no_step_left_over(pretrained_model_name_or_path, model.config.attention_type, info)
         model.resize_embeddings(**wanted)
@@ -508,7 +512,7 @@ def _describe_mismatches(checkpoint, info: dict) -> str:
 def _check_no_step_left_over(checkpoint, attention_type: str, info: dict) -> None:
     left_over = sorted(key for key in info["unexpected_keys"] if ".encoder.layer." in f".{key}")
     if left_over:
-        raise ValueError(
+        raise WeightsMismatchError(
             f"The weights of {checkpoint} hold {len(left_over)} tensors for which attention_type="
             f"{attention_type!r} in its config.json has no use, {left_over[0]} among them: config and weights disagree"
         )

@@ -1,0 +1,28 @@
+"""The Python of docs/*.md runs as written, page by page, in a copy of what it names."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("av", reason="the pages decode the sample clip")
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md") if "```python" in path.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_runs(page, tmp_path, monkeypatch):
+    samples = Path("timesformer_hf", "samples")
+    shutil.copytree(REPOSITORY / samples, tmp_path / samples)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
+    exec(compile("\n".join(blocks), page, "exec"), {"__name__": "__main__"})
+
+
+def test_links_lead_somewhere():
+    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"

@@ -1,0 +1,79 @@
+"""What needs a CUDA device: `pytest -m gpu`. Each has its twin on the CPU in the other files, or here."""
+
+import pytest
+import torch
+from test_modeling import SCHEMES, make_clip, make_model
+from transformers.utils import is_flash_attn_2_available
+
+from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_equals_the_cpu(scheme):
+    model, clip, labels = make_model(scheme).double(), make_clip(2, 6, 3, 40, 24).double(), torch.tensor([0, 1])
+    expected = model(clip, labels=labels)
+    outputs = model.to("cuda")(clip.cuda(), labels=labels.cuda())
+    torch.testing.assert_close(outputs.logits.cpu(), expected.logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(outputs.loss.cpu(), expected.loss, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "flash_attention_2", "flex_attention"])
+def test_attention_backends_in_half_precision(scheme, backend):
+    """bfloat16 has 8 bits; three blocks of rounding on logits of about 1."""
+    if backend == "flash_attention_2" and not is_flash_attn_2_available():
+        pytest.skip("needs the package flash-attn")
+    model, clip = make_model(scheme, hidden_size=128).cuda(), make_clip().cuda()
+    expected = model(clip).logits
+    model.set_attn_implementation(backend)
+    logits = model.to(torch.bfloat16)(clip).logits
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_training_step_in_bfloat16(scheme):
+    model = make_model(scheme, drop_path_rate=0.1).to("cuda", torch.bfloat16).train()
+    model.gradient_checkpointing_enable()
+    model(make_clip().cuda(), labels=torch.tensor([0, 1]).cuda()).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_bad_labels_are_an_error_and_no_device_assert():
+    model = make_model().cuda()
+    with pytest.raises(ValueError, match=r"got \[7\]"):
+        model(make_clip().cuda(), labels=torch.tensor([0, 7]).cuda())
+    assert model(make_clip().cuda()).logits.isfinite().all()  # the device still works
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_compiled(scheme):
+    torch.compiler.reset()
+    model = make_model(scheme).cuda()
+    compiled = torch.compile(model, fullgraph=True)
+    for shape in [(2, 4, 3, 32, 32), (3, 6, 3, 32, 32), (4, 5, 3, 32, 32)]:
+        clip = make_clip(*shape).cuda()
+        # float32 through TF32-free matrix products, fused in another order
+        torch.testing.assert_close(compiled(clip).logits, model(clip).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_device_map(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    model = TimesformerForVideoClassification.from_pretrained(tmp_path, device_map="auto")
+    assert model.device.type == "cuda"
+    torch.testing.assert_close(model(make_clip()).logits.cpu(), make_model()(make_clip()).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_processor_on_the_device():
+    frames = [torch.randint(0, 255, (3, 60, 80), dtype=torch.uint8) for _ in range(4)]
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = TimesformerImageProcessor(**size, do_normalize=False, do_rescale=False)
+    on_cpu = processor(frames, return_tensors="pt").pixel_values.float()
+    on_gpu = processor(frames, device="cuda", return_tensors="pt").pixel_values
+    assert on_gpu.device.type == "cuda"
+    assert (on_gpu.cpu().float() - on_cpu).abs().max() <= 1  # a grey level: fixed point against floating point
