@@ -79,12 +79,11 @@ def positive(text: str) -> int:
 def classify_videos(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
-    from transformers import logging, pipeline
+    from transformers import pipeline
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     device = args.device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_transformers())
         model = args.model or stack.enter_context(random_model())
         try:
             classifier = pipeline("video-classification", model=model, device=device, dtype=args.dtype)
@@ -122,6 +121,22 @@ def table(result: dict) -> str:
     width = max(len(prediction["label"]) for prediction in result["predictions"])
     rows = [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in result["predictions"]]
     return "\n".join([result["video"], *rows])
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Only errors in its log, and no progress bars for loading weights."""
+    from transformers import logging
+
+    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bars:
+            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
