@@ -16,7 +16,7 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
-from timesformer_hf.modeling_timesformer import WeightsMismatchError
+from timesformer_hf.loading_checks import WeightsMismatchError
 
 
 @pytest.fixture(params=SCHEMES)

@@ -15,12 +15,8 @@ from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
 from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.modeling_timesformer import (
-    TimesformerDropPath,
-    TimesformerLayer,
-    resize_position_table,
-    resize_time_table,
-)
+from timesformer_hf.embedding_tables import resize_position_table, resize_time_table
+from timesformer_hf.modeling_timesformer import TimesformerDropPath, TimesformerLayer
 
 
 SCHEMES = list(ATTENTION_SCHEMES)

@@ -22,6 +22,7 @@ _MODULE_OF = {
     "TimesformerPreTrainedModel": "modeling_timesformer",
     "TimesformerVideoProcessor": "video_processing_timesformer",
     "VideoReadError": "video_decoding",
+    "WeightsMismatchError": "loading_checks",
 }
 
 __all__ = [*_MODULE_OF, "register", "unregister"]

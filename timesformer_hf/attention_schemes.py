@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 
 Grid = tuple[int, int, int]
-Regroup = Callable[[torch.Tensor, Grid], torch.Tensor]
+TokenMap = Callable[[torch.Tensor, Grid], torch.Tensor]
 
 
 def tokens_to_tubes(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -63,8 +63,8 @@ class AttentionStep:
     One attention of a block.
 
     Attributes:
-        norm, attention, dense: names of its modules in a block; `dense` is the further linear layer that every step
-            but the block's last one carries, or `None`.
+        norm, attention, dense: names of its modules in a block. `dense` is a further linear layer after the output
+            projection, which every step that is added to an image model carries; `None` for the image model's own.
         regroup: tokens -> groups (groups, length, dim).
         restore: groups -> tokens.
     """
@@ -72,8 +72,8 @@ class AttentionStep:
     norm: str
     attention: str
     dense: str | None
-    regroup: Regroup
-    restore: Regroup
+    regroup: TokenMap
+    restore: TokenMap
 
 
 TIME = AttentionStep(

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,14 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 where a video failed, 2 for a mistake in the call."""
     args = make_parser().parse_args(arguments)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("timesformer-hf: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,7 +95,7 @@ def classify_videos(args: argparse.Namespace) -> int:
         model = args.model or stack.enter_context(random_model())
         try:
             classifier = pipeline("video-classification", model=model, device=device, dtype=args.dtype)
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except Exception as error:  # the boundary to the user: whatever it is, it is about this model
             missing = "" if Path(model).is_dir() else "there is no such folder, and as a name on the Hub: "
             print(f"timesformer-hf: can't load the model {model}: {missing}{error}", file=sys.stderr)
             return 2
@@ -99,7 +107,7 @@ def classify_videos(args: argparse.Namespace) -> int:
         try:
             predictions = [{"label": row["label"], "score": row["score"]} for row in classifier(video, **settings)]
             result = {"video": video, "predictions": predictions}
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the others are classified all the same
             result = {"video": video, "error": str(error)}
             failures += 1
         if "error" in result and not args.json:
@@ -113,7 +121,8 @@ def classify_videos(args: argparse.Namespace) -> int:
 
 def error_line(result: dict) -> str:
     """The error of a video, which names it."""
-    return result["error"] if result["video"] in result["error"] else f"{result['video']}: {result['error']}"
+    error = result["error"]
+    return error if result["video"] in error else f"{result['video']}: {error}"
 
 
 def table(result: dict) -> str:
@@ -165,7 +174,7 @@ def random_model() -> Iterator[str]:
             torch.manual_seed(0)
             TimesformerForVideoClassification(config).save_pretrained(folder)
         TimesformerVideoProcessor(size={"shortest_edge": 64}, crop_size=size).save_pretrained(folder)
-        yield str(Path(folder))
+        yield folder
 
 
 if __name__ == "__main__":

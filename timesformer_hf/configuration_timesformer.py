@@ -160,6 +160,24 @@ def as_pair(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     return pair
 
 
+def stored_config_values(checkpoint, arguments: dict) -> dict:
+    """
+    The values in a checkpoint's own config.json, whatever its model type; empty where it has none.
+
+    Args:
+        checkpoint: a folder or a name on the Hub.
+        arguments: those of a `from_pretrained`, of which the ones for the Hub are used.
+    """
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(
+            checkpoint, **{name: arguments[name] for name in names if name in arguments}
+        )
+    except OSError:
+        return {}
+    return values or {}
+
+
 def _require(kept: bool, config: TimesformerConfig, name: str, rule: str) -> None:
     if not kept:
         raise ValueError(f"TimesformerConfig: {name}={getattr(config, name)!r} {rule}")

@@ -1,18 +1,16 @@
-"""Frames that are decoded already -> `pixel_values`: the torchvision backend."""
+"""Frames that are decoded already -> `pixel_values`: what both backends share, and the torchvision one."""
 
 import numpy as np
 import PIL.Image
 import torch
-from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import (
     ChannelDimension,
     ImageInput,
-    PILImageResampling,
     infer_channel_dimension_format,
     make_nested_list_of_images,
 )
+from transformers.models.videomae.image_processing_videomae import VideoMAEImageProcessor
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 
@@ -25,28 +23,18 @@ class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
     do_flip_channel_order: bool | None
 
 
-class TimesformerImageProcessor(TorchvisionBackend):
-    """
-    Makes `pixel_values` (batch, frames, channels, height, width) of clips given as frames: resize the shorter side,
-    crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225 that TimeSformer was
-    trained with. Files of [`~transformers.VideoMAEImageProcessor`], which TimeSformer checkpoints carry on the Hub,
-    load unchanged.
-    """
+class ClipProcessingMixin:
+    """What makes a VideoMAE image processor, of either backend, one of TimeSformer."""
 
     valid_kwargs = TimesformerImageProcessorKwargs
     model_input_names = ["pixel_values"]
-    resample = PILImageResampling.BILINEAR
     image_mean = [0.45, 0.45, 0.45]
     image_std = [0.225, 0.225, 0.225]
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
     do_convert_rgb = True
     do_flip_channel_order = False
+
+    def __init__(self, **kwargs: Unpack[TimesformerImageProcessorKwargs]):
+        super().__init__(**kwargs)
 
     def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
         """
@@ -66,7 +54,7 @@ class TimesformerImageProcessor(TorchvisionBackend):
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
         return nest_clips(images, expected_ndims)
 
-    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> torch.Tensor:
+    def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
         if do_convert_rgb:
             image, input_data_format = as_rgb_frame(image, input_data_format)
         else:
@@ -76,42 +64,35 @@ class TimesformerImageProcessor(TorchvisionBackend):
         )
 
     def _preprocess(
-        self,
-        images: list[list[torch.Tensor]],
-        do_resize: bool,
-        size,
-        resample,
-        do_center_crop: bool,
-        crop_size,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        do_flip_channel_order: bool | None,
-        disable_grouping: bool | None,
-        return_tensors,
-        **kwargs,
+        self, images: list[list], do_flip_channel_order: bool | None = None, return_tensors=None, **kwargs
     ) -> BatchFeature:
         check_frame_sizes([[frame.shape for frame in clip] for clip in images])
+        if do_flip_channel_order:
+            flip = torch.flip if isinstance(images[0][0], torch.Tensor) else np.flip
+            images = [[flip(frame, (0,)) for frame in clip] for clip in images]
+        clips = super()._preprocess(images, return_tensors=None, **kwargs)["pixel_values"]
+        check_batch([(len(clip), *clip[0].shape) for clip in clips], return_tensors)
+        return BatchFeature(data={"pixel_values": clips}, tensor_type=return_tensors)
 
-        def resized(frames: torch.Tensor) -> torch.Tensor:
-            return self.resize(frames, size, resample) if do_resize else frames
+    def to_dict(self) -> dict:
+        """
+        The settings, under the name of VideoMAE's processor wherever that does the same: so the file loads in
+        transformers without this package, as those on the Hub do, and with it as this class again.
+        """
+        values = super().to_dict()
+        if not self.do_flip_channel_order:
+            values.pop("do_flip_channel_order", None)
+            values["image_processor_type"] = "VideoMAEImageProcessor"
+        return values
 
-        def cropped_and_normalized(frames: torch.Tensor) -> torch.Tensor:
-            if do_center_crop:
-                frames = self.center_crop(frames, crop_size)
-            if do_flip_channel_order:
-                frames = frames.flip(-3)
-            return self.rescale_and_normalize(frames, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
-        for step in (resized, cropped_and_normalized):
-            groups, index = group_images_by_shape(images, is_nested=True, disable_grouping=disable_grouping)
-            groups = {shape: step(frames) for shape, frames in groups.items()}
-            images = reorder_images(groups, index, is_nested=True)
-        pixel_values = [torch.stack(clip) for clip in images]
-        check_batch([tuple(clip.shape) for clip in pixel_values], return_tensors)
-        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
+class TimesformerImageProcessor(ClipProcessingMixin, VideoMAEImageProcessor):
+    """
+    Makes `pixel_values` (batch, frames, channels, height, width) of clips given as frames: resize the shorter side,
+    crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225 that TimeSformer was
+    trained with. Files of [`~transformers.VideoMAEImageProcessor`], which TimeSformer checkpoints carry on the Hub,
+    load unchanged.
+    """
 
 
 def nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
@@ -130,7 +111,12 @@ def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
     """Where the channels of an array or tensor are, 1, 3 or 4 of them, unless `data_format` says it."""
     if data_format is not None or isinstance(frame, PIL.Image.Image) or frame.ndim != 3:
         return data_format
-    return infer_channel_dimension_format(frame, num_channels=(1, 3, 4))
+    try:
+        return infer_channel_dimension_format(frame, num_channels=(1, 3, 4))
+    except ValueError as error:
+        raise ValueError(
+            f"A frame must have 1, 3 or 4 channels in its first or last dimension, got shape {tuple(frame.shape)}"
+        ) from error
 
 
 def as_rgb_frame(frame, data_format=None):

@@ -27,8 +27,11 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_schemes import ATTENTION_SCHEMES, AttentionStep, Grid
-from .configuration_timesformer import TimesformerConfig, as_pair
+from .attention_schemes import ATTENTION_SCHEMES, TIME, AttentionStep, Grid
+from .classification_labels import check_labels, infer_problem_type
+from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
+from .embedding_tables import resize_position_table, resize_time_table
+from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
 
 
 logger = logging.get_logger(__name__)
@@ -50,8 +53,8 @@ class TimesformerModelOutput(BaseModelOutput):
             Probabilities of the space attention, `(batch * frames, heads, 1 + patches, 1 + patches)`; of the joint
             attention, `(batch, heads, 1 + patches * frames, 1 + patches * frames)`.
         temporal_attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
-            Probabilities of the time attention, `(batch * patches, heads, frames, frames)`. Empty for schemes without
-            one.
+            Probabilities of the time attention, `(batch * patches, heads, frames, frames)`; `None` for a scheme
+            without one.
     """
 
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -65,37 +68,6 @@ class TimesformerClassifierOutput(ImageClassifierOutput):
     """
 
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def resize_position_table(
-    table: torch.Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str
-) -> torch.Tensor:
-    """
-    Resize position embeddings (1, 1 + rows * columns, dim) from one grid of patches (rows, columns) to another.
-
-    CLS keeps its own. `mode` is a [`TimesformerConfig`] `interpolation_mode`.
-    """
-    # Compiled and exported graphs always resize (exact at the same size), so that one graph serves every size.
-    if old_grid == tuple(new_grid) and not torch.compiler.is_compiling():
-        return table
-    cls_position, positions = table[:, :1], table[:, 1:]
-    positions = positions.unflatten(1, old_grid).permute(0, 3, 1, 2)
-    # Bicubic kernels exist for float32 and float64 on every device; nearest only copies.
-    working = positions.float() if positions.dtype in (torch.float16, torch.bfloat16) else positions
-    align_corners = {"nearest": None, "bicubic": False}[mode]
-    working = F.interpolate(working, size=tuple(new_grid), mode=mode, align_corners=align_corners)
-    positions = working.to(table.dtype).flatten(2).transpose(1, 2)
-    return torch.cat((cls_position, positions), dim=1)
-
-
-def resize_time_table(table: torch.Tensor, num_frames: int, mode: str) -> torch.Tensor:
-    """Resize time embeddings (1, frames, dim) to `num_frames`: nearest, or linear where `mode` is `"bicubic"`."""
-    if table.shape[1] == num_frames and not torch.compiler.is_compiling():
-        return table
-    working = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
-    time_mode, align_corners = {"nearest": ("nearest", None), "bicubic": ("linear", False)}[mode]
-    working = F.interpolate(working.transpose(1, 2), size=num_frames, mode=time_mode, align_corners=align_corners)
-    return working.transpose(1, 2).to(table.dtype)
 
 
 class TimesformerPatchEmbeddings(nn.Module):
@@ -363,10 +335,6 @@ class TimesformerEncoder(nn.Module):
         return hidden_states
 
 
-class WeightsMismatchError(ValueError, RuntimeError):
-    """Weights that contradict the config they are loaded into. (transformers raises a RuntimeError for some of it.)"""
-
-
 class TimesformerPreTrainedModel(PreTrainedModel):
     """Initial values, loading with resized tables, and what transformers needs to know of every TimeSformer."""
 
@@ -457,65 +425,35 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         As [`~transformers.PreTrainedModel.from_pretrained`], with two differences. Where `num_frames` or `image_size`,
         as keywords or in `config`, differ from the checkpoint's, its position and time embeddings are resized (see
         [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused. And weights that contradict the
-        checkpoint's own config are an error that names them.
+        config are an error that names them, unless the caller changed the config on purpose.
 
         Raises:
-            WeightsMismatchError: a `ValueError`, where weights have other shapes than the config asks for, or belong
-                to attention steps that its `attention_type` doesn't have.
+            WeightsMismatchError: a `ValueError`, where weights have other shapes than the config asks for (pass
+                `ignore_mismatched_sizes=True` to start those anew), or where the checkpoint's own config asks for
+                attentions or layers that its weights don't hold, or the other way round.
         """
-        stored = cls._stored_config(pretrained_model_name_or_path, kwargs)
-        sizes = ("num_frames", "image_size")
-        wanted = {name: kwargs.pop(name) for name in sizes if name in kwargs}
-        if stored is not None and isinstance(config, PreTrainedConfig):  # the sizes may have been changed in it
-            wanted = {name: getattr(config, name) for name in sizes} | wanted
+        stored = stored_config_values(pretrained_model_name_or_path, kwargs)
+        wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
+        if stored and isinstance(config, PreTrainedConfig):  # the sizes may have been changed in it
+            wanted = {name: getattr(config, name) for name in SIZES} | wanted
             config = copy.deepcopy(config)
-            config.num_frames, config.image_size = stored.num_frames, stored.image_size
-        arguments = {"config": config, "output_loading_info": True} | kwargs
-        try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **arguments)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            arguments["ignore_mismatched_sizes"] = True  # only to learn which
-            _, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **arguments)
-            raise WeightsMismatchError(_describe_mismatches(pretrained_model_name_or_path, info)) from error
-        if stored is not None and stored.attention_type == model.config.attention_type:
-            _check_no_step_left_over(pretrained_model_name_or_path, model.config.attention_type, info)
+            for name in SIZES:
+                setattr(config, name, stored.get(name, getattr(cls.config_class, name)))
+        ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *model_args,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # an error below, which can then say what doesn't fit
+            **kwargs,
+        )
+        if not ignore_mismatched_sizes:
+            check_shapes(pretrained_model_name_or_path, info)
+        if stored and describes(stored, model.config):
+            check_no_attention_left_over_or_missing(pretrained_model_name_or_path, model.config, info)
         model.resize_embeddings(**wanted)
         return (model, info) if output_loading_info else model
-
-    @classmethod
-    def _stored_config(cls, checkpoint, kwargs: dict) -> TimesformerConfig | None:
-        """The checkpoint's own config, without what the caller changes in it; `None` where it has none."""
-        names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        hub_arguments = {name: kwargs[name] for name in names if name in kwargs}
-        try:
-            values, _ = cls.config_class.get_config_dict(checkpoint, **hub_arguments)
-        except OSError:
-            return None
-        return cls.config_class.from_dict(values) if values else None
-
-
-def _describe_mismatches(checkpoint, info: dict) -> str:
-    mismatches = [
-        f"{key} is {tuple(stored)}, the config asks for {tuple(expected)}"
-        for key, stored, expected in sorted(info["mismatched_keys"])
-    ]
-    more = f"; and {len(mismatches) - 5} more" if len(mismatches) > 5 else ""
-    return (
-        f"The weights of {checkpoint} don't fit the config: {'; '.join(mismatches[:5])}{more}. Correct its config.json "
-        "(num_frames and image_size given to from_pretrained resize the embeddings), or pass "
-        "ignore_mismatched_sizes=True to start these weights anew"
-    )
-
-
-def _check_no_step_left_over(checkpoint, attention_type: str, info: dict) -> None:
-    left_over = sorted(key for key in info["unexpected_keys"] if ".encoder.layer." in f".{key}")
-    if left_over:
-        raise WeightsMismatchError(
-            f"The weights of {checkpoint} hold {len(left_over)} tensors for which attention_type="
-            f"{attention_type!r} in its config.json has no use, {left_over[0]} among them: config and weights disagree"
-        )
 
 
 def record_every_attention(forward: Callable) -> Callable:
@@ -528,18 +466,13 @@ def record_every_attention(forward: Callable) -> Callable:
     def wrapper(self, *args, output_attentions: bool | None = None, **kwargs):
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        if output_attentions and self.config._attn_implementation != "eager":
+        if output_attentions and self.config._attn_implementation != "eager" and not torch.compiler.is_compiling():
             logger.warning_once(
                 f"`{self.config._attn_implementation}` attention returns no attention maps: using eager attention for "
                 'this call. To silence this warning, load the model with attn_implementation="eager".'
             )
-        return forward(
-            self,
-            *args,
-            output_attentions=output_attentions,
-            output_temporal_attentions=output_attentions,
-            **kwargs,
-        )
+        kwargs["output_temporal_attentions"] = output_attentions and TIME in self.scheme.steps
+        return forward(self, *args, output_attentions=output_attentions, **kwargs)
 
     return wrapper
 
@@ -556,7 +489,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.patch_embeddings
+        return self.embeddings.patch_embeddings.projection
 
     @record_every_attention
     @merge_with_config_defaults
@@ -573,6 +506,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
             TypeError: where `pixel_values` is no floating-point tensor.
             ValueError: where its shape doesn't fit; the message names the shape.
         """
+        kwargs.pop("output_temporal_attentions")  # for `capture_outputs`, no business of an attention backend
         hidden_states, grid = self.embeddings(pixel_values)
         hidden_states = self.encoder(hidden_states, grid, **kwargs)
         if self.scheme.frames_apart:
@@ -610,7 +544,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         Raises:
             TypeError, ValueError: where pixels or labels don't fit; the message names what came and what is expected.
         """
-        outputs = self.timesformer(pixel_values, **kwargs)
+        outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(outputs.last_hidden_state[:, 0])
         loss = None if labels is None else self.compute_loss(logits, labels)
         return TimesformerClassifierOutput(
@@ -630,44 +564,12 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         """
         problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
         check_labels(labels, logits, problem_type)
-        labels = labels.to(torch.long if problem_type == "single_label_classification" else logits.dtype)
+        if problem_type == "single_label_classification":
+            labels = labels.to(torch.long)
+        else:
+            labels = labels.to(logits.dtype).reshape(logits.shape)
         problem = SimpleNamespace(num_labels=self.num_labels, problem_type=problem_type)
         return self.loss_function(labels=labels, pooled_logits=logits, config=problem)
-
-
-def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
-    """The `problem_type` that the labels' shape and type imply."""
-    if num_labels == 1:
-        return "regression"
-    if labels.is_floating_point() or labels.ndim == 2:
-        return "multi_label_classification"
-    return "single_label_classification"
-
-
-def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) -> None:
-    """
-    Raises:
-        ValueError: where shape or values of `labels` don't fit `logits` (batch, num_labels).
-    """
-    batch, num_labels = logits.shape
-    single = problem_type == "single_label_classification"
-    legal_shapes = [(batch,)] if single else [(batch, num_labels)]
-    if num_labels == 1 or single:
-        legal_shapes = [(batch,), (batch, 1)]
-    if tuple(labels.shape) not in legal_shapes:
-        raise ValueError(
-            f"labels for {problem_type} with {num_labels} labels and a batch of {batch} must have shape "
-            f"{' or '.join(map(str, legal_shapes))}, got {tuple(labels.shape)}"
-        )
-    if single and labels.is_floating_point():
-        raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
-    if single and not torch.compiler.is_compiling():  # a compiled graph can't look at values
-        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
-        if wrong.numel():
-            raise ValueError(
-                f"labels must lie in 0..{num_labels - 1} (or be -100, to ignore a clip), got {wrong.tolist()[:5]}; "
-                "set num_labels or id2label to the classes of your data"
-            )
 
 
 __all__ = ["TimesformerForVideoClassification", "TimesformerModel", "TimesformerPreTrainedModel"]

@@ -21,11 +21,8 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
     def preprocess(self, video, num_frames: int | None = None, frame_sampling_rate: int | None = None):
         if not isinstance(self.video_processor, TimesformerVideoProcessor):
             return super().preprocess(video, num_frames=num_frames, frame_sampling_rate=frame_sampling_rate or 1)
-        inputs = self.video_processor(
-            video,
-            num_frames=num_frames or self.model.config.num_frames,
-            frame_sampling_rate=frame_sampling_rate,
-            do_sample_frames=True,
-            return_tensors="pt",
-        )
+        settings = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
+        if num_frames is None and self.video_processor.fps is None:
+            settings["num_frames"] = self.model.config.num_frames
+        inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **settings)
         return inputs.to(self.dtype)

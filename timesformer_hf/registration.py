@@ -9,10 +9,10 @@ need modules that may be half-way through their own import before that.
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 
@@ -93,7 +93,8 @@ def _register_video_processor() -> Undo:
 
     AutoVideoProcessor.register(TimesformerConfig, TimesformerVideoProcessor, exist_ok=True)
     names = ("VideoMAEVideoProcessor", "TimesformerVideoProcessor")
-    undo_redirect = _redirect(AutoVideoProcessor, dict.fromkeys(names, TimesformerVideoProcessor))
+    ours = dict.fromkeys(names, TimesformerVideoProcessor)
+    undo_redirect = _redirect(AutoVideoProcessor, ours, takes_num_frames=True)
 
     def undo() -> None:
         undo_redirect()
@@ -102,26 +103,30 @@ def _register_video_processor() -> Undo:
     return undo
 
 
-def _redirect(auto_class: type, ours: dict[str, type]) -> Undo:
+def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = False) -> Undo:
     """
     Let `auto_class.from_pretrained` return our processor in place of those named in `ours`.
 
     The Auto classes go by the class name in the preprocessor file before they look at the model type. All TimeSformer
     checkpoints on the Hub name VideoMAE's there; and transformers 5.17 takes its own class where names are equal.
     """
+    from .configuration_timesformer import stored_config_values
+
     original = auto_class.__dict__["from_pretrained"]
 
     @wraps(original.__func__)
-    def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
-        result = original.__func__(cls, pretrained_model_name_or_path, *inputs, **kwargs)
+    def from_pretrained(cls, checkpoint, *inputs, **kwargs):
+        result = original.__func__(cls, checkpoint, *inputs, **kwargs)
         processor = result[0] if isinstance(result, tuple) else result  # a tuple with return_unused_kwargs=True
         name = type(processor).__name__
         if name not in ours or isinstance(processor, ours[name]):
             return result
-        config, values = _config_values(pretrained_model_name_or_path, kwargs), processor.to_dict()
+        config = kwargs.get("config")  # a config object, or nothing, or a name
+        config = config.to_dict() if hasattr(config, "to_dict") else stored_config_values(checkpoint, kwargs)
         if name != ours[name].__name__ and config.get("model_type") != MODEL_TYPE:
             return result
-        if "num_frames" in ours[name].valid_kwargs.__annotations__ and values.get("num_frames") is None:
+        values = processor.to_dict()
+        if takes_num_frames and values.get("num_frames") is None:
             values["num_frames"] = config.get("num_frames")
         processor = ours[name].from_dict(values)
         return (processor, *result[1:]) if isinstance(result, tuple) else processor
@@ -134,22 +139,6 @@ def _redirect(auto_class: type, ours: dict[str, type]) -> Undo:
     return undo
 
 
-def _config_values(checkpoint, kwargs: dict) -> dict:
-    """The checkpoint's config as a dictionary; empty where it has none."""
-    from transformers.configuration_utils import PreTrainedConfig
-
-    if isinstance(kwargs.get("config"), PreTrainedConfig):
-        return kwargs["config"].to_dict()
-    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(
-            checkpoint, **{name: kwargs[name] for name in names if name in kwargs}
-        )
-    except OSError:
-        return {}
-    return values
-
-
 def _register_pipeline() -> Undo:
     """
     Use our pipeline for the task, which leaves other models' videos to transformers', and let `pipeline(model=DIR)`
@@ -157,12 +146,14 @@ def _register_pipeline() -> Undo:
     """
     from transformers import pipelines
 
+    from .configuration_timesformer import stored_config_values
+
     task = pipelines.SUPPORTED_TASKS[PIPELINE_TASK]
     original_impl, original_get_task = task["impl"], pipelines.get_task
 
     @wraps(original_get_task)
     def get_task(model: str, *args, **kwargs) -> str:
-        if Path(model).is_dir() and _config_values(model, {}).get("model_type") == MODEL_TYPE:
+        if Path(model).is_dir() and stored_config_values(model, {}).get("model_type") == MODEL_TYPE:
             return PIPELINE_TASK
         return original_get_task(model, *args, **kwargs)
 
@@ -199,7 +190,8 @@ class _AfterImport(MetaPathFinder):
     def find_spec(self, name: str, path=None, target=None):
         if not name.startswith(("transformers.", f"{__package__}.")):
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = self._followed(spec.loader.exec_module)
         return spec
@@ -212,7 +204,10 @@ class _AfterImport(MetaPathFinder):
             finally:
                 self.nesting.depth -= 1
             if self.nesting.depth == 0 and self in sys.meta_path:
-                _fill_in()
+                try:
+                    _fill_in()
+                except Exception as error:  # whatever the program imports must not fail for it
+                    warnings.warn(f"{__package__} couldn't register with transformers: {error!r}", stacklevel=2)
 
         return exec_and_fill_in
 
@@ -225,4 +220,8 @@ def _fill_in() -> None:
     for name, part in _PARTS.items():
         if name in sys.modules and name not in _filled_in:
             _filled_in[name] = lambda: None  # so that the imports below don't start it again
-            _filled_in[name] = part()
+            try:
+                _filled_in[name] = part()
+            except BaseException:
+                del _filled_in[name]
+                raise

@@ -4,12 +4,12 @@ Frames of a video file, decoded only as far as they are needed.
 A reader first scans the packets, which costs no decoding, and so knows how many frames there are, when each is shown
 and where a decoder can start. The caller chooses indices by that. Then it decodes: from the key frame before a target
 where that lies ahead, straight on where it does not. The frames are those of a full sequential decode, bit for bit;
-where the scan can't promise that (no timestamps, a format without an index), it decodes sequentially.
+where the scan can't promise that (no timestamps, a format without an index), it decodes in one pass.
 """
 
+import http.client
 import io
 import os
-import urllib.error
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +102,7 @@ def _download(url: str) -> io.BytesIO:
     try:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT) as response:
             return io.BytesIO(response.read())
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
         raise VideoReadError(f"{url}: can't be downloaded ({error})") from error
 
 
@@ -129,25 +129,25 @@ class PacketScan:
 
 def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
     with _open_pyav(file, name) as (container, stream):
+        check_complete(container, stream, name)
         scan = scan_packets(container, stream)
-        if container.format.name == SEEKABLE_FORMATS[0] and scan.num_frames < _promised_frames(stream):
-            raise VideoReadError(
-                f"{name}: truncated; its header promises {_promised_frames(stream)} frames, it holds {scan.num_frames}"
-            )
         metadata = describe_stream(stream, scan)
         can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None and scan.key_pts != []
+    metadata.frames_indices = list(choose(metadata))
     if can_seek:
-        indices = list(choose(metadata))
         with _open_pyav(file, name) as (container, stream):
-            frames = decode_by_timestamp(container, stream, scan, indices)
+            frames = decode_by_timestamp(container, stream, scan, metadata.frames_indices)
         if frames is not None:
-            metadata.frames_indices = indices
             return frames, metadata
-    metadata.total_num_frames = _count_frames(file, name)
-    indices = list(choose(metadata))
     with _open_pyav(file, name) as (container, stream):
-        frames = decode_in_order(container, stream, indices)
-    metadata.frames_indices = indices
+        frames, decoded = decode_in_order(container, stream, metadata.frames_indices)
+    if decoded == 0:
+        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
+    if frames is None:  # the packets promised more frames than there are
+        metadata.total_num_frames = decoded
+        metadata.frames_indices = list(choose(metadata))
+        with _open_pyav(file, name) as (container, stream):
+            frames, _ = decode_in_order(container, stream, metadata.frames_indices)
     return frames, metadata
 
 
@@ -180,27 +180,30 @@ def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
         ) from error
 
 
-def _promised_frames(stream) -> int:
-    """Frames by the sample table of an MP4 (0 where there is none, as in a fragmented one)."""
-    return stream.frames
+def check_complete(container, stream, name: str) -> None:
+    """
+    Raises:
+        VideoReadError: where the index, which an MP4 has in front or at its end, points beyond the end of the file.
+    """
+    end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+    if end > container.size:
+        raise VideoReadError(f"{name}: truncated; its index reaches to byte {end:,}, the file has {container.size:,}")
 
 
 def scan_packets(container, stream) -> PacketScan:
     """Read every packet of the stream without decoding it."""
-    shown, keys, hidden = [], [], 0
+    shown, keys, hidden = [], [], False
     for packet in container.demux(stream):
         if packet.size == 0:  # the flush at the end
             continue
         if packet.is_discard:  # cut off by an edit list: decoded, never shown
-            hidden += 1
+            hidden = True
             continue
         shown.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
     ordered = None not in shown and len(set(shown)) == len(shown) and not hidden
-    return PacketScan(
-        pts=sorted(shown) if ordered else None, key_pts=sorted(keys) if ordered else [], num_frames=len(shown) + hidden
-    )
+    return PacketScan(sorted(shown) if ordered else None, sorted(keys) if ordered else [], num_frames=len(shown))
 
 
 def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
@@ -245,23 +248,19 @@ def decode_by_timestamp(container, stream, scan: PacketScan, indices: Sequence[i
     return [frames[scan.pts[index]] for index in indices]
 
 
-def decode_in_order(container, stream, indices: Sequence[int]) -> list[np.ndarray]:
-    """The frames at `indices`, by counting in one pass from the start."""
-    wanted, frames = set(indices), {}
+def decode_in_order(container, stream, indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
+    """
+    The frames at `indices`, by counting in one pass from the start, and how many frames were decoded. `None` for the
+    frames where there are fewer than the indices need.
+    """
+    wanted, frames, decoded = set(indices), {}, 0
     for index, frame in enumerate(container.decode(stream)):
+        decoded = index + 1
         if index in wanted:
             frames[index] = to_rgb(frame)
             if len(frames) == len(wanted):
-                break
-    return [frames[index] for index in indices]
-
-
-def _count_frames(file: str | io.IOBase, name: str) -> int:
-    with _open_pyav(file, name) as (container, stream):
-        count = sum(1 for _ in container.decode(stream))
-    if count == 0:
-        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
-    return count
+                return [frames[index] for index in indices], decoded
+    return None, decoded
 
 
 def to_rgb(frame) -> np.ndarray:
@@ -275,9 +274,10 @@ def read_with_torchcodec(
 ) -> tuple[list[np.ndarray], VideoMetadata]:
     try:
         from torchcodec.decoders import VideoDecoder
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # it is not installed, or FFmpeg's libraries are not
         raise ImportError(
-            'decoder="torchcodec" needs it installed: pip install "timesformer_hf[torchcodec]"'
+            'decoder="torchcodec" needs torchcodec, pip install "timesformer_hf[torchcodec]", and FFmpeg\'s shared '
+            f"libraries: {error}"
         ) from error
     with _translated_torchcodec_errors(name):
         decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC")

@@ -4,12 +4,12 @@ import numpy as np
 import PIL.Image
 import torch
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ChannelDimension, PILImageResampling, infer_channel_dimension_format
+from transformers.image_utils import ChannelDimension, PILImageResampling
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .image_processing_timesformer import check_batch, check_frame_sizes
+from .image_processing_timesformer import channel_format, check_batch, check_frame_sizes
 from .video_decoding import decode_frames, is_video_source
 from .video_sampling import sample_frame_indices
 
@@ -115,7 +115,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         sampling = {name: setting(name) for name in names}
         if sampling["fps"] is not None:  # the attribute num_frames stands back; the argument would contradict
             sampling["num_frames"] = settings.get("num_frames")
-        do_sample_frames = settings.get("do_sample_frames", self.do_sample_frames)
+        do_sample_frames = setting("do_sample_frames")
 
         def choose(about: VideoMetadata) -> list[int]:
             return self.sample_frames(about, **sampling) if do_sample_frames else list(range(about.total_num_frames))
@@ -130,6 +130,10 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
             else:
                 clip = as_clip(video, number, settings.get("input_data_format"))
                 about = about or VideoMetadata(total_num_frames=len(clip))
+                if about.total_num_frames > len(clip):
+                    raise ValueError(
+                        f"video_metadata promises {about.total_num_frames} frames for clip {number}, it has {len(clip)}"
+                    )
                 about.frames_indices = choose(about)
                 clip = clip[about.frames_indices]
             clips.append(clip)
@@ -228,8 +232,13 @@ def as_clip(video, number: int, data_format: str | ChannelDimension | None = Non
         raise ValueError(f"A clip must hold at least one frame, clip {number} has shape {tuple(clip.shape)}")
     if clip.ndim == 3:  # grey frames without channels
         return clip.unsqueeze(1)
-    data_format = data_format or infer_channel_dimension_format(clip, num_channels=(1, 3, 4))
-    return clip.permute(0, 3, 1, 2) if data_format == ChannelDimension.LAST else clip
+    data_format = channel_format(clip[0], data_format)
+    clip = clip.permute(0, 3, 1, 2) if data_format == ChannelDimension.LAST else clip
+    if clip.shape[1] == 4 and clip.dtype != torch.uint8:
+        raise ValueError(
+            f"Frames with transparency must be uint8, clip {number} is {clip.dtype}; give it three channels"
+        )
+    return clip
 
 
 def as_tensor(frames: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
