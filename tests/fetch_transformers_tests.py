@@ -3,10 +3,11 @@ Fetch transformers' own common tests, for the installed version, from its source
 
     python tests/fetch_transformers_tests.py
 
-They land in .cache/transformers_tests/VERSION/transformers_tests, where tests/test_transformers_common.py finds them.
+They land below .cache/transformers_tests, where tests/test_transformers_common.py finds them.
 The distribution lacks helpers that they import; what these do here stands in `HELPERS`.
 """
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def url_to_local_path(url):
         Image.fromarray((127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)).save(path)
     return str(path)
 """,
-    # Exporting has tests of its own; generating text is not what a video classifier does.
+    # Exporting comes with its own tests once this package offers it; a video classifier generates no text.
     "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     # Values unlike the defaults for what every config has.
@@ -52,8 +53,9 @@ def url_to_local_path(url):
 
 
 def target_folder() -> Path:
-    """The folder to put on `sys.path`."""
-    return Path(__file__).parents[1] / ".cache" / "transformers_tests" / transformers.__version__
+    """The folder to put on `sys.path`: another one for another version, and for other helpers."""
+    digest = hashlib.sha256(repr(HELPERS).encode()).hexdigest()[:8]
+    return Path(__file__).parents[1] / ".cache" / "transformers_tests" / f"{transformers.__version__}-{digest}"
 
 
 def fetch() -> Path:

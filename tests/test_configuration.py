@@ -30,13 +30,16 @@ def test_defaults_are_the_paper_base_model():
         ("drop_path_rate", -0.1, r"drop_path_rate=-0\.1 must lie in \[0, 1\)"),
         ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob=1\.5 must lie in \[0, 1\)"),
         ("attention_probs_dropout_prob", 2, r"attention_probs_dropout_prob=2 must lie in \[0, 1\)"),
-        ("layer_norm_eps", 0.0, r"layer_norm_eps=0\.0 must be positive"),
+        ("layer_norm_eps", 0.0, r"layer_norm_eps=0\.0 must be positive and finite"),
+        ("initializer_range", float("inf"), "initializer_range=inf must be positive and finite"),
+        ("hidden_act", "GELU", "hidden_act='GELU' must be one of .*'gelu'"),
+        ("problem_type", "ranking", "ranking"),
         ("attention_type", "axial_time", "attention_type='axial_time' must be one of 'divided_space_time', 'joint_sp"),
         ("interpolation_mode", "cubic", "interpolation_mode='cubic' must be one of 'nearest', 'bicubic'"),
     ],
 )
 def test_rules(field, value, rule):
-    with pytest.raises(ValueError, match=rule):
+    with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=rule):
         TimesformerConfig(**{field: value})
 
 

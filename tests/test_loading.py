@@ -4,10 +4,11 @@ import json
 import os
 import pickle
 
+import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_modeling import SCHEMES, TINY, make_clip, make_model
+from test_modeling import FLOAT32, SCHEMES, TINY, enable_checkpointing, make_clip, make_model
 from transformers import AutoModel, AutoModelForVideoClassification, Trainer, TrainingArguments
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,
@@ -48,7 +49,7 @@ class TestInterchange:
         assert not info["unexpected_keys"]
         logits = native.eval()(make_clip()).logits
         if model.config.attention_type != "space_only":  # there the built-in gives a prediction a frame
-            torch.testing.assert_close(logits, model(make_clip()).logits, rtol=1e-5, atol=1e-6)  # float32
+            torch.testing.assert_close(logits, model(make_clip()).logits, **FLOAT32)
 
     def test_ours_loads_built_in(self, model, tmp_path):
         native = NativeForVideoClassification(NativeForVideoClassification.config_class(**model.config.to_dict()))
@@ -122,6 +123,14 @@ class TestResizingOnLoad:
         again = TimesformerForVideoClassification.from_pretrained(tmp_path / "resized")
         torch.testing.assert_close(again(clip).logits, loaded(clip).logits, rtol=0, atol=0)
 
+    def test_by_a_config_of_the_built_in_model(self, divided):
+        native = NativeForVideoClassification.config_class(**TINY | {"num_frames": 9}, num_labels=5)
+        loaded = TimesformerForVideoClassification.from_pretrained(divided[1], config=native)
+        assert type(loaded.config) is TimesformerConfig
+        assert loaded.config.num_frames == 9
+        with pytest.raises(TypeError, match=r"needs a config of timesformer_hf.*, got one of transformers"):
+            TimesformerForVideoClassification(native)
+
     def test_by_a_config(self, divided):
         model, folder = divided
         config = TimesformerConfig(**TINY | {"num_frames": 9, "image_size": 40}, num_labels=5)
@@ -145,6 +154,12 @@ class TestResizingOnLoad:
         assert type(loaded) is TimesformerModel
         assert loaded.embeddings.time_embeddings.dtype == torch.bfloat16
         assert loaded.embeddings.time_embeddings.shape[1] == 6
+
+    def test_space_only_has_no_time_table(self, tmp_path):
+        make_model("space_only").save_pretrained(tmp_path)
+        with CaptureLogger(logging.get_logger("timesformer_hf.modeling_timesformer")) as log:
+            assert TimesformerForVideoClassification.from_pretrained(tmp_path, num_frames=9).config.num_frames == 9
+        assert log.out == ""
 
     @pytest.mark.parametrize("bad", [{"num_frames": 0}, {"image_size": 30}])
     def test_bad_sizes(self, divided, bad):
@@ -180,14 +195,40 @@ class TestContradictingWeights:
         )
         assert loaded(make_clip()).logits.shape == (2, 7)
 
-    def test_other_scheme(self, divided):
-        change_config(divided[1], attention_type="joint_space_time")
-        with pytest.raises(WeightsMismatchError, match=r"hold 24 tensors .*'joint_space_time' .*temporal_.* disagree"):
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"attention_type": "joint_space_time"}, "24 weights have no place in it, .*temporal_"),
+            ({"num_hidden_layers": 2}, "20 weights have no place in it, .*layer.2"),
+            ({"num_hidden_layers": 5}, "4 attentions have no weights, .*layer.3"),
+            ({"qkv_bias": False}, "6 weights have no place in it, .*qkv.bias"),
+        ],
+    )
+    def test_other_structure(self, divided, values, message):
+        change_config(divided[1], **values)
+        with pytest.raises(WeightsMismatchError, match=rf"its config.json describes \(.*{message}"):
             TimesformerForVideoClassification.from_pretrained(divided[1])
+        with pytest.raises(WeightsMismatchError, match=message):
+            AutoModelForVideoClassification.from_pretrained(divided[1])
 
-    def test_another_scheme_on_purpose(self, divided):
-        loaded = TimesformerForVideoClassification.from_pretrained(divided[1], attention_type="joint_space_time")
-        assert loaded.config.attention_type == "joint_space_time"
+    def test_time_embeddings_left_over(self, tmp_path):
+        make_model("joint_space_time").save_pretrained(tmp_path)
+        change_config(tmp_path, attention_type="space_only")
+        with pytest.raises(WeightsMismatchError, match=r"1 weights have no place in it, .*time_embeddings"):
+            TimesformerForVideoClassification.from_pretrained(tmp_path)
+
+    def test_attention_missing(self, tmp_path):
+        make_model("joint_space_time").save_pretrained(tmp_path)
+        change_config(tmp_path, attention_type="divided_space_time")
+        with pytest.raises(WeightsMismatchError, match=r"3 attentions have no weights, .*temporal_attention"):
+            TimesformerForVideoClassification.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("values", [{"attention_type": "joint_space_time"}, {"num_hidden_layers": 2}])
+    @pytest.mark.parametrize("model_class", [TimesformerForVideoClassification, AutoModelForVideoClassification])
+    def test_another_structure_on_purpose(self, divided, values, model_class):
+        loaded = model_class.from_pretrained(divided[1], **values)
+        assert {name: getattr(loaded.config, name) for name in values} == values
+        assert loaded(make_clip()).logits.isfinite().all()
 
     def test_pickle_with_code(self, divided):
         """It is refused before anything in it runs."""
@@ -226,6 +267,14 @@ class TestOffloading:
         assert "disk" in offloaded.hf_device_map.values()
         torch.testing.assert_close(offloaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
 
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_hooks_of_cpu_offload(self, scheme):
+        """accelerate's offloading to the CPU, with the CPU for a device as well."""
+        model, expected = make_model(scheme), make_model(scheme)(make_clip()).logits
+        accelerate.cpu_offload(model, torch.device("cpu"))
+        assert model.classifier.weight.is_meta
+        torch.testing.assert_close(model(make_clip()).logits, expected, rtol=0, atol=0)
+
     def test_resizing_offloaded_embeddings(self, divided):
         device_map = {"timesformer.embeddings": "disk", "timesformer.encoder": "cpu"}
         device_map |= {"timesformer.layernorm": "cpu", "classifier": "cpu"}
@@ -241,7 +290,8 @@ class TestTraining:
         model, clip = make_model(), make_clip()
         before = model(clip).logits
         adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
-        adapted.gradient_checkpointing_enable()
+        adapted.enable_input_require_grads()
+        enable_checkpointing(adapted)
         adapted.train()
         optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
         adapted(clip, labels=torch.tensor([0, 1])).loss.backward()
@@ -252,8 +302,17 @@ class TestTraining:
         assert not torch.allclose(after, before)
         adapted.save_pretrained(tmp_path)
         reloaded = peft.PeftModel.from_pretrained(make_model(), tmp_path)
-        torch.testing.assert_close(reloaded.eval()(clip).logits, after, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(adapted.merge_and_unload()(clip).logits, after, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(reloaded.eval()(clip).logits, after, **FLOAT32)
+        torch.testing.assert_close(adapted.merge_and_unload()(clip).logits, after, **FLOAT32)
+
+    def test_peft_with_a_task_type(self):
+        """It passes an attention mask of `None` to any model."""
+        peft = pytest.importorskip("peft", reason="the LoRA test needs the extra `train`")
+        settings = peft.LoraConfig(target_modules=["qkv"], task_type="FEATURE_EXTRACTION")
+        model, clip = make_model().timesformer, make_clip()
+        expected = model(clip).last_hidden_state
+        adapted = peft.get_peft_model(model, settings).eval()
+        torch.testing.assert_close(adapted(pixel_values=clip).last_hidden_state, expected, **FLOAT32)
 
     def test_trainer_accumulates_means(self, tmp_path):
         """
@@ -278,4 +337,4 @@ class TestTraining:
             Trainer(model=model, args=settings, train_dataset=data).train()
             return model.classifier.weight.detach()
 
-        torch.testing.assert_close(train("two", 2, 1), train("accumulated", 1, 2), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(train("two", 2, 1), train("accumulated", 1, 2), **FLOAT32)

@@ -31,6 +31,10 @@ TINY = {
 }
 
 
+# Two ways to compute the same in float32: sums of some hundred terms in another order.
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+
+
 def randomize(model: nn.Module) -> nn.Module:
     """Weights that leave nothing zero, so that no term can hide."""
     generator = torch.Generator().manual_seed(0)
@@ -43,6 +47,12 @@ def randomize(model: nn.Module) -> nn.Module:
 def make_model(attention_type: str = "divided_space_time", **settings) -> TimesformerForVideoClassification:
     config = TimesformerConfig(attention_type=attention_type, **TINY | {"num_labels": 5} | settings)
     return randomize(TimesformerForVideoClassification(config)).eval()
+
+
+def enable_checkpointing(model: nn.Module, **settings) -> None:
+    """By the name of it that isn't deprecated in the installed transformers."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings) if settings else enable()
 
 
 def make_clip(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -242,8 +252,7 @@ class TestAttentionBackends:
         with torch.no_grad():
             expected = model(clip).logits
             model.set_attn_implementation("flex_attention")
-            # float32, summed in another order
-            torch.testing.assert_close(model(clip).logits, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(model(clip).logits, expected, **FLOAT32)
 
     def test_unknown_backend(self):
         with pytest.raises(ValueError, match="nonsense"):
@@ -259,7 +268,20 @@ class TestAttentionBackends:
         for maps in (*outputs.attentions, *outputs.temporal_attentions):
             torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))  # float32 sums of up to 17 terms
         assert len(outputs.attentions) == len(outputs.temporal_attentions) == 3
-        torch.testing.assert_close(outputs.logits, model(clip).logits, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(outputs.logits, model(clip).logits, **FLOAT32)
+
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_no_time_maps_without_a_time_step(self, scheme):
+        outputs = make_model(scheme)(make_clip(), output_attentions=True)
+        assert (outputs.temporal_attentions is None) == (scheme != "divided_space_time")
+        assert len(outputs.to_tuple()) == (3 if scheme == "divided_space_time" else 2)
+
+    def test_return_dict_in_the_config(self):
+        model = make_model(return_dict=False)
+        outputs = model(make_clip(), labels=torch.tensor([0, 1]))
+        assert isinstance(outputs, tuple)
+        assert [value.shape for value in outputs] == [(), (2, 5)]
+        assert isinstance(model.timesformer(make_clip()), tuple)
 
     def test_output_attentions_from_the_config(self):
         config = TimesformerConfig(num_labels=5, output_attentions=True, attn_implementation="eager", **TINY)
@@ -326,6 +348,13 @@ class TestLoss:
         expected = -torch.where(targets == 1, probabilities, 1 - probabilities).log().mean()
         torch.testing.assert_close(loss, expected)
 
+    def test_one_label_of_many_or_none(self):
+        """A single yes-or-no question, with labels as a column or not."""
+        settings = {"num_labels": 1, "problem_type": "multi_label_classification"}
+        losses = [self.loss(labels, **settings) for labels in (torch.tensor([1, 0]), torch.tensor([[1.0], [0.0]]))]
+        expected = -(self.logits[0].sigmoid().log() + (1 - self.logits[1].sigmoid()).log()).mean() / 2
+        torch.testing.assert_close(torch.stack(losses), expected.expand(2))
+
     def test_regression(self):
         loss = self.loss(torch.tensor([0.5, 2.0]), num_labels=1)
         torch.testing.assert_close(loss, ((self.logits[:, 0] - torch.tensor([0.5, 2.0])) ** 2).mean())
@@ -346,12 +375,17 @@ class TestLoss:
             (torch.tensor([0, 5]), r"labels must lie in 0\.\.4 .* got \[5\]"),
             (torch.tensor([0, -1]), r"labels must lie in 0\.\.4 .* got \[-1\]"),
             (torch.tensor([0, 1, 2]), r"must have shape \(2,\) or \(2, 1\), got \(3,\)"),
+            (torch.tensor([[0, 2, 1, 0, 0], [1, 0, 0, 0, -100]]), r"labels must lie in \[0, 1\].* got \[2, -100\]"),
             (torch.ones(2, 4), r"must have shape \(2, 5\), got \(2, 4\)"),
         ],
     )
     def test_bad_labels(self, labels, message):
         with pytest.raises(ValueError, match=message):
             make_model()(make_clip(), labels=labels)
+
+    def test_labels_of_another_type(self):
+        with pytest.raises(TypeError, match="labels must be a tensor, got list"):
+            make_model()(make_clip(), labels=[0, 1])
 
     def test_float_labels_for_a_single_label_problem(self):
         with pytest.raises(ValueError, match=r"must be integers, got torch\.float32"):
@@ -365,6 +399,7 @@ class TestBadPixels:
             (torch.zeros(4, 3, 32, 32), r"5 dimensions .* got 4: \(4, 3, 32, 32\)"),
             (torch.zeros(1, 3, 4, 32, 32), r"3 channels in dimension 2 .* got 4: .* try transpose\(1, 2\)"),
             (torch.zeros(1, 4, 1, 32, 32), r"3 channels in dimension 2 .* got 1"),
+            (torch.zeros(0, 4, 3, 32, 32), r"at least one clip in dimension 0 .* got \(0, 4, 3, 32, 32\)"),
             (torch.zeros(1, 0, 3, 32, 32), r"at least one frame in dimension 1 .* got \(1, 0, 3, 32, 32\)"),
             (torch.zeros(1, 4, 3, 30, 32), r"height=30 of pixel_values .* multiple of the patch height, 8"),
             (torch.zeros(1, 4, 3, 32, 12), r"width=12 of pixel_values .* multiple of the patch width, 8"),
@@ -373,6 +408,11 @@ class TestBadPixels:
     def test_shapes(self, clip, message):
         with pytest.raises(ValueError, match=message):
             make_model()(clip)
+
+    def test_attention_mask(self):
+        assert make_model()(make_clip(), attention_mask=None).logits.isfinite().all()
+        with pytest.raises(ValueError, match="takes no attention_mask"):
+            make_model()(make_clip(), attention_mask=torch.ones(2, 65))
 
     @pytest.mark.parametrize("clip", [torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), [[1.0]], None])
     def test_types(self, clip):
@@ -415,7 +455,7 @@ class TestPrecisionAndMemory:
     @pytest.mark.parametrize("use_reentrant", [True, False])
     def test_gradient_checkpointing(self, scheme, use_reentrant):
         plain, checkpointed = make_model(scheme).double().train(), make_model(scheme).double().train()
-        checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        enable_checkpointing(checkpointed, use_reentrant=use_reentrant)
         clip, labels = make_clip(dtype=torch.float64).requires_grad_(), torch.tensor([0, 1])
         for model in (plain, checkpointed):
             model(clip, labels=labels).loss.backward()
@@ -444,9 +484,17 @@ class TestCompile:
         with torch.no_grad():
             for batch, frames in [(2, 4), (3, 6), (4, 5), (5, 8), (2, 7), (6, 3)]:
                 clip = make_clip(batch, frames, 3, 32, 32)
-                # eager kernels run the graph, so only the order of sums could differ
-                torch.testing.assert_close(compiled(clip).logits, model(clip).logits, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(compiled(clip).logits, model(clip).logits, **FLOAT32)
         assert len(compilations) <= 2
+
+    def test_attention_maps_of_a_compiled_model(self):
+        """transformers installs the hooks that record them in the first call that asks, which can't be compiled."""
+        torch.compiler.reset()
+        model, clip = make_model(), make_clip()
+        expected = model(clip, output_attentions=True)
+        outputs = torch.compile(model, fullgraph=True, backend="eager")(clip, output_attentions=True)
+        torch.testing.assert_close(outputs.attentions, expected.attentions, **FLOAT32)
+        torch.testing.assert_close(outputs.temporal_attentions, expected.temporal_attentions, **FLOAT32)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("scheme", SCHEMES)
@@ -454,5 +502,5 @@ class TestCompile:
         torch.compiler.reset()
         model, clip = make_model(scheme), make_clip()
         compiled = torch.compile(model, fullgraph=True)
-        torch.testing.assert_close(compiled(clip).logits, model(clip).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled(clip).logits, model(clip).logits, **FLOAT32)
         compiled(clip, labels=torch.tensor([0, 1])).loss.backward()

@@ -97,6 +97,15 @@ class TestPipeline:
         with pytest.raises(VideoReadError, match=r"corrupt\.mp4: can't be decoded"):
             classifier([videos[0], corrupt, videos[1]], batch_size=2)
 
+    def test_several_videos_in_one_entry(self, classifier, videos):
+        with pytest.raises(ValueError, match="Give the pipeline its 2 videos as a list"):
+            classifier(tuple(videos[:2]))
+
+    def test_processor_saved_with_fps(self, folder, videos):
+        processor = TimesformerVideoProcessor.from_pretrained(folder, fps=5)
+        classifier = pipeline("video-classification", model=folder, video_processor=processor)
+        assert classifier(videos[0]) == scores(classifier, videos[0], fps=5)
+
     def test_works_without_torchcodec(self, classifier, videos, monkeypatch):
         monkeypatch.setitem(sys.modules, "torchcodec", None)
         assert len(classifier(videos[0])) == 5
@@ -137,6 +146,33 @@ class TestCommand:
         for name in (missing, corrupt, sound, str(tmp_path)):
             assert name in output.err
         assert "4 of 5 videos failed" in output.err
+
+    def test_any_failure_is_of_its_video_alone(self, folder, videos, monkeypatch, capsys):
+        """As a device that runs out of memory on one of them."""
+        original = TimesformerVideoProcessor.preprocess
+
+        def exhausted(self, video, **settings):
+            if video == videos[1]:
+                raise RuntimeError("out of memory")
+            return original(self, video, **settings)
+
+        monkeypatch.setattr(TimesformerVideoProcessor, "preprocess", exhausted)
+        assert main(["classify", *videos, "--model", folder, "--json"]) == 1
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert ["error" in row for row in rows] == [False, True, False]
+        assert rows[1]["error"] == "out of memory"
+
+    def test_interrupted(self, folder, videos, monkeypatch, capsys):
+        def interrupt(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(TimesformerVideoProcessor, "preprocess", interrupt)
+        assert main(["classify", videos[0], "--model", folder]) == 130
+        assert "timesformer-hf: interrupted" in capsys.readouterr().err
+
+    def test_empty_model_name_is_not_the_random_model(self, videos, capsys):
+        assert main(["classify", videos[0], "--model", ""]) == 2
+        assert "can't load the model" in capsys.readouterr().err
 
     def test_missing_model(self, videos, capsys):
         assert main(["classify", videos[0], "--model", "/no/such/folder"]) == 2

@@ -219,14 +219,38 @@ class TestVideoProcessor:
         with pytest.raises(ValueError, match="video_metadata has 1 entries for 2 videos"):
             processor([np.stack(frames)] * 2, video_metadata=[about], return_tensors="pt")
 
+    def test_transparency_of_floats_is_refused(self):
+        clip = np.ones((8, 8, 8, 4), np.float32)
+        with pytest.raises(ValueError, match=r"transparency must be uint8, clip 0 is torch\.float32"):
+            TimesformerVideoProcessor(do_rescale=False)(clip)
+
+    def test_metadata_that_promises_more(self, frames):
+        with pytest.raises(ValueError, match="promises 90 frames for clip 0, it has 40"):
+            TimesformerVideoProcessor()(np.stack(frames), video_metadata={"total_num_frames": 90})
+
+    def test_none_means_the_setting(self, video):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=3)
+        settings = dict.fromkeys(("do_sample_frames", "num_frames", "frame_sampling", "frame_sampling_rate"))
+        assert processor(video, return_tensors="pt", **settings).pixel_values.shape[1] == 3
+
     @pytest.mark.parametrize("bad", [3, np.zeros(5), {"video": 1}, torch.zeros(1, 1, 1, 1, 1, 1)])
     def test_no_video(self, bad):
         with pytest.raises(TypeError, match="A video must be a path"):
             TimesformerVideoProcessor()(bad)
 
-    @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 3, 8, 8)])
+    @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+    def test_reversed_and_read_only_arrays(self, processor_class, frames):
+        """As after OpenCV's `frame[..., ::-1]`."""
+        processor, clip = processor_class(**SIZE), [frame[..., ::-1].copy() for frame in frames[:8]]
+        expected = processor(clip, return_tensors="pt").pixel_values
+        views = [frame[..., ::-1] for frame in frames[:8]]
+        for view in views:
+            view.flags.writeable = False
+        torch.testing.assert_close(processor(views, return_tensors="pt").pixel_values, expected, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 3, 8, 8), (4, 0, 8, 3)])
     def test_no_frames(self, shape):
-        with pytest.raises(ValueError, match="at least one frame, clip 0 has shape"):
+        with pytest.raises(ValueError, match="at least one frame of at least one pixel, clip 0 has shape"):
             TimesformerVideoProcessor()(np.zeros(shape, np.uint8))
 
     def test_errors_name_the_file(self, video, tmp_path):
@@ -240,6 +264,7 @@ class TestVideoProcessor:
         [
             ({"frame_sampling": "random"}, "frame_sampling='random' must be one of"),
             ({"frame_sampling_rate": 0}, "frame_sampling_rate=0 must be at least 1"),
+            ({"fps": -1}, "fps=-1 must be positive"),
             ({"num_frames": 4, "fps": 2}, "num_frames=4 and fps=2 exclude each other"),
             ({"decoder": "opencv"}, "Unknown decoder backend 'opencv'"),
         ],

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_modeling import TINY, make_clip, make_model
+from test_modeling import FLOAT32, TINY, make_clip, make_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
-from timesformer_hf import TimesformerConfig, TimesformerImageProcessor, TimesformerModel, TimesformerVideoProcessor
+from timesformer_hf import (
+    TimesformerConfig,
+    TimesformerImageProcessor,
+    TimesformerImageProcessorPil,
+    TimesformerModel,
+    TimesformerVideoProcessor,
+)
 
 
 pytest.importorskip("av", reason="transformers' pipeline needs PyAV")
@@ -68,7 +74,7 @@ class TestLightImport:
             import sys, torch, transformers
             before = set(sys.modules)
             import timesformer_hf
-            heavy = {"av", "torchcodec", "datasets", "matplotlib", "triton", "torchvision", "numpy.testing"}
+            heavy = {"av", "torchcodec", "datasets", "matplotlib", "triton", "torchvision"}
             print(sorted({name.partition(".")[0] for name in set(sys.modules) - before} & heavy))
             print(sorted(name for name in set(sys.modules) - before if name.startswith("timesformer_hf")))
         """
@@ -147,6 +153,22 @@ class TestRegisterAndUnregister:
             print(classes_used(sys.argv[1]))
         """)
         assert run(code, folder).splitlines() == ["{'timesformer_hf'}", "{'transformers'}", "{'timesformer_hf'}"]
+
+    def test_a_failure_is_told_and_can_be_tried_again(self, folder):
+        """A class of ours that can't be imported must not break the program's own import, nor pass unseen."""
+        code = textwrap.dedent("""
+            import sys, warnings
+            import timesformer_hf
+            sys.modules["timesformer_hf.modeling_timesformer"] = None  # an ImportError
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                from transformers import AutoModel
+            print(sum("couldn't register with transformers" in str(w.message) for w in caught) > 0)
+            del sys.modules["timesformer_hf.modeling_timesformer"]
+            timesformer_hf.register()
+        """)
+        code += CLASSES_USED + "print(classes_used(sys.argv[1]))"
+        assert run(code, folder).splitlines() == ["True", "{'timesformer_hf'}"]
 
     def test_unregistered_before_transformers_is_imported(self, folder):
         code = f"import timesformer_hf\ntimesformer_hf.unregister()\n{CLASSES_USED}\nimport sys\n"
@@ -293,17 +315,29 @@ class TestRemoteCode:
         assert [shape for _, shape in lines[1:]] == [[1, 3, 3, 16, 40]] * 2
         clip = torch.linspace(-1, 1, 3 * 3 * 16 * 40).reshape(1, 3, 3, 16, 40)
         expected = make_model(num_frames=3, image_size=(16, 40))(clip).logits
-        torch.testing.assert_close(torch.tensor(lines[0][1]), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(torch.tensor(lines[0][1]), expected, **FLOAT32)
 
-    def test_without_trust_the_built_in_loads_it(self, tmp_path):
-        model = make_model()
-        model.save_pretrained(tmp_path)
+    @pytest.mark.parametrize("processor_class", [TimesformerImageProcessor, TimesformerImageProcessorPil])
+    def test_plain_transformers_loads_what_we_save(self, processor_class, tmp_path):
+        """Model, image processor and video processor, in a process that never imports this package."""
+        make_model().save_pretrained(tmp_path)
+        size = {"height": 32, "width": 32}
+        processor_class(size=size, crop_size=size).save_pretrained(tmp_path)
+        TimesformerVideoProcessor(size=size, crop_size=size).save_pretrained(tmp_path)
         code = """
-            import sys
-            from transformers import AutoModelForVideoClassification
-            print(type(AutoModelForVideoClassification.from_pretrained(sys.argv[1])).__module__)
+            import json, sys
+            from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor
+            model = AutoModelForVideoClassification.from_pretrained(sys.argv[1])
+            image_processor = AutoImageProcessor.from_pretrained(sys.argv[1])
+            video_processor = AutoVideoProcessor.from_pretrained(sys.argv[1])
+            print([type(obj).__name__ for obj in (model, image_processor, video_processor)])
+            print([list(processor.image_mean) for processor in (image_processor, video_processor)])
+            assert not any(name.startswith("timesformer_hf") for name in sys.modules)
         """
-        assert run(code, tmp_path).strip() == "transformers.models.timesformer.modeling_timesformer"
+        names, means = run(code, tmp_path).splitlines()
+        names_expected = ["TimesformerForVideoClassification", "VideoMAEImageProcessor", "TimesformerVideoProcessor"]
+        assert names == str(names_expected)
+        assert means == str([[0.45] * 3] * 2)
 
 
 def test_base_model_loads_from_a_classifier(folder):

@@ -123,7 +123,7 @@ class TimesformerModelTests(ModelTesterMixin):
             assert [tuple(maps.shape) for maps in outputs.attentions] == [expected] * layers
             divided = self.attention_type == "divided_space_time"
             time_maps = [(batch * patches, heads, frames, frames)] * layers if divided else []
-            assert [tuple(maps.shape) for maps in outputs.temporal_attentions] == time_maps
+            assert [tuple(maps.shape) for maps in outputs.temporal_attentions or ()] == time_maps
 
     def test_hidden_states_output(self):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()

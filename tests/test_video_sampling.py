@@ -64,6 +64,12 @@ def test_a_rate_alone_means_the_middle(rate, expected):
     assert sample_frame_indices(**numbers) == sample_frame_indices(**numbers, frame_sampling=expected)
 
 
+@pytest.mark.parametrize("arguments", [{"num_frames": 2.5}, {"num_frames": "8"}, {"frame_sampling_rate": 1.5}])
+def test_no_integers(arguments):
+    with pytest.raises(TypeError, match="must be an integer"):
+        sample_frame_indices(**{"total_num_frames": 10, "num_frames": 8} | arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,7 +4,14 @@ import torch
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
-    """The `problem_type` that the labels' shape and type imply."""
+    """
+    The `problem_type` that the labels' shape and type imply.
+
+    Raises:
+        TypeError: where `labels` is no tensor.
+    """
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if num_labels == 1:
         return "regression"
     if labels.is_floating_point() or labels.ndim == 2:
@@ -31,10 +38,23 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) 
         raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
     # A compiled graph can't look at values. On a GPU this waits for the device once a step, which next to a step of a
     # video model is nothing, and spares the process a device-side assertion.
-    if single and not torch.compiler.is_compiling():
+    if problem_type != "regression" and not torch.compiler.is_compiling():
+        check_label_values(labels, num_labels, single)
+
+
+def check_label_values(labels: torch.Tensor, num_labels: int, single: bool) -> None:
+    """
+    Raises:
+        ValueError: for a class that there is not, or a target of a binary problem outside [0, 1].
+    """
+    if single:
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
-        if wrong.numel():
-            raise ValueError(
-                f"labels must lie in 0..{num_labels - 1} (or be -100, to ignore a clip), got {wrong.tolist()[:5]}; "
-                "set num_labels or id2label to the classes of your data"
-            )
+        rule = f"0..{num_labels - 1} (or be -100, to ignore a clip)"
+    else:
+        wrong = labels[(labels < 0) | (labels > 1)]
+        rule = "[0, 1], a target for each label"
+    if wrong.numel():
+        raise ValueError(
+            f"labels must lie in {rule}, got {wrong.flatten()[:5].tolist()}; set num_labels or id2label to the classes "
+            "of your data"
+        )

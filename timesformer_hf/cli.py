@@ -87,17 +87,20 @@ def positive(text: str) -> int:
 def classify_videos(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
-    from transformers import pipeline
+    from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
     device = args.device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet_transformers())
-        model = args.model or stack.enter_context(random_model())
+        name = stack.enter_context(random_model()) if args.model is None else args.model
         try:
-            classifier = pipeline("video-classification", model=model, device=device, dtype=args.dtype)
+            model = AutoModelForVideoClassification.from_pretrained(name, dtype=args.dtype)
+            processor = AutoVideoProcessor.from_pretrained(name)
+            classifier = pipeline("video-classification", model=model, video_processor=processor, device=device)
         except Exception as error:  # the boundary to the user: whatever it is, it is about this model
-            missing = "" if Path(model).is_dir() else "there is no such folder, and as a name on the Hub: "
-            print(f"timesformer-hf: can't load the model {model}: {missing}{error}", file=sys.stderr)
+            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+            reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
+            print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
             return 2
 
     settings = {"top_k": args.top_k, "num_frames": args.num_frames, "frame_sampling_rate": args.frame_sampling_rate}

@@ -1,5 +1,6 @@
 """The TimeSformer configuration: typed fields and every rule they must keep."""
 
+import math
 from collections.abc import Sequence
 
 from huggingface_hub.dataclasses import strict
@@ -9,6 +10,7 @@ from .attention_schemes import ATTENTION_SCHEMES
 
 
 INTERPOLATION_MODES = ("nearest", "bicubic")
+PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
 
 @strict
@@ -116,13 +118,17 @@ class TimesformerConfig(PreTrainedConfig):
         for name in ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"):
             _require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
         for name in ("layer_norm_eps", "initializer_range"):
-            _require(getattr(self, name) > 0, self, name, "must be positive")
+            _require(0 < getattr(self, name) < math.inf, self, name, "must be positive and finite")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             self,
             "num_attention_heads",
             f"must divide hidden_size={self.hidden_size}",
         )
+        from transformers.activations import ACT2FN  # here, so that AutoConfig alone doesn't load it
+
+        _require_choice(self, "hidden_act", ACT2FN)
+        _require_choice(self, "problem_type", PROBLEM_TYPES)
         _require_choice(self, "attention_type", ATTENTION_SCHEMES)
         _require_choice(self, "interpolation_mode", INTERPOLATION_MODES)
         sizes = as_pair(self.image_size, "image_size")

@@ -2,11 +2,13 @@
 
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from .image_processing_timesformer import ClipProcessingMixin
+from .image_processing_timesformer import ClipProcessingMixin, TimesformerImageProcessorKwargs
 
 
 class TimesformerImageProcessorPil(ClipProcessingMixin, VideoMAEImageProcessorPil):
     """[`TimesformerImageProcessor`] by PIL and numpy; equal to it within the tolerance of their resampling."""
+
+    valid_kwargs = TimesformerImageProcessorKwargs
 
 
 __all__ = ["TimesformerImageProcessorPil"]

@@ -26,15 +26,11 @@ class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
 class ClipProcessingMixin:
     """What makes a VideoMAE image processor, of either backend, one of TimeSformer."""
 
-    valid_kwargs = TimesformerImageProcessorKwargs
     model_input_names = ["pixel_values"]
     image_mean = [0.45, 0.45, 0.45]
     image_std = [0.225, 0.225, 0.225]
     do_convert_rgb = True
     do_flip_channel_order = False
-
-    def __init__(self, **kwargs: Unpack[TimesformerImageProcessorKwargs]):
-        super().__init__(**kwargs)
 
     def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
         """
@@ -55,6 +51,7 @@ class ClipProcessingMixin:
         return nest_clips(images, expected_ndims)
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
+        image = own_array(image)
         if do_convert_rgb:
             image, input_data_format = as_rgb_frame(image, input_data_format)
         else:
@@ -94,6 +91,8 @@ class TimesformerImageProcessor(ClipProcessingMixin, VideoMAEImageProcessor):
     load unchanged.
     """
 
+    valid_kwargs = TimesformerImageProcessorKwargs
+
 
 def nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
     """A clip or a batch of clips as a list of lists of frames; grey frames may come without channels."""
@@ -105,6 +104,11 @@ def nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
         if getattr(videos[0], "ndim", None) == 2:  # grey frames, which transformers would take for something else
             return [list(videos)]
     return make_nested_list_of_images(videos, expected_ndims=expected_ndims)
+
+
+def own_array(frames):
+    """An array that torch can take: not read-only, no negative strides (as after `frame[..., ::-1]`)."""
+    return np.require(frames, requirements=["C", "W"]) if isinstance(frames, np.ndarray) else frames
 
 
 def channel_format(frame, data_format=None) -> str | ChannelDimension | None:

@@ -1,5 +1,6 @@
 """Whether the weights of a checkpoint are those that its config describes."""
 
+from .attention_schemes import ATTENTION_SCHEMES
 from .configuration_timesformer import TimesformerConfig
 
 
@@ -33,8 +34,7 @@ def check_shapes(checkpoint, info: dict) -> None:
         more = f"; and {len(mismatches) - 5} more" if len(mismatches) > 5 else ""
         raise WeightsMismatchError(
             f"The weights of {checkpoint} don't fit the config: {'; '.join(mismatches[:5])}{more}. Correct its "
-            "config.json (num_frames and image_size given to from_pretrained resize the embeddings), or pass "
-            "ignore_mismatched_sizes=True to start these weights anew"
+            "config.json, or pass ignore_mismatched_sizes=True to start these weights anew"
         )
 
 
@@ -46,8 +46,10 @@ def check_no_attention_left_over_or_missing(checkpoint, config: TimesformerConfi
     Raises:
         WeightsMismatchError: naming some of the parameters.
     """
-    left_over = sorted(key for key in info["unexpected_keys"] if "encoder.layer." in key)
+    left_over = sorted(key for key in info["unexpected_keys"] if "encoder.layer." in key or "embeddings." in key)
     missing = sorted(key for key in info["missing_keys"] if key.endswith(".qkv.weight"))
+    if len(missing) == config.num_hidden_layers * len(ATTENTION_SCHEMES[config.attention_type].steps):
+        missing = []  # no attention at all: the checkpoint is of something else, which transformers reports
     problems = [
         f"{len(keys)} {what}, {keys[0]} among them"
         for keys, what in ((left_over, "weights have no place in it"), (missing, "attentions have no weights"))

@@ -99,15 +99,18 @@ class TimesformerPatchEmbeddings(nn.Module):
         shape = tuple(pixel_values.shape)
         if pixel_values.ndim != 5:
             raise ValueError(f"pixel_values must have 5 dimensions {expected}, got {len(shape)}: {shape}")
-        _, frames, channels, height, width = shape
+        batch, frames, channels, height, width = shape
         if channels != self.num_channels:
             hint = " Dimensions 1 and 2 look swapped: try transpose(1, 2)." if frames == self.num_channels else ""
             raise ValueError(
                 f"pixel_values must have {self.num_channels} channels in dimension 2 of {expected}, got {channels}: "
                 f"{shape}.{hint}"
             )
-        if frames == 0:
-            raise ValueError(f"pixel_values must hold at least one frame in dimension 1 of {expected}, got {shape}")
+        for dimension, (name, size) in enumerate((("clip", batch), ("frame", frames))):
+            if size == 0:
+                raise ValueError(
+                    f"pixel_values must hold at least one {name} in dimension {dimension} of {expected}, got {shape}"
+                )
         for name, size, patch in zip(("height", "width"), (height, width), self.patch_size, strict=True):
             if size == 0 or size % patch:
                 raise ValueError(
@@ -358,6 +361,11 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     }
 
     def __init__(self, config: TimesformerConfig, *args, **kwargs):
+        if not isinstance(config, TimesformerConfig):
+            raise TypeError(
+                f"{type(self).__name__} needs a config of {TimesformerConfig.__module__}, got one of "
+                f"{type(config).__module__}; TimesformerConfig.from_dict(config.to_dict()) converts it"
+            )
         config.check_values()
         super().__init__(config, *args, **kwargs)
 
@@ -410,7 +418,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         old_size = (self.config.num_frames, *self.config.grid_size)
         new_size = (config.num_frames, *config.grid_size)
         self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
-        if new_size != old_size:
+        if new_size[1:] != old_size[1:] or (new_size != old_size and not embeddings.scheme.frames_apart):
             embeddings.resize(config.num_frames, config.grid_size)
             logger.warning(
                 f"Resized the embeddings ({config.interpolation_mode}) from {old_size[0]} frames of {old_size[1]} x "
@@ -432,6 +440,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 `ignore_mismatched_sizes=True` to start those anew), or where the checkpoint's own config asks for
                 attentions or layers that its weights don't hold, or the other way round.
         """
+        if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
+            config = cls.config_class.from_dict(config.to_dict())  # of the model built into transformers
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
         if stored and isinstance(config, PreTrainedConfig):  # the sizes may have been changed in it
@@ -507,6 +517,8 @@ class TimesformerModel(TimesformerPreTrainedModel):
             ValueError: where its shape doesn't fit; the message names the shape.
         """
         kwargs.pop("output_temporal_attentions")  # for `capture_outputs`, no business of an attention backend
+        if kwargs.pop("attention_mask", None) is not None:  # PEFT passes one of `None`
+            raise ValueError("TimeSformer takes no attention_mask: it attends to every patch of every frame")
         hidden_states, grid = self.embeddings(pixel_values)
         hidden_states = self.encoder(hidden_states, grid, **kwargs)
         if self.scheme.frames_apart:
@@ -562,7 +574,8 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         The library's function writes the problem type that it infers into the config, where the next batch finds it;
         it gets a stand-in for the config.
         """
-        problem_type = self.config.problem_type or infer_problem_type(labels, self.num_labels)
+        inferred = infer_problem_type(labels, self.num_labels)
+        problem_type = self.config.problem_type or inferred
         check_labels(labels, logits, problem_type)
         if problem_type == "single_label_classification":
             labels = labels.to(torch.long)

@@ -25,4 +25,6 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         if num_frames is None and self.video_processor.fps is None:
             settings["num_frames"] = self.model.config.num_frames
         inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **settings)
+        if len(inputs.pixel_values) > 1:
+            raise ValueError(f"Give the pipeline its {len(inputs.pixel_values)} videos as a list, one video an entry")
         return inputs.to(self.dtype)

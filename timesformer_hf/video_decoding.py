@@ -10,6 +10,8 @@ where the scan can't promise that (no timestamps, a format without an index), it
 import http.client
 import io
 import os
+import string
+import urllib.parse
 import urllib.request
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -78,12 +80,15 @@ def decode_frames(
 
 def open_source(source: VideoSource) -> str | io.IOBase:
     """A source as a readable path or a seekable binary file, checked before a decoder sees it."""
+    name = describe_source(source)
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         source = _download(source)
     if not hasattr(source, "read"):
-        path = Path(source)
+        path = Path(source).absolute()  # FFmpeg takes what stands before a colon for a protocol
+        if not os.fspath(source):
+            raise FileNotFoundError("The path of the video is empty")
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give the video files in it, one by one")
         with path.open("rb") as file:  # FileNotFoundError, PermissionError
@@ -93,14 +98,15 @@ def open_source(source: VideoSource) -> str | io.IOBase:
     if not source.seekable():
         source = io.BytesIO(source.read())
     if not source.seek(0, os.SEEK_END):
-        raise VideoReadError(f"{describe_source(source)} is empty")
+        raise VideoReadError(f"{name} is empty")
     source.seek(0)
     return source
 
 
 def _download(url: str) -> io.BytesIO:
     try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT) as response:
+        quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and what isn't ASCII
+        with urllib.request.urlopen(quoted, timeout=URL_TIMEOUT) as response:
             return io.BytesIO(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
         raise VideoReadError(f"{url}: can't be downloaded ({error})") from error
@@ -115,12 +121,13 @@ class PacketScan:
         pts: timestamps of the shown frames in order of display, in units of the stream's time base; `None` where the
             packets don't order the frames (missing or repeated timestamps).
         key_pts: those of the frames at which a decoder can start, ascending.
-        num_frames: shown frames.
+        num_frames: shown frames; `None` where the packets don't tell, because the stream doesn't start with a key
+            frame and so its first ones can't be decoded.
     """
 
     pts: list[int] | None
     key_pts: list[int]
-    num_frames: int
+    num_frames: int | None
 
     def key_before(self, pts: int) -> int:
         """The last key frame shown at or before `pts`, or the first one."""
@@ -132,7 +139,9 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
         check_complete(container, stream, name)
         scan = scan_packets(container, stream)
         metadata = describe_stream(stream, scan)
-        can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None and scan.key_pts != []
+        can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None
+    if scan.num_frames is None:
+        metadata.total_num_frames = count_frames(file, name)
     metadata.frames_indices = list(choose(metadata))
     if can_seek:
         with _open_pyav(file, name) as (container, stream):
@@ -141,9 +150,8 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
             return frames, metadata
     with _open_pyav(file, name) as (container, stream):
         frames, decoded = decode_in_order(container, stream, metadata.frames_indices)
-    if decoded == 0:
-        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
     if frames is None:  # the packets promised more frames than there are
+        check_any_frame(decoded, name)
         metadata.total_num_frames = decoded
         metadata.frames_indices = list(choose(metadata))
         with _open_pyav(file, name) as (container, stream):
@@ -192,18 +200,34 @@ def check_complete(container, stream, name: str) -> None:
 
 def scan_packets(container, stream) -> PacketScan:
     """Read every packet of the stream without decoding it."""
-    shown, keys, hidden = [], [], False
+    shown, keys, hidden, starts_with_key = [], [], False, None
     for packet in container.demux(stream):
         if packet.size == 0:  # the flush at the end
             continue
+        starts_with_key = packet.is_keyframe if starts_with_key is None else starts_with_key
         if packet.is_discard:  # cut off by an edit list: decoded, never shown
             hidden = True
             continue
         shown.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
+    if not starts_with_key:
+        return PacketScan(pts=None, key_pts=[], num_frames=None)
     ordered = None not in shown and len(set(shown)) == len(shown) and not hidden
     return PacketScan(sorted(shown) if ordered else None, sorted(keys) if ordered else [], num_frames=len(shown))
+
+
+def count_frames(file: str | io.IOBase, name: str) -> int:
+    """How many frames there are, by decoding them all."""
+    with _open_pyav(file, name) as (container, stream):
+        _, decoded = decode_in_order(container, stream, [-1])
+    check_any_frame(decoded, name)
+    return decoded
+
+
+def check_any_frame(decoded: int, name: str) -> None:
+    if decoded == 0:
+        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
 
 
 def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
@@ -216,7 +240,7 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
             fps = (len(scan.pts) - 1) / seconds
         duration = seconds + (1 / fps if fps else 0)
     return VideoMetadata(
-        total_num_frames=scan.num_frames,
+        total_num_frames=scan.num_frames or 0,
         fps=fps,
         width=stream.codec_context.width,
         height=stream.codec_context.height,

@@ -9,7 +9,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .image_processing_timesformer import channel_format, check_batch, check_frame_sizes
+from .image_processing_timesformer import channel_format, check_batch, check_frame_sizes, own_array
 from .video_decoding import decode_frames, is_video_source
 from .video_sampling import sample_frame_indices
 
@@ -159,6 +159,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         if fps is not None:
             if num_frames is not None:
                 raise ValueError(f"num_frames={num_frames} and fps={fps} exclude each other; give one")
+            if fps <= 0:
+                raise ValueError(f"fps={fps} must be positive")
             if not metadata.fps:
                 raise ValueError(f"Sampling fps={fps} needs the video's own fps in video_metadata; or give num_frames")
             num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
@@ -228,8 +230,10 @@ def as_clip(video, number: int, data_format: str | ChannelDimension | None = Non
     else:
         clip = as_tensor(video)
         clip = clip.unsqueeze(0) if is_frame(video) else clip
-    if clip.shape[0] == 0:
-        raise ValueError(f"A clip must hold at least one frame, clip {number} has shape {tuple(clip.shape)}")
+    if clip.numel() == 0:
+        raise ValueError(
+            f"A clip must hold at least one frame of at least one pixel, clip {number} has shape {tuple(clip.shape)}"
+        )
     if clip.ndim == 3:  # grey frames without channels
         return clip.unsqueeze(1)
     data_format = channel_format(clip[0], data_format)
@@ -244,7 +248,7 @@ def as_clip(video, number: int, data_format: str | ChannelDimension | None = Non
 def as_tensor(frames: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
     if isinstance(frames, PIL.Image.Image):
         frames = np.array(frames if frames.mode in ("L", "RGB", "RGBA") else frames.convert("RGB"))
-    return torch.as_tensor(frames)
+    return torch.as_tensor(own_array(frames))
 
 
 def list_metadata(metadata, num_videos: int) -> list[VideoMetadata | None]:

@@ -5,6 +5,7 @@ Every policy takes the number of frames in the video and returns `num_frames` in
 video of 16 frames is `................` and a chosen frame is `x`.
 """
 
+import numbers
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -87,7 +88,8 @@ def sample_frame_indices(
         fps: frames per second of the video, if known.
 
     Raises:
-        ValueError: for a number below 1, an unknown policy, or a policy without the rate that it needs.
+        TypeError: for a number of frames or a rate that is no integer.
+        ValueError: for one below 1, an unknown policy, or a policy without the rate that it needs.
     """
     if frame_sampling is None:
         frame_sampling = "uniform" if frame_sampling_rate is None else "center"
@@ -103,6 +105,8 @@ def sample_frame_indices(
     if frame_sampling_rate is not None:
         counts["frame_sampling_rate"] = frame_sampling_rate
     for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name}={value!r} must be an integer")
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     given = {"frame_sampling_rate": frame_sampling_rate, "fps": fps}
