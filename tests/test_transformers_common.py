@@ -4,6 +4,7 @@ transformers' own common tests, on our classes.
 They come from its source distribution (tests/fetch_transformers_tests.py, which .ci/run calls) and aren't committed.
 """
 
+import subprocess
 import sys
 import unittest
 
@@ -199,6 +200,17 @@ class TimesformerImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase)
             shape = (self.image_processor_tester.num_frames, self.image_processor_tester.num_channels, 18, 18)
             assert tuple(processor(clips[0], return_tensors="pt").pixel_values.shape) == (1, *shape)
             assert tuple(processor(clips, return_tensors="pt").pixel_values.shape) == (len(clips), *shape)
+
+    def test_pil_can_run_without_torchvision(self):
+        """The mixin's own goes through AutoImageProcessor in a process that doesn't import this package."""
+        code = (
+            "import sys; sys.modules['torchvision'] = None\n"
+            "import numpy as np\n"
+            "from timesformer_hf import TimesformerImageProcessorPil\n"
+            "print(TimesformerImageProcessorPil()([np.zeros((30, 40, 3), np.uint8)])['pixel_values'][0].shape)"
+        )
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert process.stdout == "(1, 3, 224, 224)\n", process.stderr
 
     def test_call_pil(self):
         self.check_call()

@@ -1,8 +1,8 @@
-"""Frames that are decoded already -> `pixel_values`: the PIL backend, for machines without torchvision's kernels."""
+"""Frames that are decoded already -> `pixel_values`: the PIL backend, which does without torchvision."""
 
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
-from .image_processing_timesformer import ClipProcessingMixin, TimesformerImageProcessorKwargs
+from .clip_processing import ClipProcessingMixin, TimesformerImageProcessorKwargs
 
 
 class TimesformerImageProcessorPil(ClipProcessingMixin, VideoMAEImageProcessorPil):

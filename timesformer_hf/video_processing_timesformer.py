@@ -9,7 +9,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .image_processing_timesformer import channel_format, check_batch, check_frame_sizes, own_array
+from .clip_processing import channel_format, check_batch, check_frame_sizes, own_array
 from .video_decoding import decode_frames, is_video_source
 from .video_sampling import sample_frame_indices
 
