@@ -207,10 +207,11 @@ class TimesformerImageProcessorTest(ImageProcessingTestMixin, unittest.TestCase)
             "import sys; sys.modules['torchvision'] = None\n"
             "import numpy as np\n"
             "from timesformer_hf import TimesformerImageProcessorPil\n"
-            "print(TimesformerImageProcessorPil()([np.zeros((30, 40, 3), np.uint8)])['pixel_values'][0].shape)"
+            "frames = [np.zeros((30, 40, 3), np.uint8)]\n"
+            "print(TimesformerImageProcessorPil()(frames, return_tensors='np')['pixel_values'].shape)"
         )
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert process.stdout == "(1, 3, 224, 224)\n", process.stderr
+        assert process.stdout == "(1, 1, 3, 224, 224)\n", process.stderr
 
     def test_call_pil(self):
         self.check_call()
