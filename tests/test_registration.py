@@ -238,6 +238,8 @@ class TestAutoClasses:
         assert video_processor.crop_size == size
         assert tuple(video_processor.image_mean) == tuple(mean)
         assert type(AutoImageProcessor.from_pretrained(tmp_path)) is TimesformerImageProcessor
+        by_keyword = AutoVideoProcessor.from_pretrained(pretrained_model_name_or_path=tmp_path)
+        assert by_keyword.to_dict() == video_processor.to_dict()
         processor, unused = AutoVideoProcessor.from_pretrained(tmp_path, return_unused_kwargs=True, nonsense=1)
         assert type(processor) is TimesformerVideoProcessor
         assert unused["nonsense"] == 1

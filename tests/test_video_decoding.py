@@ -164,7 +164,8 @@ class TestExactness:
         frame = np.zeros((48, 64, 3), np.uint8)
         frame[:24, :32] = 255
         path = write_video(tmp_path / "a.mp4", [frame] * 3, rotation=rotation)
-        (got,) = decode(path, [1], backend=backend)
+        (got,), about = decode_frames(path, lambda about: [1], backend=backend)
+        assert (about.height, about.width) == got.shape[:2]
         assert got.shape == ((64, 48, 3) if rotation in (90, -90) else (48, 64, 3))
         corners = got[:: got.shape[0] - 1, :: got.shape[1] - 1, 0]  # (2, 2)
         assert tuple(np.argwhere(corners > 128)[0]) == bright

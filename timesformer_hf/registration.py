@@ -115,14 +115,17 @@ def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = 
     original = auto_class.__dict__["from_pretrained"]
 
     @wraps(original.__func__)
-    def from_pretrained(cls, checkpoint, *inputs, **kwargs):
-        result = original.__func__(cls, checkpoint, *inputs, **kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path, *inputs, **kwargs):
+        result = original.__func__(cls, pretrained_model_name_or_path, *inputs, **kwargs)
         processor = result[0] if isinstance(result, tuple) else result  # a tuple with return_unused_kwargs=True
         name = type(processor).__name__
         if name not in ours or isinstance(processor, ours[name]):
             return result
         config = kwargs.get("config")  # a config object, or nothing, or a name
-        config = config.to_dict() if hasattr(config, "to_dict") else stored_config_values(checkpoint, kwargs)
+        if hasattr(config, "to_dict"):
+            config = config.to_dict()
+        else:
+            config = stored_config_values(pretrained_model_name_or_path, kwargs)
         if name != ours[name].__name__ and config.get("model_type") != MODEL_TYPE:
             return result
         values = processor.to_dict()

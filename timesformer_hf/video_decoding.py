@@ -28,7 +28,8 @@ ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
 
 URL_TIMEOUT = 30  # seconds without a byte
 # Containers with an index, in which seeking lands on the key frame that was asked for.
-SEEKABLE_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+SEEKABLE_FORMATS = (MP4, "matroska,webm")
 
 
 class VideoReadError(ValueError):
@@ -75,6 +76,7 @@ def decode_frames(
     if len(sizes) > 1:
         listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
         raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width)")
+    metadata.height, metadata.width = frames[0].shape[:2]  # upright
     return np.stack(frames), metadata
 
 
@@ -136,7 +138,8 @@ class PacketScan:
 
 def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
     with _open_pyav(file, name) as (container, stream):
-        check_complete(container, stream, name)
+        if container.format.name == MP4:
+            check_complete(container, stream, name)
         scan = scan_packets(container, stream)
         metadata = describe_stream(stream, scan)
         can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None
