@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_modeling import SCHEMES, make_clip, make_model
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor
 
@@ -24,11 +24,12 @@ def test_equals_the_cpu(scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "flash_attention_2", "flex_attention"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"])
 def test_attention_backends_in_half_precision(scheme, backend):
     """bfloat16 has 8 bits; three blocks of rounding on logits of about 1."""
-    if backend == "flash_attention_2" and not is_flash_attn_2_available():
-        pytest.skip("needs the package flash-attn")
+    flash = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if backend in flash and not flash[backend]():
+        pytest.skip(f"needs the package of {backend}")
     model, clip = make_model(scheme, hidden_size=128).cuda(), make_clip().cuda()
     expected = model(clip).logits
     model.set_attn_implementation(backend)
@@ -67,6 +68,19 @@ def test_device_map(tmp_path):
     model = TimesformerForVideoClassification.from_pretrained(tmp_path, device_map="auto")
     assert model.device.type == "cuda"
     torch.testing.assert_close(model(make_clip()).logits.cpu(), make_model()(make_clip()).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_cpu_offload(scheme, tmp_path):
+    """What doesn't fit on the device stays on the CPU, and comes over for its turn."""
+    model = make_model(scheme)
+    model.save_pretrained(tmp_path)
+    size = sum(parameter.numel() * 4 for parameter in model.parameters())
+    offloaded = TimesformerForVideoClassification.from_pretrained(
+        tmp_path, device_map="auto", max_memory={0: int(size * 0.6), "cpu": size * 10}
+    )
+    assert {"cpu", 0} <= set(offloaded.hf_device_map.values())
+    torch.testing.assert_close(offloaded(make_clip()).logits.cpu(), model(make_clip()).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_processor_on_the_device():
