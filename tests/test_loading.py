@@ -275,9 +275,15 @@ class TestOffloading:
         assert model.classifier.weight.is_meta
         torch.testing.assert_close(model(make_clip()).logits, expected, rtol=0, atol=0)
 
-    def test_resizing_offloaded_embeddings(self, divided):
+    def test_offloaded_embeddings(self, divided):
+        model, folder = divided
         device_map = {"timesformer.embeddings": "disk", "timesformer.encoder": "cpu"}
         device_map |= {"timesformer.layernorm": "cpu", "classifier": "cpu"}
+        offloaded = TimesformerForVideoClassification.from_pretrained(
+            folder, device_map=device_map, offload_folder=folder / "offload"
+        )
+        assert offloaded.timesformer.embeddings.position_embeddings.is_meta
+        torch.testing.assert_close(offloaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
         with pytest.raises(ValueError, match="embeddings are offloaded"):
             TimesformerForVideoClassification.from_pretrained(
                 divided[1], num_frames=6, device_map=device_map, offload_folder=divided[1] / "offload"

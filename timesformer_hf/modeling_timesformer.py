@@ -410,20 +410,20 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         config.image_size = config.image_size if image_size is None else image_size
         config.check_values()
         embeddings = self.base_model.embeddings
-        if embeddings.position_embeddings.is_meta:
-            raise ValueError(
-                "The embeddings are offloaded and can't be resized. Load the model without offloading, with the new "
-                "num_frames or image_size, save it, and load that."
-            )
         old_size = (self.config.num_frames, *self.config.grid_size)
         new_size = (config.num_frames, *config.grid_size)
-        self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
         if new_size[1:] != old_size[1:] or (new_size != old_size and not embeddings.scheme.frames_apart):
+            if embeddings.position_embeddings.is_meta:
+                raise ValueError(
+                    "The embeddings are offloaded and can't be resized. Load the model without offloading, with the "
+                    "new num_frames or image_size, save it, and load that."
+                )
             embeddings.resize(config.num_frames, config.grid_size)
             logger.warning(
                 f"Resized the embeddings ({config.interpolation_mode}) from {old_size[0]} frames of {old_size[1]} x "
                 f"{old_size[2]} patches to {new_size[0]} frames of {new_size[1]} x {new_size[2]}."
             )
+        self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
 
     @classmethod
     def from_pretrained(
