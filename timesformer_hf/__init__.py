@@ -1,5 +1,5 @@
 """
-A fast, exact TimeSformer for Hugging Face transformers.
+An exact TimeSformer for Hugging Face transformers.
 
 Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForVideoClassification`,
 `AutoImageProcessor`, `AutoVideoProcessor` and `pipeline("video-classification")` then use them for every checkpoint of
