@@ -39,6 +39,11 @@ def change_config(folder, **values) -> None:
 
 
 class TestInterchange:
+    @pytest.fixture(params=["divided_space_time", "joint_space_time", "space_only"])
+    def model(self, request):
+        """The schemes that the built-in model has."""
+        return make_model(request.param)
+
     @pytest.mark.parametrize("drop_path_rate", [0, 0.0])
     def test_built_in_loads_ours(self, model, tmp_path, drop_path_rate):
         model.config.drop_path_rate = drop_path_rate

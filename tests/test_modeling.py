@@ -177,7 +177,8 @@ class TestInitialValues:
         torch.manual_seed(0)
         config = TimesformerConfig(attention_type=scheme, **TINY | {"hidden_size": 192, "intermediate_size": 768})
         state = TimesformerForVideoClassification(config).state_dict()
-        zero = ("temporal_dense.weight", "time_embeddings")
+        added = [f"{step.dense}.weight" for step in ATTENTION_SCHEMES[scheme].steps if step.dense]
+        zero = (*added, "time_embeddings")
         for name, tensor in state.items():
             if name.endswith(zero) or (name.endswith("bias") and "projection" not in name):
                 assert tensor.abs().max() == 0, name
@@ -187,8 +188,7 @@ class TestInitialValues:
                 assert tensor.std() == pytest.approx((3 * 3 * 64) ** -0.5, rel=0.02)
             elif tensor.numel() > 1000:  # 1000 samples tell a deviation to about 7 % at three sigma
                 assert tensor.std() == pytest.approx(0.02, rel=0.07), name
-        if scheme == "divided_space_time":
-            assert sum(name.endswith("temporal_dense.weight") for name in state) == 3
+        assert sum(name.endswith(zero[:-1]) for name in state) == 3 * len(added)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_starts_as_an_image_vit(self, scheme):
@@ -196,6 +196,8 @@ class TestInitialValues:
         The built-in ViT's weights in a fresh model give that ViT's output on a clip of identical frames. (Joint
         attention weighs CLS once against every frame's patches, so for it this holds for a clip of one frame.)
         """
+        if scheme in ("sparse_local_global", "axial"):
+            pytest.skip("not the ViT at that size")
         frames = 1 if scheme == "joint_space_time" else 4
         settings = {name: TINY[name] for name in TINY if name != "num_frames"}
         vit = ViTModel(ViTConfig(**settings, layer_norm_eps=1e-6), add_pooling_layer=False)
@@ -271,10 +273,9 @@ class TestAttentionBackends:
         torch.testing.assert_close(outputs.logits, model(clip).logits, **FLOAT32)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_no_time_maps_without_a_time_step(self, scheme):
+    def test_maps_of_the_steps_there_are(self, scheme):
         outputs = make_model(scheme)(make_clip(), output_attentions=True)
-        assert (outputs.temporal_attentions is None) == (scheme != "divided_space_time")
-        assert len(outputs.to_tuple()) == (3 if scheme == "divided_space_time" else 2)
+        assert len(outputs.to_tuple()) == 1 + len(ATTENTION_SCHEMES[scheme].steps)  # logits first
 
     def test_return_dict_in_the_config(self):
         model = make_model(return_dict=False)
@@ -472,7 +473,10 @@ class TestPrecisionAndMemory:
 class TestCompile:
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_one_graph_for_every_shape(self, scheme):
-        """fullgraph with dynamic batch and frames: no compilation past the second shape."""
+        """
+        fullgraph with dynamic batch and frames: no compilation past the second shape, except one for odd sizes, which
+        need a mask, where a scheme halves the clip.
+        """
         torch.compiler.reset()
         model, compilations = make_model(scheme), []
 
@@ -485,7 +489,7 @@ class TestCompile:
             for batch, frames in [(2, 4), (3, 6), (4, 5), (5, 8), (2, 7), (6, 3)]:
                 clip = make_clip(batch, frames, 3, 32, 32)
                 torch.testing.assert_close(compiled(clip).logits, model(clip).logits, **FLOAT32)
-        assert len(compilations) <= 2
+        assert len(compilations) <= (3 if scheme == "sparse_local_global" else 2)
 
     def test_attention_maps_of_a_compiled_model(self):
         """transformers installs the hooks that record them in the first call that asks, which can't be compiled."""

@@ -113,18 +113,29 @@ class TimesformerModelTests(ModelTesterMixin):
         """The mixin's own test expects one map a layer over the whole sequence; ours depend on the scheme."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         tester = self.model_tester
-        batch, frames, heads, layers = tester.batch_size, tester.num_frames, tester.num_attention_heads, 2
-        patches = (tester.image_size // tester.patch_size) ** 2
-        space = (batch * frames, heads, 1 + patches, 1 + patches)
-        joint = (batch, heads, tester.seq_length, tester.seq_length)
+        batch, frames, patches = tester.batch_size, tester.num_frames, (tester.image_size // tester.patch_size) ** 2
+        side = tester.image_size // tester.patch_size
+        time = (batch * patches, frames)
+        expected = {  # of each step: groups and their length
+            "divided_space_time": {"attentions": (batch * frames, 1 + patches), "temporal_attentions": time},
+            "joint_space_time": {"attentions": (batch, 1 + patches * frames)},
+            "space_only": {"attentions": (batch * frames, 1 + patches)},
+            "sparse_local_global": {
+                "attentions": (batch * 8, 1 + patches // 4 * frames // 2),
+                "local_attentions": (batch * 4, patches // 4 * frames),
+            },
+            "axial": {
+                "attentions": (batch * side * frames, 1 + side),
+                "temporal_attentions": time,
+                "width_attentions": (batch * side * frames, side),
+            },
+        }[self.attention_type]
         for model_class in self.all_model_classes:
-            model = model_class(config).eval()
-            outputs = model(**inputs, output_attentions=True)
-            expected = joint if self.attention_type == "joint_space_time" else space
-            assert [tuple(maps.shape) for maps in outputs.attentions] == [expected] * layers
-            divided = self.attention_type == "divided_space_time"
-            time_maps = [(batch * patches, heads, frames, frames)] * layers if divided else []
-            assert [tuple(maps.shape) for maps in outputs.temporal_attentions or ()] == time_maps
+            outputs = model_class(config).eval()(**inputs, output_attentions=True)
+            assert {name for name in outputs if name.endswith("attentions")} == set(expected)
+            for name, (groups, length) in expected.items():
+                shape = (groups, tester.num_attention_heads, length, length)
+                assert [tuple(maps.shape) for maps in outputs[name]] == [shape] * tester.num_hidden_layers
 
     def test_hidden_states_output(self):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
@@ -144,6 +155,14 @@ class JointSpaceTimeTest(TimesformerModelTests, unittest.TestCase):
 
 class SpaceOnlyTest(TimesformerModelTests, unittest.TestCase):
     attention_type = "space_only"
+
+
+class SparseLocalGlobalTest(TimesformerModelTests, unittest.TestCase):
+    attention_type = "sparse_local_global"
+
+
+class AxialTest(TimesformerModelTests, unittest.TestCase):
+    attention_type = "axial"
 
 
 PROCESSOR_SETTINGS = {

@@ -8,6 +8,24 @@ frame index running fastest, so that the frames of one location lie side by side
 An attention step regroups that sequence into (groups, length, dim), attends inside every group, and restores the
 sequence. A scheme is the steps of a block in their order. To add a scheme, add a row to `ATTENTION_SCHEMES`, and a
 pair of functions if it groups tokens in a new way.
+
+Two of the schemes, `sparse_local_global` and `axial`, have no public code but this. What the paper leaves open there
+was chosen so that all schemes are alike:
+
+- The last step is the image model's own. Each step before it is an added one with a norm, an attention and a linear
+  layer of its own, which starts at zero, so that training starts from the image model with its attention limited to
+  the last step's groups. (This gives the paper's 121.4 and 156.8 million parameters.)
+- CLS: in the last step each group gets a copy of it, and it takes the mean of their residuals, as in the published
+  code of divided attention; so it sees the whole clip in every block. In an added step it is neither query nor key.
+- "The neighboring F x H/2 x W/2 patches" are a block of a fixed partition, the quadrants of the frame through all
+  frames, not a window that is centred on the query: the same number of keys everywhere, and plain dense attention.
+- "A stride of 2 patches" starts at the query: it meets the patches at an even distance from it in time, height and
+  width. So every patch meets itself, none is left out as a key, and the two steps together connect any two patches.
+- Odd sizes: the first half has one row, column or frame more; a side of 1 is one part instead of two. Groups are
+  padded to one length, and the padding is masked, only where they differ.
+- Axial attention goes time, width, height: the order of its name, T+W+H.
+
+`masked_attention` writes each of these steps down as a mask over all pairs of tokens.
 """
 
 from collections.abc import Callable
@@ -36,25 +54,125 @@ def tubes_to_tokens(tubes: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def tokens_to_frames(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     """(batch, 1 + patches * frames, dim) -> (batch * frames, 1 + patches, dim): every frame with a copy of CLS."""
-    frames, rows, columns = grid
-    batch, _, dim = tokens.shape
-    cls_token = tokens[:, :1].unsqueeze(1).expand(-1, frames, -1, -1)
-    patch_tokens = tokens[:, 1:].reshape(batch, rows * columns, frames, dim).transpose(1, 2)
-    return torch.cat((cls_token, patch_tokens), dim=2).flatten(0, 1)
+    return add_cls_copies(patch_grid(tokens, grid).flatten(1, 2).transpose(1, 2), tokens)
 
 
-def frames_to_tokens(frame_tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+def frames_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
     """(batch * frames, 1 + patches, dim) -> (batch, 1 + patches * frames, dim): CLS is the mean of its copies."""
-    frames = grid[0]
-    frame_tokens = frame_tokens.reshape(-1, frames, *frame_tokens.shape[1:])
-    cls_token = frame_tokens[:, :, 0].mean(dim=1, keepdim=True)
-    patch_tokens = frame_tokens[:, :, 1:].transpose(1, 2).flatten(1, 2)
-    return torch.cat((cls_token, patch_tokens), dim=1)
+    cls_token, patches = average_cls_copies(groups, grid[0])
+    return torch.cat((cls_token, patches.transpose(1, 2).flatten(1, 2)), dim=1)
+
+
+def tokens_to_rows(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch, 1 + patches * frames, dim) -> (batch * rows * frames, columns, dim), without CLS."""
+    return patch_grid(tokens, grid).transpose(2, 3).flatten(0, 2)
+
+
+def rows_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch * rows * frames, columns, dim) -> (batch, 1 + patches * frames, dim): zero for CLS, which took no part."""
+    frames, rows, _ = grid
+    return without_cls(groups.unflatten(0, (-1, rows, frames)).transpose(2, 3))
+
+
+def tokens_to_columns(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch, 1 + patches * frames, dim) -> (batch * columns * frames, 1 + rows, dim): each with a copy of CLS."""
+    return add_cls_copies(patch_grid(tokens, grid).permute(0, 2, 3, 1, 4).flatten(1, 2), tokens)
+
+
+def columns_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch * columns * frames, 1 + rows, dim) -> (batch, 1 + patches * frames, dim): CLS, the mean of its copies."""
+    frames, _, columns = grid
+    cls_token, patches = average_cls_copies(groups, columns * frames)
+    patches = patches.unflatten(1, (columns, frames)).permute(0, 3, 1, 2, 4)
+    return torch.cat((cls_token, patches.flatten(1, 3)), dim=1)
+
+
+def tokens_to_quadrants(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """
+    (batch, 1 + patches * frames, dim) -> (batch * 4, rows / 2 * columns / 2 * frames, dim), without CLS: the four
+    quadrants of the frame through time. Padded with zeros where they differ in size.
+    """
+    _, rows, columns = grid
+    patches = pad_to_halves(patch_grid(tokens, grid), (1, 2))
+    patches = patches.unflatten(2, (halves(columns), -1)).unflatten(1, (halves(rows), -1))
+    return patches.transpose(2, 3).flatten(3, 5).flatten(0, 2)
+
+
+def quadrants_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch * 4, rows / 2 * columns / 2 * frames, dim) -> (batch, 1 + patches * frames, dim): zero for CLS."""
+    frames, rows, columns = grid
+    patches = groups.unflatten(1, (half(rows), half(columns), frames))
+    patches = patches.unflatten(0, (-1, halves(rows), halves(columns))).transpose(2, 3)
+    return without_cls(patches.flatten(3, 4).flatten(1, 2)[:, :rows, :columns])
+
+
+def tokens_to_strides(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """
+    (batch, 1 + patches * frames, dim) -> (batch * 8, 1 + rows / 2 * columns / 2 * frames / 2, dim): every second
+    frame, row and column from each start, with a copy of CLS. Padded with zeros where they differ in size.
+    """
+    frames, rows, columns = grid
+    patches = pad_to_halves(patch_grid(tokens, grid), (1, 2, 3))
+    patches = patches.unflatten(3, (-1, halves(frames))).unflatten(2, (-1, halves(columns)))
+    patches = patches.unflatten(1, (-1, halves(rows))).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return add_cls_copies(patches.flatten(4, 6).flatten(1, 3), tokens)
+
+
+def strides_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """
+    (batch * 8, 1 + rows / 2 * columns / 2 * frames / 2, dim) -> (batch, 1 + patches * frames, dim): CLS is the mean
+    of its copies.
+    """
+    frames, rows, columns = grid
+    starts = (halves(rows), halves(columns), halves(frames))
+    cls_token, patches = average_cls_copies(groups, starts[0] * starts[1] * starts[2])
+    patches = patches.unflatten(2, (half(rows), half(columns), half(frames))).unflatten(1, starts)
+    patches = patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    return torch.cat((cls_token, patches[:, :rows, :columns, :frames].flatten(1, 3)), dim=1)
 
 
 def keep_tokens(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     """(batch, length, dim) -> the same: one group that holds every token, as in an image ViT."""
     return tokens
+
+
+def patch_grid(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """(batch, 1 + patches * frames, dim) -> (batch, rows, columns, frames, dim), without CLS."""
+    frames, rows, columns = grid
+    return tokens[:, 1:].unflatten(1, (rows, columns, frames))
+
+
+def without_cls(patches: torch.Tensor) -> torch.Tensor:
+    """(batch, rows, columns, frames, dim) -> (batch, 1 + patches * frames, dim), zero for CLS."""
+    return F.pad(patches.flatten(1, 3), (0, 0, 1, 0))
+
+
+def add_cls_copies(groups: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(batch, groups, length, dim) -> (batch * groups, 1 + length, dim), with CLS, the first of `tokens`."""
+    cls_token = tokens[:, :1].unsqueeze(1).expand(-1, groups.shape[1], -1, -1)
+    return torch.cat((cls_token, groups), dim=2).flatten(0, 1)
+
+
+def average_cls_copies(groups: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch * groups, 1 + length, dim) -> CLS (batch, 1, dim) and the rest (batch, groups, length, dim)"""
+    groups = groups.unflatten(0, (-1, num_groups))
+    return groups[:, :, 0].mean(dim=1, keepdim=True), groups[:, :, 1:]
+
+
+def halves(length: int) -> int:
+    """In how many parts a side of that length is halved: one patch can't be."""
+    return min(length, 2)
+
+
+def half(length: int) -> int:
+    """The length of those parts, the longer where they differ."""
+    return -(-length // halves(length))
+
+
+def pad_to_halves(patches: torch.Tensor, dimensions: tuple[int, ...]) -> torch.Tensor:
+    """Zeros at the end of the `dimensions` of (batch, rows, columns, frames, dim) that have no equal halves."""
+    missing = [halves(n) * half(n) - n if i in dimensions else 0 for i, n in enumerate(patches.shape)]
+    return F.pad(patches, [side for amount in reversed(missing) for side in (0, amount)])
 
 
 @dataclass(frozen=True)
@@ -65,22 +183,49 @@ class AttentionStep:
     Attributes:
         norm, attention, dense: names of its modules in a block. `dense` is a further linear layer after the output
             projection, which every step that is added to an image model carries; `None` for the image model's own.
+        maps: name of its attention maps in the outputs.
         regroup: tokens -> groups (groups, length, dim).
         restore: groups -> tokens.
+        halved: the dimensions of the grid that it halves; where one has no equal halves, groups are padded.
     """
 
     norm: str
     attention: str
     dense: str | None
+    maps: str
     regroup: TokenMap
     restore: TokenMap
+    halved: tuple[int, ...] = ()
+
+    def real_tokens(self, tokens: torch.Tensor, grid: Grid) -> torch.Tensor | None:
+        """
+        (batch, 1 + patches * frames, dim) -> (groups, length), False where the groups are padded; `None` where no
+        group of that grid is. An exported graph, which serves every grid, has always got one.
+        """
+        uneven = any(grid[dimension] % halves(grid[dimension]) for dimension in self.halved)
+        if not self.halved or not (torch.compiler.is_exporting() or uneven):
+            return None
+        return self.regroup(torch.ones_like(tokens[..., :1]), grid)[..., 0] > 0
 
 
-TIME = AttentionStep(
-    "temporal_layernorm", "temporal_attention", "temporal_dense", regroup=tokens_to_tubes, restore=tubes_to_tokens
-)
-SPACE = AttentionStep("layernorm_before", "attention", None, regroup=tokens_to_frames, restore=frames_to_tokens)
-ALL_TOKENS = AttentionStep("layernorm_before", "attention", None, regroup=keep_tokens, restore=keep_tokens)
+def added_step(name: str, regroup: TokenMap, restore: TokenMap, halved: tuple[int, ...] = ()) -> AttentionStep:
+    """A step that an image model doesn't have."""
+    modules = (f"{name}_layernorm", f"{name}_attention", f"{name}_dense")
+    return AttentionStep(*modules, f"{name}_attentions", regroup, restore, halved)
+
+
+def image_step(regroup: TokenMap, restore: TokenMap, halved: tuple[int, ...] = ()) -> AttentionStep:
+    """The step that takes the place of an image model's attention."""
+    return AttentionStep("layernorm_before", "attention", None, "attentions", regroup, restore, halved)
+
+
+TIME = added_step("temporal", tokens_to_tubes, tubes_to_tokens)
+WIDTH = added_step("width", tokens_to_rows, rows_to_tokens)
+LOCAL = added_step("local", tokens_to_quadrants, quadrants_to_tokens, halved=(1, 2))
+ALL_TOKENS = image_step(keep_tokens, keep_tokens)
+SPACE = image_step(tokens_to_frames, frames_to_tokens)
+HEIGHT = image_step(tokens_to_columns, columns_to_tokens)
+GLOBAL = image_step(tokens_to_strides, strides_to_tokens, halved=(0, 1, 2))
 
 
 @dataclass(frozen=True)
@@ -89,7 +234,7 @@ class AttentionScheme:
     A row of the table.
 
     Attributes:
-        steps: attention steps of a block, in order.
+        steps: attention steps of a block, in order; the image model's own is the last.
         frames_apart: every frame is a sequence of its own with its own CLS and without a time embedding; the final
             hidden states are averaged over frames.
     """
@@ -102,4 +247,7 @@ ATTENTION_SCHEMES = {
     "divided_space_time": AttentionScheme(steps=(TIME, SPACE)),
     "joint_space_time": AttentionScheme(steps=(ALL_TOKENS,)),
     "space_only": AttentionScheme(steps=(ALL_TOKENS,), frames_apart=True),
+    "sparse_local_global": AttentionScheme(steps=(LOCAL, GLOBAL)),
+    "axial": AttentionScheme(steps=(TIME, WIDTH, HEIGHT)),
 }
+ATTENTION_STEPS = tuple(dict.fromkeys(step for scheme in ATTENTION_SCHEMES.values() for step in scheme.steps))

@@ -27,7 +27,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_schemes import ATTENTION_SCHEMES, TIME, AttentionStep, Grid
+from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid
 from .classification_labels import check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table
@@ -50,24 +50,32 @@ class TimesformerModelOutput(BaseModelOutput):
             Input of the first block and output of each, before the final norm. With `space_only`
             `(batch * frames, 1 + patches, hidden_size)`.
         attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
-            Probabilities of the space attention, `(batch * frames, heads, 1 + patches, 1 + patches)`; of the joint
-            attention, `(batch, heads, 1 + patches * frames, 1 + patches * frames)`.
-        temporal_attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
-            Probabilities of the time attention, `(batch * patches, heads, frames, frames)`; `None` for a scheme
-            without one.
+            Probabilities of the last step of a block, `(groups, heads, length, length)`: of the space attention,
+            `(batch * frames, heads, 1 + patches, 1 + patches)`; of the joint attention, `(batch, heads, 1 + patches *
+            frames, 1 + patches * frames)`; of the height attention of `axial`, `(batch * columns * frames, heads, 1 +
+            rows, 1 + rows)`; of the global attention of `sparse_local_global`, with a group for each start of the
+            stride in height, width and time, `(batch * 8, heads, 1 + patches / 4 * frames / 2, same)`.
+        temporal_attentions, local_attentions, width_attentions (same):
+            Probabilities of a further step; `None` where the scheme has no such step. Time: `(batch * patches, heads,
+            frames, frames)`. Local: the quadrants of the frames, `(batch * 4, heads, patches / 4 * frames, same)`.
+            Width: `(batch * rows * frames, heads, columns, columns)`.
     """
 
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
+    local_attentions: tuple[torch.FloatTensor, ...] | None = None
+    width_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
 class TimesformerClassifierOutput(ImageClassifierOutput):
     """
-    Output of [`TimesformerForVideoClassification`]: `loss`, `logits` (batch, num_labels), and `hidden_states`,
-    `attentions`, `temporal_attentions` as in [`TimesformerModelOutput`].
+    Output of [`TimesformerForVideoClassification`]: `loss`, `logits` (batch, num_labels), and hidden states and
+    attention maps as in [`TimesformerModelOutput`].
     """
 
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
+    local_attentions: tuple[torch.FloatTensor, ...] | None = None
+    width_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class TimesformerPatchEmbeddings(nn.Module):
@@ -190,6 +198,18 @@ def eager_attention_forward(
     return context.transpose(1, 2).contiguous(), probabilities
 
 
+def padding_mask(real_tokens: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor:
+    """
+    A mask (groups, length) of the tokens that are no padding, in the form that an attention backend takes: the flash
+    kernels as it is, the others what they add to the scores (groups, 1, length, length).
+    """
+    if "flash" in implementation:
+        return real_tokens
+    length = real_tokens.shape[1]
+    scores = torch.zeros_like(real_tokens, dtype=dtype).masked_fill(~real_tokens, torch.finfo(dtype).min)
+    return scores[:, None, None].expand(-1, 1, length, -1)
+
+
 class TimesformerSelfAttention(nn.Module):
     def __init__(self, config: TimesformerConfig):
         super().__init__()
@@ -201,20 +221,26 @@ class TimesformerSelfAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3, bias=config.qkv_bias)
 
     def forward(
-        self, groups: torch.Tensor, output_attentions: bool = False, **kwargs: Unpack[TransformersKwargs]
+        self,
+        groups: torch.Tensor,
+        real_tokens: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(groups, length, hidden_size) -> the same, and the probabilities (groups, heads, length, length)"""
+        """
+        (groups, length, hidden_size) -> the same, and the probabilities (groups, heads, length, length). `real_tokens`
+        (groups, length) is False where a group is padded.
+        """
         qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            "eager" if output_attentions else self.config._attn_implementation, eager_attention_forward
-        )
+        implementation = "eager" if output_attentions else self.config._attn_implementation
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         context, probabilities = attention_interface(
             self,
             query,
             key,
             value,
-            None,
+            None if real_tokens is None else padding_mask(real_tokens, implementation, query.dtype),
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
@@ -320,7 +346,8 @@ class TimesformerLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """The residual of one attention step."""
         groups = step.regroup(getattr(self, step.norm)(hidden_states), grid)
-        residual, _ = getattr(self, step.attention)(groups, **kwargs)
+        real_tokens = step.real_tokens(hidden_states, grid)
+        residual, _ = getattr(self, step.attention)(groups, real_tokens=real_tokens, **kwargs)
         residual = self.drop_path(residual)
         if step.dense is not None:
             residual = getattr(self, step.dense)(residual)
@@ -356,8 +383,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": TimesformerLayer,
-        "attentions": OutputRecorder(TimeSformerAttention, index=1, layer_name="attention"),
-        "temporal_attentions": OutputRecorder(TimeSformerAttention, index=1, layer_name="temporal_attention"),
+    } | {
+        step.maps: OutputRecorder(TimeSformerAttention, index=1, layer_name=step.attention) for step in ATTENTION_STEPS
     }
 
     def __init__(self, config: TimesformerConfig, *args, **kwargs):
@@ -481,8 +508,10 @@ def record_every_attention(forward: Callable) -> Callable:
                 f"`{self.config._attn_implementation}` attention returns no attention maps: using eager attention for "
                 'this call. To silence this warning, load the model with attn_implementation="eager".'
             )
-        kwargs["output_temporal_attentions"] = output_attentions and TIME in self.scheme.steps
-        return forward(self, *args, output_attentions=output_attentions, **kwargs)
+        for step in ATTENTION_STEPS:
+            kwargs[f"output_{step.maps}"] = output_attentions and step in self.scheme.steps
+        kwargs["output_attentions"] = output_attentions
+        return forward(self, *args, **kwargs)
 
     return wrapper
 
@@ -516,7 +545,9 @@ class TimesformerModel(TimesformerPreTrainedModel):
             TypeError: where `pixel_values` is no floating-point tensor.
             ValueError: where its shape doesn't fit; the message names the shape.
         """
-        kwargs.pop("output_temporal_attentions")  # for `capture_outputs`, no business of an attention backend
+        for step in ATTENTION_STEPS:  # for `capture_outputs`, no business of an attention backend
+            if step.maps != "attentions":
+                kwargs.pop(f"output_{step.maps}", None)
         if kwargs.pop("attention_mask", None) is not None:  # PEFT passes one of `None`
             raise ValueError("TimeSformer takes no attention_mask: it attends to every patch of every frame")
         hidden_states, grid = self.embeddings(pixel_values)
@@ -565,6 +596,8 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             temporal_attentions=outputs.temporal_attentions,
+            local_attentions=outputs.local_attentions,
+            width_attentions=outputs.width_attentions,
         )
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
