@@ -1,0 +1,139 @@
+"""`timesformer-hf classify`: label videos."""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .common import default_device, positive, quiet_transformers
+
+
+EXAMPLES = """\
+examples:
+  timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
+  timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --device cuda --dtype bfloat16
+  timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "classify",
+        help="label videos",
+        description="Print the most likely labels of each video. A video that can't be read is reported, and the "
+        "others are classified all the same; the exit code is then 1.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file or an http(s) URL")
+    parser.add_argument(
+        "--model",
+        metavar="DIR_OR_ID",
+        help="a model's folder or its name on the Hub (default: a small random one, whose labels mean nothing)",
+    )
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels a video (default: 5)")
+    parser.add_argument(
+        "--num-frames", type=positive, metavar="N", help="frames to look at (default: what the model was made for)"
+    )
+    parser.add_argument(
+        "--frame-sampling-rate",
+        type=positive,
+        metavar="R",
+        help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
+        "4 for 96 (default: spread the frames over the whole video)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="number format of the model (default: auto, the checkpoint's own)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print one object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+    from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
+
+    device = default_device(args.device)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(quiet_transformers())
+        name = stack.enter_context(random_model()) if args.model is None else args.model
+        try:
+            model = AutoModelForVideoClassification.from_pretrained(name, dtype=args.dtype)
+            processor = AutoVideoProcessor.from_pretrained(name)
+            classifier = pipeline("video-classification", model=model, video_processor=processor, device=device)
+        except Exception as error:  # the boundary to the user: whatever it is, it is about this model
+            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+            reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
+            print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
+            return 2
+
+    settings = {"top_k": args.top_k, "num_frames": args.num_frames, "frame_sampling_rate": args.frame_sampling_rate}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    failures = 0
+    for video in tqdm(args.videos, unit="video", disable=None if len(args.videos) > 1 else True):
+        try:
+            predictions = [{"label": row["label"], "score": row["score"]} for row in classifier(video, **settings)]
+            result = {"video": video, "predictions": predictions}
+        except Exception as error:  # the others are classified all the same
+            result = {"video": video, "error": str(error)}
+            failures += 1
+        if "error" in result and not args.json:
+            tqdm.write(f"timesformer-hf: {error_line(result)}", file=sys.stderr)
+        else:
+            tqdm.write(json.dumps(result) if args.json else table(result), file=sys.stdout)
+    if failures and len(args.videos) > 1:
+        print(f"timesformer-hf: {failures} of {len(args.videos)} videos failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def error_line(result: dict) -> str:
+    """The error of a video, which names it."""
+    error = result["error"]
+    return error if result["video"] in error else f"{result['video']}: {error}"
+
+
+def table(result: dict) -> str:
+    """The labels of a video under its name, the likeliest first."""
+    width = max(len(prediction["label"]) for prediction in result["predictions"])
+    rows = [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in result["predictions"]]
+    return "\n".join([result["video"], *rows])
+
+
+@contextlib.contextmanager
+def random_model() -> Iterator[str]:
+    """A folder with a small randomly initialised model, to see the command work before choosing a real one."""
+    import torch
+
+    from .. import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
+
+    print(
+        "timesformer-hf: no --model given, so this is a small RANDOMLY INITIALISED one: its labels mean nothing.\n"
+        "                Try --model facebook/timesformer-base-finetuned-k400",
+        file=sys.stderr,
+    )
+    config = TimesformerConfig(
+        image_size=64,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        id2label={i: f"random label {i}" for i in range(10)},
+    )
+    size = {"height": 64, "width": 64}
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            TimesformerForVideoClassification(config).save_pretrained(folder)
+        TimesformerVideoProcessor(size={"shortest_edge": 64}, crop_size=size).save_pretrained(folder)
+        yield folder

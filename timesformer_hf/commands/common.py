@@ -1,0 +1,37 @@
+"""What several commands share."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Only errors in its log, and no progress bars for loading weights."""
+    from transformers import logging
+
+    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bars:
+            logging.enable_progress_bar()
+
+
+def default_device(device: str | None) -> str:
+    """The device that was asked for, or an accelerator where there is one."""
+    import torch
+
+    if device is not None:
+        return device
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
