@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from .commands import classify
+from .commands import classify, embed
 
 
-COMMANDS = (classify,)
+COMMANDS = (classify, embed)
 
 
 def main(arguments: list[str] | None = None) -> int:

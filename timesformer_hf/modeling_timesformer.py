@@ -27,10 +27,11 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid
+from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table
+from .feature_levels import FEATURE_LEVELS, check_level
 from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
 
 
@@ -555,6 +556,26 @@ class TimesformerModel(TimesformerPreTrainedModel):
         if self.scheme.frames_apart:
             hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
         return TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states))
+
+    def clip_features(self, pixel_values: torch.Tensor, level: str = "clip") -> torch.Tensor:
+        """
+        Features of clips (batch, frames, channels, height, width).
+
+        Args:
+            level: `"clip"`, the normalised CLS (batch, hidden_size); `"frame"`, the mean of the normalised patches of
+                each frame (batch, frames, hidden_size); or `"patch"`, each of them (batch, frames, rows, columns,
+                hidden_size). With `space_only` too, where `last_hidden_state` is already a mean over frames.
+
+        Raises:
+            TypeError, ValueError: for another level, or pixels that don't fit; the message lists what does.
+        """
+        check_level(level)
+        tokens, grid = self.embeddings(pixel_values)
+        tokens = self.encoder(tokens, grid)
+        if self.scheme.frames_apart:
+            grid = (pixel_values.shape[1], *grid[1:])
+            tokens = frames_to_tokens(tokens, grid)  # averages CLS alone; before the norm, as the forward pass
+        return FEATURE_LEVELS[level](self.layernorm(tokens), grid)
 
 
 class TimesformerForVideoClassification(TimesformerPreTrainedModel):

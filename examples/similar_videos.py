@@ -1,0 +1,78 @@
+"""
+The videos of a table of features that are most like one video, by the cosine between their features:
+
+    timesformer-hf embed videos/ --out features.parquet --model facebook/timesformer-base-finetuned-k400
+    python examples/similar_videos.py features.parquet videos/a.mp4 --top-k 5
+
+The query is a video of the table, or another one, which is then embedded just as those of the table were.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from timesformer_hf.commands.common import quiet_transformers
+from timesformer_hf.feature_extraction import describe_settings, extract_features, is_url, load_feature_model
+from timesformer_hf.feature_table import FeatureTable, differences, read_features
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Rank the videos of a table by their likeness to one video.")
+    parser.add_argument("table", metavar="FEATURES", help="a table written by `timesformer-hf embed`")
+    parser.add_argument("query", metavar="QUERY", help="a video of the table as it is called there, or another one")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="how many to print (default: 5)")
+    args = parser.parse_args(arguments)
+    try:
+        table = read_features(args.table)
+        ranking = rank(table, query_feature(table, args.query))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"similar_videos: {error}", file=sys.stderr)
+        return 2
+    others = [(cosine, video) for cosine, video in ranking if video != args.query]
+    for cosine, video in others[: args.top_k]:
+        print(f"{cosine:7.4f}  {video}")
+    return 0
+
+
+def rank(table: FeatureTable, query: np.ndarray) -> list[tuple[float, str]]:
+    """The cosine to the query feature (dim,) and the name of each video, the most similar first."""
+    norms = np.linalg.norm(table.features, axis=1) * np.linalg.norm(query)
+    cosines = table.features @ query / norms
+    return [(float(cosines[row]), table.videos[row]) for row in np.argsort(-cosines, kind="stable")]
+
+
+def query_feature(table: FeatureTable, query: str) -> np.ndarray:
+    """
+    The feature (dim,) of a video: from the table, or made by the model that made the table.
+
+    Raises:
+        ValueError: where the table or the video doesn't fit; the message says how.
+    """
+    if table.metadata["level"] != "clip":
+        raise ValueError(f"the table has a feature a {table.metadata['level']}; embed the videos with --level clip")
+    if not table.videos:
+        raise ValueError("the table is empty")
+    if query in table.videos:
+        return table.features[table.videos.index(query)]
+    if not is_url(query) and not Path(query).exists():
+        raise ValueError(f"{query} is neither in the table nor a file; in the table is {table.videos[0]}, for example")
+    return embed_like(table, query)
+
+
+def embed_like(table: FeatureTable, query: str) -> np.ndarray:
+    settings = table.metadata["settings"]
+    with quiet_transformers():  # that the head of a classification model is left out
+        model, processor = load_feature_model(table.metadata["model"], settings["dtype"])
+    sampling = {name: settings[name] for name in ("num_frames", "frame_sampling_rate")}
+    if changes := differences(settings, describe_settings(model, processor, "clip", sampling)):
+        raise ValueError(f"the model is no longer the one that made the table: {'; '.join(changes)}; embed them anew")
+    ((video,),) = extract_features(model, processor, [[query]], **sampling)
+    if video.error is not None:
+        raise ValueError(video.error)
+    return video.feature
+
+
+if __name__ == "__main__":
+    sys.exit(main())
