@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from .commands import classify, embed
+from .commands import classify, cost, embed
 
 
-COMMANDS = (classify, embed)
+COMMANDS = (classify, embed, cost)
 
 
 def main(arguments: list[str] | None = None) -> int:

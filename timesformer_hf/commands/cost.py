@@ -1,0 +1,239 @@
+"""`timesformer-hf cost`: parameters and multiply-accumulates."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..atomic_outputs import check_free, output_file
+from .common import positive, quiet_transformers
+
+
+if TYPE_CHECKING:
+    from ..cost_plot import Panel
+    from ..model_cost import ModelCost
+
+
+# (frames, side in pixels): the paper's base, and what grows from there
+BASE = (8, 224)
+BY_FRAMES = {f"{frames} frames": (frames, BASE[1]) for frames in (8, 16, 32, 64, 96)}
+BY_SIDE = {f"{side} px": (BASE[0], side) for side in (224, 336, 448, 560)}
+COST = "10^12 multiply-accumulates over three crops"
+
+DESCRIPTION = """\
+Print what the paper's attention schemes cost, and how that grows with frames and with resolution, as Markdown tables;
+or, with --model, what a model of your own costs.
+
+Multiply-accumulates are those of the products of matrices and of the patch convolution. The paper calls them FLOPs,
+and its TFLOPs are 10^12 of them over the three spatial crops of a video; so are they here. (Many libraries count a
+multiplication and an addition as two FLOPs.) The model itself is counted, without weights: nothing is downloaded but
+a config, and no memory is taken. Where a scheme pads its groups, the padding counts: "sparse_local_global" has no
+equal halves of 21 or 35 rows, which are 336 and 560 pixels.
+"""
+EXAMPLES = """\
+examples:
+  timesformer-hf cost
+  timesformer-hf cost --plot attention_cost.svg
+  timesformer-hf cost --model ./my-model --num-frames 32 --image-size 256x448
+  timesformer-hf cost --json | jq -s 'min_by(.multiply_accumulates)'
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "cost",
+        help="count parameters and multiply-accumulates",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--model", metavar="DIR_OR_ID", help="count this model, a folder or a name on the Hub; only its config is read"
+    )
+    parser.add_argument(
+        "--num-frames", type=positive, metavar="N", help="with --model: frames of a clip (default: the model's own)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=frame_size,
+        metavar="SIDE_OR_HxW",
+        help="with --model: pixels of a frame, 224 or 256x448 (default: the model's own)",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw how the schemes' costs grow, like the paper's Figure 3, to .svg or .png"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='print one object a line: {"attention_type", "num_frames", "image_size", "parameters", '
+        '"multiply_accumulates"}, the last of one crop',
+    )
+
+
+def frame_size(text: str) -> int | tuple[int, ...]:
+    """224 -> 224, 256x448 -> (256, 448)"""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text} must be a side, 224, or a height and a width, 256x448")
+    return int(sides[0]) if len(sides) == 1 else tuple(int(side) for side in sides)
+
+
+def run(args: argparse.Namespace) -> int:
+    check_arguments(args)
+    costs = scheme_costs() if args.model is None else [cost_of(args.model, args.num_frames, args.image_size)]
+    if args.json:
+        print("\n".join(json.dumps(dataclasses.asdict(cost)) for cost in costs))
+    else:
+        print(scheme_tables() if args.model is None else model_table(costs[0]))
+    if args.plot is not None:
+        write_plot(args.plot, args.overwrite)
+        print(f"timesformer-hf: wrote {args.plot}", file=sys.stderr)
+    return 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError, FileExistsError, ImportError: where arguments don't go together or the plot can't be written.
+    """
+    if args.model is None and (args.num_frames is not None or args.image_size is not None):
+        raise ValueError("--num-frames and --image-size belong to --model: the tables have the paper's sizes")
+    if args.plot is not None:
+        from ..cost_plot import check_can_plot
+
+        if args.model is not None:
+            raise ValueError("--plot draws the paper's schemes, and --model counts a single model; give one of them")
+        check_can_plot(args.plot)
+        check_free(args.plot, args.overwrite)
+
+
+def cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int] | None) -> "ModelCost":
+    """
+    Raises:
+        ValueError: where `name` is no model or another than a TimeSformer, or can't have that size.
+    """
+    from transformers import AutoConfig
+
+    from .. import TimesformerConfig
+    from ..model_cost import model_cost
+
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+            raise ValueError(f"can't read the config of {name}: {missing}{error}") from error
+        if not isinstance(config, TimesformerConfig):
+            raise ValueError(f'{name} is a "{config.model_type}" and no "timesformer"')
+        return model_cost(config, num_frames, image_size)
+
+
+def scheme_costs() -> list["ModelCost"]:
+    """Of every scheme, at every size of the tables."""
+    from ..attention_schemes import ATTENTION_SCHEMES
+    from ..model_cost import PAPER_VARIANTS, scheme_cost
+
+    sizes = dict.fromkeys((*PAPER_VARIANTS.values(), *BY_FRAMES.values(), *BY_SIDE.values()))
+    return [scheme_cost(scheme, *size) for scheme in ATTENTION_SCHEMES for size in sizes]
+
+
+def tera(cost: "ModelCost") -> str:
+    return f"{cost.tera_over_crops:.2f}"
+
+
+def parameters(cost: "ModelCost") -> str:
+    return f"{cost.parameters:,}"
+
+
+def further_parameters(cost: "ModelCost") -> str:
+    from ..model_cost import scheme_cost
+
+    return f"{cost.parameters - scheme_cost(cost.attention_type, *BASE).parameters:+,}"
+
+
+def scheme_tables() -> str:
+    """The paper's variants of every scheme, then how cost and parameters grow, as Markdown."""
+    from ..model_cost import KINETICS_400_LABELS, PAPER_VARIANTS
+
+    frames, side = BASE
+    variants = {f"{name} {'x'.join(map(str, size))}": (tera, size) for name, size in PAPER_VARIANTS.items()}
+    by_frames = {name: (tera, size) for name, size in BY_FRAMES.items()}
+    by_side = {name: (tera, size) for name, size in BY_SIDE.items()}
+    grown = {name: (further_parameters, size) for name, size in (BY_FRAMES | BY_SIDE).items() if size != BASE}
+    tables = {
+        f"Parameters at {frames}x{side} with {KINETICS_400_LABELS} classes, and {COST}": {
+            "parameters": (parameters, BASE),
+            **variants,
+        },
+        f"By frames of {side} x {side} pixels, {COST}": by_frames,
+        f"By the side of {frames} square frames, {COST}": by_side,
+        f"Parameters beyond those at {frames}x{side}, by frames and by side": grown,
+    }
+    return "\n\n".join(f"{title}:\n\n{scheme_table(columns)}" for title, columns in tables.items())
+
+
+def scheme_table(columns: dict) -> str:
+    """A row for each scheme. `columns` is heading -> (what to say of a cost, (frames, side))."""
+    from ..attention_schemes import ATTENTION_SCHEMES
+    from ..model_cost import scheme_cost
+
+    rows = [
+        [f"`{scheme}`", *(say(scheme_cost(scheme, *size)) for say, size in columns.values())]
+        for scheme in ATTENTION_SCHEMES
+    ]
+    return markdown(["scheme", *columns], rows)
+
+
+def model_table(cost: "ModelCost") -> str:
+    """A single model, one crop and three."""
+    size = "x".join(str(side) for side in cost.image_size)
+    row = [f"`{cost.attention_type}`", str(cost.num_frames), size, parameters(cost)]
+    counts = [f"{cost.multiply_accumulates / 1e12:.4f}", f"{cost.tera_over_crops:.4f}"]
+    heads = ["scheme", "frames", "pixels", "parameters", "10^12 multiply-accumulates, one crop", "three crops"]
+    return markdown(heads, [[*row, *counts]])
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, names to the left and numbers to the right, aligned for those who read it in a terminal."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_plot(path: str, overwrite: bool) -> None:
+    from ..cost_plot import plot_costs
+
+    with output_file(path, overwrite) as temporary:
+        plot_costs(temporary, plot_panels(), COST.replace("10^12", "$10^{12}$"))
+
+
+def plot_panels() -> list["Panel"]:
+    """The paper's Figure 3: cost by resolution on the left, by frames on the right."""
+    from ..attention_schemes import ATTENTION_SCHEMES
+    from ..cost_plot import Panel
+    from ..model_cost import scheme_cost
+
+    def lines(sizes: dict) -> dict[str, list[float]]:
+        return {
+            scheme: [scheme_cost(scheme, *size).tera_over_crops for size in sizes.values()]
+            for scheme in ATTENTION_SCHEMES
+        }
+
+    return [
+        Panel(
+            f"height and width of each of {BASE[0]} frames (pixels)",
+            [side for _, side in BY_SIDE.values()],
+            lines(BY_SIDE),
+        ),
+        Panel(
+            f"frames of {BASE[1]} x {BASE[1]} pixels (number)",
+            [frames for frames, _ in BY_FRAMES.values()],
+            lines(BY_FRAMES),
+        ),
+    ]
