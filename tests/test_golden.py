@@ -1,4 +1,4 @@
-"""Foreign checkpoints, with the outputs that their own code gave in float64 (tests/golden/README.md)."""
+"""Foreign checkpoints, converted, with the outputs that their own code gave in float64 (tests/golden/README.md)."""
 
 from pathlib import Path
 
@@ -6,56 +6,40 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.checkpoint_keys import MMACTION2_DIVIDED, MMACTION2_UNDIVIDED, ORIGINAL, rename_keys
+from timesformer_hf import TimesformerForVideoClassification
+from timesformer_hf.checkpoint_conversion import convert
 
 
 GOLDEN = Path(__file__).parent / "golden"
 SCHEMES = ("divided_space_time", "joint_space_time", "space_only")
-ORIGINAL_CASES = [(scheme, case) for scheme in SCHEMES for case in ("native", "frames6", "size48", "rect32x64")]
+FILES = [f"{scheme}.pyth" for scheme in SCHEMES] + [f"mmaction2_{scheme}.pth" for scheme in SCHEMES]
+CASES = [(name, case) for name in FILES[:3] for case in ("native", "frames6", "size48", "rect32x64")]
+CASES += [(name, "native") for name in FILES[3:]]
 
 
-def load_golden_model(path: Path, table: dict[str, str], scheme: str) -> TimesformerForVideoClassification:
-    checkpoint = torch.load(path, weights_only=True)
-    state_dict = checkpoint["state_dict"] if "state_dict" in checkpoint else checkpoint["model_state"]
-    config = TimesformerConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=4,
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=192,
-        num_labels=7,
-        attention_type=scheme,
-    )
-    model = TimesformerForVideoClassification(config).double().eval()
-    model.load_state_dict(rename_keys(state_dict, table), strict=True)
-    return model
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("converted")
+    for name in FILES:
+        convert(GOLDEN / name, folder / name, num_attention_heads=4)
+    return folder
 
 
-def assert_equals_golden(model: TimesformerForVideoClassification, golden: Path, case: str) -> None:
-    tensors = load_file(golden)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_outputs(converted, name, case):
+    model = TimesformerForVideoClassification.from_pretrained(converted / name).double().eval()
+    tensors = load_file((GOLDEN / name).with_suffix(".safetensors"))
+    clip = tensors[f"{case}.pixel_values"].double()
     with torch.no_grad():
-        features = model.timesformer(tensors[f"{case}.pixel_values"].double()).last_hidden_state[:, 0]
-        logits = model(tensors[f"{case}.pixel_values"].double()).logits
+        features, logits = model.timesformer(clip).last_hidden_state[:, 0], model(clip).logits
     torch.testing.assert_close(features, tensors[f"{case}.features"], rtol=0, atol=1e-10)
     torch.testing.assert_close(logits, tensors[f"{case}.logits"], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(("scheme", "case"), ORIGINAL_CASES)
-def test_original_checkpoint(scheme, case):
-    model = load_golden_model(GOLDEN / f"{scheme}.pyth", ORIGINAL, scheme)
-    assert_equals_golden(model, GOLDEN / f"{scheme}.safetensors", case)
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_mmaction2_checkpoint(scheme):
-    table = MMACTION2_DIVIDED if scheme == "divided_space_time" else MMACTION2_UNDIVIDED
-    model = load_golden_model(GOLDEN / f"mmaction2_{scheme}.pth", table, scheme)
-    assert_equals_golden(model, GOLDEN / f"mmaction2_{scheme}.safetensors", "native")
-
-
-def test_unknown_keys_are_listed():
-    with pytest.raises(ValueError, match=r"2 unknown keys in the checkpoint: a\.b, c"):
-        rename_keys({"a.b": torch.zeros(1), "model.cls_token": torch.zeros(1), "c": torch.zeros(1)}, ORIGINAL)
+@pytest.mark.parametrize("name", FILES[:3])
+def test_back_to_the_original_format(converted, name, tmp_path):
+    """The file that comes back has the same keys and the same values, bit for bit."""
+    convert(converted / name, tmp_path / name, to="original")
+    expected, state = (torch.load(path, weights_only=True)["model_state"] for path in (GOLDEN / name, tmp_path / name))
+    assert state.keys() == expected.keys()
+    assert all(state[key].equal(expected[key]) for key in expected)

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import ViTConfig, ViTModel
 from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,
@@ -13,7 +12,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
-from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
+from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.embedding_tables import resize_position_table, resize_time_table
 from timesformer_hf.modeling_timesformer import TimesformerDropPath, TimesformerLayer
@@ -189,47 +188,6 @@ class TestInitialValues:
             elif tensor.numel() > 1000:  # 1000 samples tell a deviation to about 7 % at three sigma
                 assert tensor.std() == pytest.approx(0.02, rel=0.07), name
         assert sum(name.endswith(zero[:-1]) for name in state) == 3 * len(added)
-
-    @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_starts_as_an_image_vit(self, scheme):
-        """
-        The built-in ViT's weights in a fresh model give that ViT's output on a clip of identical frames. (Joint
-        attention weighs CLS once against every frame's patches, so for it this holds for a clip of one frame.)
-        """
-        if scheme in ("sparse_local_global", "axial"):
-            pytest.skip("not the ViT at that size")
-        frames = 1 if scheme == "joint_space_time" else 4
-        settings = {name: TINY[name] for name in TINY if name != "num_frames"}
-        vit = ViTModel(ViTConfig(**settings, layer_norm_eps=1e-6), add_pooling_layer=False)
-        vit = randomize(vit).double().eval()
-        model = TimesformerModel(TimesformerConfig(attention_type=scheme, **TINY)).double().eval()
-        copied = from_vit(vit.state_dict())
-        assert model.load_state_dict(copied, strict=False).unexpected_keys == []
-        image = make_clip(2, 1, 3, 32, 32, dtype=torch.float64)
-        outputs = model(image.expand(-1, frames, -1, -1, -1)).last_hidden_state
-        if scheme != "space_only":
-            last_frame = outputs[:, 1:].unflatten(1, (16, frames))[:, :, -1]
-            outputs = torch.cat((outputs[:, :1], last_frame), dim=1)
-        torch.testing.assert_close(outputs, vit(image[:, 0]).last_hidden_state, rtol=0, atol=1e-10)
-
-
-def from_vit(vit: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of transformers' ViT under TimeSformer's names."""
-    state = {name: vit[name] for name in vit if name.startswith(("embeddings.", "layernorm."))}
-    names = {
-        "layernorm_before": "layernorm_before",
-        "layernorm_after": "layernorm_after",
-        "attention.o_proj": "attention.output.dense",
-        "mlp.fc1": "intermediate.dense",
-        "mlp.fc2": "output.dense",
-    }
-    for index in range(TINY["num_hidden_layers"]):
-        source, target = f"layers.{index}.", f"encoder.layer.{index}."
-        for kind in ("weight", "bias"):
-            qkv = [vit[f"{source}attention.{part}_proj.{kind}"] for part in "qkv"]
-            state[f"{target}attention.attention.qkv.{kind}"] = torch.cat(qkv)
-            state |= {f"{target}{names[name]}.{kind}": vit[f"{source}{name}.{kind}"] for name in names}
-    return state
 
 
 class TestAttentionBackends:

@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from .commands import classify, cost, embed
+from .commands import classify, convert, cost, embed, info
 
 
-COMMANDS = (classify, embed, cost)
+COMMANDS = (classify, embed, convert, info, cost)
 
 
 def main(arguments: list[str] | None = None) -> int:

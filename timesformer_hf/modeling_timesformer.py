@@ -9,7 +9,6 @@ sequence of its own: (batch * frames, 1 + patches, dim).
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from types import SimpleNamespace
 
@@ -20,7 +19,6 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
@@ -33,50 +31,10 @@ from .configuration_timesformer import TimesformerConfig, as_pair, stored_config
 from .embedding_tables import resize_position_table, resize_time_table
 from .feature_levels import FEATURE_LEVELS, check_level
 from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
+from .model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
 
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass
-class TimesformerModelOutput(BaseModelOutput):
-    """
-    Output of [`TimesformerModel`].
-
-    Attributes:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, 1 + patches * frames, hidden_size)`):
-            Normalised tokens: CLS, then the patches with the frame index running fastest. With `space_only`
-            `(batch, 1 + patches, hidden_size)`, the mean over frames.
-        hidden_states (tuple of `num_hidden_layers + 1` tensors, with `output_hidden_states=True`):
-            Input of the first block and output of each, before the final norm. With `space_only`
-            `(batch * frames, 1 + patches, hidden_size)`.
-        attentions (tuple of `num_hidden_layers` tensors, with `output_attentions=True`):
-            Probabilities of the last step of a block, `(groups, heads, length, length)`: of the space attention,
-            `(batch * frames, heads, 1 + patches, 1 + patches)`; of the joint attention, `(batch, heads, 1 + patches *
-            frames, 1 + patches * frames)`; of the height attention of `axial`, `(batch * columns * frames, heads, 1 +
-            rows, 1 + rows)`; of the global attention of `sparse_local_global`, with a group for each start of the
-            stride in height, width and time, `(batch * 8, heads, 1 + patches / 4 * frames / 2, same)`.
-        temporal_attentions, local_attentions, width_attentions (same):
-            Probabilities of a further step; `None` where the scheme has no such step. Time: `(batch * patches, heads,
-            frames, frames)`. Local: the quadrants of the frames, `(batch * 4, heads, patches / 4 * frames, same)`.
-            Width: `(batch * rows * frames, heads, columns, columns)`.
-    """
-
-    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
-    local_attentions: tuple[torch.FloatTensor, ...] | None = None
-    width_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-@dataclass
-class TimesformerClassifierOutput(ImageClassifierOutput):
-    """
-    Output of [`TimesformerForVideoClassification`]: `loss`, `logits` (batch, num_labels), and hidden states and
-    attention maps as in [`TimesformerModelOutput`].
-    """
-
-    temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
-    local_attentions: tuple[torch.FloatTensor, ...] | None = None
-    width_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class TimesformerPatchEmbeddings(nn.Module):
@@ -452,6 +410,33 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 f"{old_size[2]} patches to {new_size[0]} frames of {new_size[1]} x {new_size[2]}."
             )
         self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
+
+    @classmethod
+    def from_image_vit(cls, vit, attention_type: str = "divided_space_time", num_frames: int = 8, **settings):
+        """
+        A TimeSformer that starts from an image ViT (paper, Section 4). On a clip of identical frames it gives the
+        ViT's own class feature, with divided and space-only attention; the other schemes limit the ViT's attention or
+        weigh CLS against more patches, and so start near it.
+
+        Args:
+            vit: a ViT of transformers, the folder, file or Hub name of one of transformers or timm, or a state dict.
+            attention_type: a name in the table of attention schemes.
+            num_frames: frames that the time embeddings, zero at first, are made for.
+            settings: `image_size`, to resize the position embeddings to; `num_attention_heads`, where `vit` has no
+                config (by default one for every 64 channels); any other field of the config, such as `num_labels` or
+                `id2label`. The ViT's own head is kept where the number of classes is the same.
+
+        Raises:
+            ValueError: for weights that are no plain ViT; the message names the keys in question.
+
+        Example:
+
+        ```python
+        >>> model = TimesformerForVideoClassification.from_image_vit("google/vit-base-patch16-224-in21k", num_labels=10)
+        ```"""
+        from .image_vit import start_from_image_vit
+
+        return start_from_image_vit(cls, vit, attention_type, num_frames, **settings)
 
     @classmethod
     def from_pretrained(

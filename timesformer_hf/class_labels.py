@@ -1,0 +1,36 @@
+"""The class names of public data sets, in the order of their indices (labels/README.md)."""
+
+from pathlib import Path
+
+
+LABEL_FOLDER = Path(__file__).parent / "labels"
+LABEL_LISTS = tuple(sorted(path.stem for path in LABEL_FOLDER.glob("*.txt")))
+
+
+def read_labels(name: str) -> list[str]:
+    """
+    Args:
+        name: a list of `LABEL_LISTS`, or a text file with a label a line, the class with index 0 first.
+
+    Raises:
+        ValueError: where it is neither, or the file is empty or names a label twice.
+    """
+    path = LABEL_FOLDER / f"{name}.txt" if name in LABEL_LISTS else Path(name)
+    if not path.is_file():
+        raise ValueError(f"{name!r} is neither a label list ({', '.join(LABEL_LISTS)}) nor a file with a label a line")
+    try:
+        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file in UTF-8") from error
+    if not labels:
+        raise ValueError(f"{path} has no labels; it must have one a line")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"{path} names labels more than once: {', '.join(repeated[:5])}")
+    return labels
+
+
+def known_list(labels: list[str]) -> str | None:
+    """The name of the list that has exactly those labels, whatever their case."""
+    wanted = [label.casefold() for label in labels]
+    return next((name for name in LABEL_LISTS if [one.casefold() for one in read_labels(name)] == wanted), None)

@@ -1,0 +1,130 @@
+"""`timesformer-hf convert`: checkpoints from and to other formats."""
+
+import argparse
+
+from .common import positive, quiet_transformers
+
+
+DESCRIPTION = """\
+Convert a checkpoint, so that transformers loads it, with and without timesformer_hf.
+
+SOURCE is one of
+  original     the authors' .pyth (8x224, 16x448, 96x224, 64x224; any number of classes; divided, joint, space-only)
+  mmaction2    its .pth (divided, joint, space-only)
+  timesformer  a folder of transformers or a name on the Hub: to resize it, to add labels and processor files, or
+               for --to original
+  vit, timm    an image ViT of transformers (folder, file or name on the Hub) or of timm (file, folder): the start of
+               a TimeSformer of any scheme, frames and size
+
+Every key must fit. The result is compared in float64 with transformers' own model, or with the image ViT, and with
+outputs of the source's own code where you have some. Only then is OUT written, and it appears whole or not at all.
+Files are never allowed to run code.
+"""
+EXAMPLES = """\
+examples:
+  timesformer-hf convert TimeSformer_divST_8x32_224_K400.pyth timesformer-k400
+  timesformer-hf convert TimeSformer_divST_8_224_SSv2.pyth timesformer-ssv2      (BGR; the labels are found)
+  timesformer-hf convert timesformer_jointST_8xb8-8x32x1-15e_kinetics400-rgb.pth timesformer-joint
+  timesformer-hf convert google/vit-base-patch16-224-in21k start --attention-type axial --num-frames 16 \\
+      --labels my_classes.txt
+  timesformer-hf convert my-finetuned-model old-format.pyth --to original
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="convert checkpoints from and to other formats",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("source", metavar="SOURCE", help="a file, a folder, or a name on the Hub")
+    parser.add_argument("out", metavar="OUT", help="the folder to make; with --to original, the file")
+    parser.add_argument(
+        "--to", default="transformers", metavar="FORMAT", help="transformers (default) or original, the authors' format"
+    )
+    parser.add_argument(
+        "--from",
+        dest="from_format",
+        metavar="FORMAT",
+        help="original, mmaction2, timesformer, vit or timm: refuse anything else (default: find out)",
+    )
+    parser.add_argument(
+        "--attention-type",
+        metavar="SCHEME",
+        help="what an image ViT becomes: divided_space_time (default), joint_space_time, space_only, "
+        "sparse_local_global or axial",
+    )
+    parser.add_argument("--num-frames", type=positive, metavar="N", help="resize the time embeddings to N frames")
+    parser.add_argument(
+        "--image-size",
+        type=positive,
+        nargs="+",
+        metavar="SIDE",
+        help="resize the position embeddings: a side, or height and width, in pixels",
+    )
+    parser.add_argument(
+        "--num-attention-heads",
+        type=positive,
+        metavar="N",
+        help="weights alone don't tell it (default: the config's, or one for every 64 channels)",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="LIST_OR_FILE",
+        help="kinetics400, kinetics600, ssv2, diving48, hmdb51, ucf101, a text file with a label a line, or none "
+        "(default: what the published weights with so many classes have)",
+    )
+    parser.add_argument(
+        "--check",
+        dest="outputs",
+        metavar="FILE",
+        help="a safetensors file with pixel_values (batch, frames, channels, height, width) and the logits that the "
+        "source's own code gave: the result must equal them",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    image_size = size_argument(args.image_size)
+    with quiet_transformers():
+        from ..checkpoint_conversion import convert
+
+        conversion = convert(
+            args.source,
+            args.out,
+            to=args.to,
+            from_format=args.from_format,
+            attention_type=args.attention_type,
+            num_frames=args.num_frames,
+            image_size=image_size,
+            num_attention_heads=args.num_attention_heads,
+            labels=args.labels,
+            outputs=args.outputs,
+            overwrite=args.overwrite,
+        )
+    config = conversion.model.config
+    print(f"{args.source}: {conversion.found.title}")
+    print(
+        f"  {config.attention_type}, {config.num_frames} frames, size {config.image_size}, {config.num_labels} classes"
+    )
+    if conversion.label_list:
+        print(f"  labels of {conversion.label_list}{', trained on BGR' if conversion.bgr else ''}")
+    for check in conversion.checks:
+        print(f"  checked: {check}")
+    print(f"{args.out}: written")
+    return 0
+
+
+def size_argument(sides: list[int] | None) -> int | tuple[int, int] | None:
+    """
+    Raises:
+        ValueError: for more than two sides.
+    """
+    if sides is None or len(sides) == 1:
+        return sides and sides[0]
+    if len(sides) != 2:
+        raise ValueError(f"--image-size takes a side, or height and width, got {len(sides)} numbers")
+    return tuple(sides)
