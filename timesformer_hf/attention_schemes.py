@@ -94,7 +94,7 @@ def tokens_to_quadrants(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     """
     _, rows, columns = grid
     patches = pad_to_halves(patch_grid(tokens, grid), (1, 2))
-    patches = patches.unflatten(2, (halves(columns), -1)).unflatten(1, (halves(rows), -1))
+    patches = patches.unflatten(2, (halves(columns), half(columns))).unflatten(1, (halves(rows), half(rows)))
     return patches.transpose(2, 3).flatten(3, 5).flatten(0, 2)
 
 
@@ -103,7 +103,7 @@ def quadrants_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
     frames, rows, columns = grid
     patches = groups.unflatten(1, (half(rows), half(columns), frames))
     patches = patches.unflatten(0, (-1, halves(rows), halves(columns))).transpose(2, 3)
-    return without_cls(patches.flatten(3, 4).flatten(1, 2)[:, :rows, :columns])
+    return without_cls(crop(patches.flatten(3, 4).flatten(1, 2), (rows, columns)))
 
 
 def tokens_to_strides(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -113,8 +113,9 @@ def tokens_to_strides(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     """
     frames, rows, columns = grid
     patches = pad_to_halves(patch_grid(tokens, grid), (1, 2, 3))
-    patches = patches.unflatten(3, (-1, halves(frames))).unflatten(2, (-1, halves(columns)))
-    patches = patches.unflatten(1, (-1, halves(rows))).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    for dimension, side in ((3, frames), (2, columns), (1, rows)):
+        patches = patches.unflatten(dimension, (half(side), halves(side)))
+    patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)
     return add_cls_copies(patches.flatten(4, 6).flatten(1, 3), tokens)
 
 
@@ -126,9 +127,12 @@ def strides_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
     frames, rows, columns = grid
     starts = (halves(rows), halves(columns), halves(frames))
     cls_token, patches = average_cls_copies(groups, starts[0] * starts[1] * starts[2])
+    if torch.compiler.is_exporting():  # there, a side of 1 has a second start, where no patch is
+        cls_copies = groups.unflatten(0, (-1, *starts))[..., 0, :]
+        cls_token = average_where(cls_copies, real_starts(grid, groups.device)).unsqueeze(1)
     patches = patches.unflatten(2, (half(rows), half(columns), half(frames))).unflatten(1, starts)
     patches = patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-    return torch.cat((cls_token, patches[:, :rows, :columns, :frames].flatten(1, 3)), dim=1)
+    return torch.cat((cls_token, crop(patches, (rows, columns, frames)).flatten(1, 3)), dim=1)
 
 
 def keep_tokens(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -159,20 +163,46 @@ def average_cls_copies(groups: torch.Tensor, num_groups: int) -> tuple[torch.Ten
     return groups[:, :, 0].mean(dim=1, keepdim=True), groups[:, :, 1:]
 
 
+def real_starts(grid: Grid, device: torch.device) -> torch.Tensor:
+    """(2, 2, 2), by height, width and time: whether a stride has a patch that it can start from."""
+    frames, rows, columns = grid
+    in_rows, in_columns, in_frames = (torch.arange(2, device=device) < side for side in (rows, columns, frames))
+    return in_rows[:, None, None] & in_columns[:, None] & in_frames
+
+
+def average_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(batch, *sides, dim), chosen (*sides) -> (batch, dim)"""
+    weights = (chosen / chosen.sum()).flatten().to(values.dtype)
+    return weights @ values.flatten(1, -2)
+
+
 def halves(length: int) -> int:
-    """In how many parts a side of that length is halved: one patch can't be."""
-    return min(length, 2)
+    """In how many parts a side of that length is halved: one patch can't be. (An exported graph pads it to two.)"""
+    return 2 if torch.compiler.is_exporting() else min(length, 2)
 
 
 def half(length: int) -> int:
     """The length of those parts, the longer where they differ."""
-    return -(-length // halves(length))
+    return (length + halves(length) - 1) // halves(length)
 
 
 def pad_to_halves(patches: torch.Tensor, dimensions: tuple[int, ...]) -> torch.Tensor:
     """Zeros at the end of the `dimensions` of (batch, rows, columns, frames, dim) that have no equal halves."""
-    missing = [halves(n) * half(n) - n if i in dimensions else 0 for i, n in enumerate(patches.shape)]
+    sides = [halves(n) * half(n) if i in dimensions else n for i, n in enumerate(patches.shape)]
+    if torch.compiler.is_exporting():  # whatever the size: one zero more, and then as many as it takes
+        padded = F.pad(patches, [amount for i in (4, 3, 2, 1, 0) for amount in (0, int(i in dimensions))])
+        return crop(padded, tuple(sides[1:4]))
+    missing = [side - n for side, n in zip(sides, patches.shape, strict=True)]
     return F.pad(patches, [side for amount in reversed(missing) for side in (0, amount)])
+
+
+def crop(patches: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
+    """The first of each of the dimensions after the batch, as many as `sides` says."""
+    if torch.compiler.is_exporting():  # the graph of a slice would fix whether the size is odd
+        for dimension, side in enumerate(sides, start=1):
+            patches = patches.index_select(dimension, torch.arange(side, device=patches.device))
+        return patches
+    return patches[(slice(None), *map(slice, sides))]
 
 
 @dataclass(frozen=True)
@@ -202,8 +232,9 @@ class AttentionStep:
         (batch, 1 + patches * frames, dim) -> (groups, length), False where the groups are padded; `None` where no
         group of that grid is. An exported graph, which serves every grid, has always got one.
         """
-        uneven = any(grid[dimension] % halves(grid[dimension]) for dimension in self.halved)
-        if not self.halved or not (torch.compiler.is_exporting() or uneven):
+        if not self.halved:
+            return None
+        if not torch.compiler.is_exporting() and all(grid[side] % halves(grid[side]) == 0 for side in self.halved):
             return None
         return self.regroup(torch.ones_like(tokens[..., :1]), grid)[..., 0] > 0
 

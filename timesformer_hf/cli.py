@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from .commands import classify, convert, cost, embed, info
+from .commands import classify, convert, cost, embed, export, info
 
 
-COMMANDS = (classify, embed, convert, info, cost)
+COMMANDS = (classify, embed, convert, info, cost, export)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,23 +13,45 @@ def resize_position_table(
     CLS keeps its own. `mode` is a [`TimesformerConfig`] `interpolation_mode`.
     """
     # Compiled and exported graphs always resize (exact at the same size), so that one graph serves every size.
-    if old_grid == tuple(new_grid) and not torch.compiler.is_compiling():
+    # (They don't even compare: a comparison would fix the size in an exported graph.)
+    if not torch.compiler.is_compiling() and old_grid == tuple(new_grid):
         return table
     cls_position, positions = table[:, :1], table[:, 1:]
     positions = positions.unflatten(1, old_grid).permute(0, 3, 1, 2)
     # Bicubic kernels exist for float32 and float64 on every device; nearest only copies.
     working = positions.float() if positions.dtype in (torch.float16, torch.bfloat16) else positions
-    align_corners = {"nearest": None, "bicubic": False}[mode]
-    working = F.interpolate(working, size=tuple(new_grid), mode=mode, align_corners=align_corners)
+    working = interpolate(working, tuple(new_grid), mode)
     positions = working.to(table.dtype).flatten(2).transpose(1, 2)
     return torch.cat((cls_position, positions), dim=1)
 
 
 def resize_time_table(table: torch.Tensor, num_frames: int, mode: str) -> torch.Tensor:
     """Resize time embeddings (1, frames, dim) to `num_frames`: nearest, or linear where `mode` is `"bicubic"`."""
-    if table.shape[1] == num_frames and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and table.shape[1] == num_frames:
         return table
     working = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
-    time_mode, align_corners = {"nearest": ("nearest", None), "bicubic": ("linear", False)}[mode]
-    working = F.interpolate(working.transpose(1, 2), size=num_frames, mode=time_mode, align_corners=align_corners)
+    time_mode = {"nearest": "nearest", "bicubic": "linear"}[mode]
+    working = interpolate(working.transpose(1, 2), (num_frames,), time_mode)
     return working.transpose(1, 2).to(table.dtype)
+
+
+def interpolate(table: torch.Tensor, size: tuple[int, ...], mode: str) -> torch.Tensor:
+    """
+    (batch, dim, *old size) -> (batch, dim, *size), as torch interpolates. In an exported graph `"nearest"` is written
+    out: onnxruntime's own rounds otherwise at some sizes, of which 14 patches to 16 is one.
+    """
+    if mode != "nearest" or not torch.compiler.is_exporting():
+        align_corners = None if mode == "nearest" else False
+        return F.interpolate(table, size=size, mode=mode, align_corners=align_corners)
+    for dimension, length in enumerate(size, start=2):
+        indices = nearest_indices(table.shape[dimension], length, table.device)
+        table = table.index_select(dimension, indices)
+    return table
+
+
+def nearest_indices(old: int, new: int, device: torch.device) -> torch.Tensor:
+    """(new,), which of `old` entries each of `new` is nearest to: torch's arithmetic, in its float32."""
+    float32 = {"dtype": torch.float32, "device": device}
+    scale = torch.full((), old, **float32) / torch.full((), new, **float32)
+    indices = (torch.arange(new, **float32) * scale).floor().long()
+    return indices.clamp(max=old - 1)

@@ -1,0 +1,77 @@
+"""`timesformer-hf export`: a classifier as ONNX, torch.export or AOTInductor."""
+
+import argparse
+from pathlib import Path
+
+from .common import quiet_transformers
+
+
+DESCRIPTION = """\
+Write a classifier as a graph that runs without this package, for clips of any batch, number of frames, height and
+width (multiples of the patch):
+
+  onnx          model.onnx, opset 18, for onnxruntime and others. Weights over 100 MB lie beside it, in
+                model.onnx.data.
+  torch-export  model.pt2, for torch.export.load
+  aoti          model.pt2, compiled by AOTInductor for this machine's CPU, for torch._inductor.aoti_load_package;
+                needs a C++ compiler
+
+Its input is "pixel_values" (batch, frames, channels, height, width), its output "logits" (batch, labels), both
+float32. The config and the preprocessor files are copied beside it.
+
+Before it stays, it is run on clips of the traced size and of others and compared with the model. A graph that
+computes something else is an error, and nothing is written.
+"""
+EXAMPLES = """\
+examples:
+  timesformer-hf export ./my-model --format onnx
+  timesformer-hf export ./my-model --format onnx --dtype float16 --out ./my-model-half
+  timesformer-hf export ./my-model --format aoti --overwrite
+  python examples/classify_onnx.py ./my-model-onnx clip.mp4
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model for onnxruntime, torch.export or AOTInductor",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("model", metavar="DIR", help="the folder of a classifier, as save_pretrained wrote it")
+    parser.add_argument("--format", required=True, choices=("onnx", "torch-export", "aoti"), help="what to write")
+    parser.add_argument("--out", metavar="OUT", help="the folder to write (default: DIR-onnx, by the format)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="number format of the weights and of what is computed in between; clips and logits stay float32 "
+        "(default: float32)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..model_export import TOLERANCES, export_model
+
+    out = default_out(Path(args.model), args.format) if args.out is None else Path(args.out)
+    with quiet_transformers():
+        checks = export_model(args.model, out, format=args.format, dtype=args.dtype, overwrite=args.overwrite)
+    print(f"{out}: " + ", ".join(f"{file.name} ({size_text(file)})" for file in sorted(out.glob("model.*"))))
+    for check in checks:
+        print(f"  checked {' x '.join(map(str, check.shape))}: differs by {check.difference:.1e} of the largest logit")
+    largest = max(check.difference for check in checks)
+    print(f"  largest difference {largest:.1e}, allowed {TOLERANCES[args.dtype]:.0e}")
+    return 0
+
+
+def default_out(model: Path, format: str) -> Path:
+    """Beside the model: my-model -> my-model-onnx"""
+    model = model if model.name not in ("", "..") else model.resolve()
+    return model.with_name(f"{model.name}-{format}")
+
+
+def size_text(file: Path) -> str:
+    return f"{file.stat().st_size / 1e6:,.1f} MB"
