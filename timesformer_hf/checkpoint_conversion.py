@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def convert(
     labels: str | None = None,
     outputs: str | os.PathLike | None = None,
     overwrite: bool = False,
+    report: Callable[[str], None] = lambda step: None,
 ) -> Conversion:
     """
     Convert a checkpoint. Every key must fit, and the model must equal a twin in float64, before anything is written.
@@ -80,6 +81,7 @@ def convert(
             with so many classes have.
         outputs: a safetensors file with `pixel_values` and `logits` of the source's own code, to check against.
         overwrite: whether `out` may be replaced.
+        report: is told what is being done, since large models take a minute.
 
     Raises:
         ValueError: where the source is not understood or does not fit; `ParityError`, one of them, where the model
@@ -89,8 +91,10 @@ def convert(
     if to not in TARGETS:
         raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
     check_free(out, overwrite)
+    report(f"reading {source}")
     checkpoint = read_checkpoint(source)
     found = find_format(checkpoint, from_format)
+    report(f"it is {found.title}; comparing the model with its twin, in float64")
     sizes = {"num_frames": num_frames, "image_size": image_size}
     if found.is_image_model:
         model, checks = start_model(checkpoint, attention_type, num_attention_heads, num_frames, labels)
@@ -104,6 +108,7 @@ def convert(
         checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e}")
     label_list = attach_labels(model, found, labels)
     model.resize_embeddings(**sizes)
+    report(f"writing {out}")
     conversion = Conversion(checkpoint, found, model, label_list, label_list in found.bgr_labels, checks)
     try:
         write_original(conversion, out, overwrite) if to == "original" else write_folder(conversion, out, overwrite)

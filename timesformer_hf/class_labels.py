@@ -31,6 +31,9 @@ def read_labels(name: str) -> list[str]:
 
 
 def known_list(labels: list[str]) -> str | None:
-    """The name of the list that has exactly those labels, whatever their case."""
-    wanted = [label.casefold() for label in labels]
-    return next((name for name in LABEL_LISTS if [one.casefold() for one in read_labels(name)] == wanted), None)
+    """The name of the list that has those labels in that order, whatever their case and punctuation."""
+
+    def letters(names: list[str]) -> list[str]:
+        return ["".join(filter(str.isalnum, name)).casefold() for name in names]
+
+    return next((name for name in LABEL_LISTS if letters(read_labels(name)) == letters(labels)), None)

@@ -1,6 +1,7 @@
 """`timesformer-hf convert`: checkpoints from and to other formats."""
 
 import argparse
+import sys
 
 from .common import positive, quiet_transformers
 
@@ -104,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             labels=args.labels,
             outputs=args.outputs,
             overwrite=args.overwrite,
+            report=lambda step: print(f"timesformer-hf: {step} ...", file=sys.stderr),
         )
     config = conversion.model.config
     print(f"{args.source}: {conversion.found.title}")
