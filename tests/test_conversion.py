@@ -464,8 +464,9 @@ class TestCommands:
         assert "checked: logits equal to those in divided_space_time.safetensors, within" in output
         assert main(arguments) == 2
         assert "exists; give another name, or --overwrite" in capsys.readouterr().err
-        assert main([*arguments[:-1], "1", "2", "3"]) == 2
-        assert "--image-size takes a side, or height and width" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main([*arguments[:-1], "1x2x3"])
+        assert "1x2x3 must be a side, 224, or a height and a width, 256x448" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", FILES)
     def test_info_of_foreign_files(self, name):

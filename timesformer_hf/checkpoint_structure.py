@@ -73,7 +73,7 @@ def find_image_size(num_patches: int, patch_size: tuple[int, int], source: str, 
     if side * side != num_patches:
         raise ValueError(
             f"{source} has {num_patches} positions of {patch_size[0]} x {patch_size[1]} pixels, which is no square: "
-            "give the size that it was trained with as --image-size HEIGHT WIDTH"
+            "give the size that it was trained with as --image-size HEIGHTxWIDTH"
         )
     height, width = (side * patch for patch in patch_size)
     return height if height == width else [height, width]

@@ -12,6 +12,14 @@ def positive(text: str) -> int:
     return value
 
 
+def frame_size(text: str) -> int | tuple[int, ...]:
+    """224 -> 224, 256x448 -> (256, 448)"""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text} must be a side, 224, or a height and a width, 256x448")
+    return int(sides[0]) if len(sides) == 1 else tuple(int(side) for side in sides)
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Only errors in its log, and no progress bars for loading weights."""

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from .common import positive, quiet_transformers
+from .common import frame_size, positive, quiet_transformers
 
 
 DESCRIPTION = """\
@@ -61,10 +61,9 @@ def add_parser(commands) -> None:
     parser.add_argument("--num-frames", type=positive, metavar="N", help="resize the time embeddings to N frames")
     parser.add_argument(
         "--image-size",
-        type=positive,
-        nargs="+",
-        metavar="SIDE",
-        help="resize the position embeddings: a side, or height and width, in pixels",
+        type=frame_size,
+        metavar="SIDE_OR_HxW",
+        help="resize the position embeddings: pixels of a frame, 224 or 256x448",
     )
     parser.add_argument(
         "--num-attention-heads",
@@ -89,7 +88,6 @@ def add_parser(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    image_size = size_argument(args.image_size)
     with quiet_transformers():
         from ..checkpoint_conversion import convert
 
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
             from_format=args.from_format,
             attention_type=args.attention_type,
             num_frames=args.num_frames,
-            image_size=image_size,
+            image_size=args.image_size,
             num_attention_heads=args.num_attention_heads,
             labels=args.labels,
             outputs=args.outputs,
@@ -118,15 +116,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"  checked: {check}")
     print(f"{args.out}: written")
     return 0
-
-
-def size_argument(sides: list[int] | None) -> int | tuple[int, int] | None:
-    """
-    Raises:
-        ValueError: for more than two sides.
-    """
-    if sides is None or len(sides) == 1:
-        return sides and sides[0]
-    if len(sides) != 2:
-        raise ValueError(f"--image-size takes a side, or height and width, got {len(sides)} numbers")
-    return tuple(sides)

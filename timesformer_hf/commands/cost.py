@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic_outputs import check_free, output_file
-from .common import positive, quiet_transformers
+from .common import frame_size, positive, quiet_transformers
 
 
 if TYPE_CHECKING:
@@ -73,14 +73,6 @@ def add_parser(commands) -> None:
         help='print one object a line: {"attention_type", "num_frames", "image_size", "parameters", '
         '"multiply_accumulates"}, the last of one crop',
     )
-
-
-def frame_size(text: str) -> int | tuple[int, ...]:
-    """224 -> 224, 256x448 -> (256, 448)"""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise argparse.ArgumentTypeError(f"{text} must be a side, 224, or a height and a width, 256x448")
-    return int(sides[0]) if len(sides) == 1 else tuple(int(side) for side in sides)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def add_parser(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="DIR", help="the folder of a classifier, as save_pretrained wrote it")
+    parser.add_argument("model", metavar="DIR", help="the folder of a classifier, or its name on the Hub")
     parser.add_argument("--format", required=True, choices=("onnx", "torch-export", "aoti"), help="what to write")
     parser.add_argument("--out", metavar="OUT", help="the folder to write (default: DIR-onnx, by the format)")
     parser.add_argument(
@@ -54,11 +54,13 @@ def add_parser(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..checkpoint_files import find_source
     from ..model_export import TOLERANCES, export_model
 
-    out = default_out(Path(args.model), args.format) if args.out is None else Path(args.out)
+    folder = find_source(args.model)
+    out = default_out(args.model, args.format) if args.out is None else Path(args.out)
     with quiet_transformers():
-        checks = export_model(args.model, out, format=args.format, dtype=args.dtype, overwrite=args.overwrite)
+        checks = export_model(folder, out, format=args.format, dtype=args.dtype, overwrite=args.overwrite)
     print(f"{out}: " + ", ".join(f"{file.name} ({size_text(file)})" for file in sorted(out.glob("model.*"))))
     for check in checks:
         print(f"  checked {' x '.join(map(str, check.shape))}: differs by {check.difference:.1e} of the largest logit")
@@ -67,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def default_out(model: Path, format: str) -> Path:
-    """Beside the model: my-model -> my-model-onnx"""
+def default_out(name: str, format: str) -> Path:
+    """Beside the model: my-model -> my-model-onnx. One of the Hub: here."""
+    model = Path(name) if Path(name).exists() else Path(Path(name).name)
     model = model if model.name not in ("", "..") else model.resolve()
     return model.with_name(f"{model.name}-{format}")
 
