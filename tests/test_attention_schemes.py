@@ -1,6 +1,7 @@
 """The table of schemes, and each of its steps against a mask over all pairs of tokens (`masked_attention`)."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, GLOBAL, LOCAL
 from timesformer_hf.masked_attention import MEETINGS, masked_attend, meeting_mask
+from timesformer_hf.model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
 from timesformer_hf.modeling_timesformer import TimesformerLayer
 
 
@@ -69,8 +71,10 @@ def test_restore_undoes_regroup(step, grid):
         assert restored[:, 0].abs().max() == 0
 
 
-def test_every_step_is_defined_by_a_mask():
+def test_every_step_is_defined_by_a_mask_and_has_maps():
     assert set(MEETINGS) == set(ATTENTION_STEPS)
+    for outputs in (TimesformerModelOutput, TimesformerClassifierOutput):
+        assert {step.maps for step in ATTENTION_STEPS} <= {field.name for field in dataclasses.fields(outputs)}
 
 
 def test_local_and_global_masks_by_hand():

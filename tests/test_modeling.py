@@ -205,10 +205,11 @@ class TestAttentionBackends:
             torch.testing.assert_close(parameter.grad, twin.grad, rtol=0, atol=1e-10)
 
     @pytest.mark.slow
-    def test_flex_equals_eager(self):
-        """flex_attention compiles on the CPU, forward only; its heads are at least 16 wide."""
-        model = make_model(hidden_size=64, num_hidden_layers=1)
-        clip = make_clip()
+    @pytest.mark.parametrize("scheme", ["divided_space_time", "sparse_local_global"])
+    def test_flex_equals_eager(self, scheme):
+        """flex_attention compiles on the CPU, forward only; its heads are at least 16 wide. Some groups are padded."""
+        model = make_model(scheme, hidden_size=64, num_hidden_layers=1)
+        clip = make_clip(2, 5, 3, 24, 32)
         with torch.no_grad():
             expected = model(clip).logits
             model.set_attn_implementation("flex_attention")

@@ -32,6 +32,7 @@ from .embedding_tables import resize_position_table, resize_time_table
 from .feature_levels import FEATURE_LEVELS, check_level
 from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
 from .model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
+from .padding_masks import padding_mask
 
 
 logger = logging.get_logger(__name__)
@@ -155,18 +156,6 @@ def eager_attention_forward(
     probabilities = F.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
     context = torch.matmul(probabilities, value)
     return context.transpose(1, 2).contiguous(), probabilities
-
-
-def padding_mask(real_tokens: torch.Tensor, implementation: str, dtype: torch.dtype) -> torch.Tensor:
-    """
-    A mask (groups, length) of the tokens that are no padding, in the form that an attention backend takes: the flash
-    kernels as it is, the others what they add to the scores (groups, 1, length, length).
-    """
-    if "flash" in implementation:
-        return real_tokens
-    length = real_tokens.shape[1]
-    scores = torch.zeros_like(real_tokens, dtype=dtype).masked_fill(~real_tokens, torch.finfo(dtype).min)
-    return scores[:, None, None].expand(-1, 1, length, -1)
 
 
 class TimesformerSelfAttention(nn.Module):
