@@ -1,8 +1,8 @@
 """`timesformer-hf convert` and `info`: what they write and what they refuse. (Outputs: test_golden, test_image_vit.)"""
 
 import json
+import os
 import pickle
-import resource
 import subprocess
 import sys
 
@@ -249,6 +249,74 @@ class TestWhatIsWritten:
         source = save_original(tmp_path / "a.pyth", bare)
         convert(source, tmp_path / "k", outputs=ORIGINAL.with_suffix(".safetensors"), from_format="original", **HEADS)
 
+    def test_wrapped(self, state, tmp_path):
+        """As distributed training saves it, and in containers of others."""
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+        torch.save({"epoch": 3, "state_dict": {"model_state": state}}, tmp_path / "a.pyth")
+        convert(tmp_path / "a.pyth", tmp_path / "k", outputs=ORIGINAL.with_suffix(".safetensors"), **HEADS)
+
+    def test_shared_weights(self, state, tmp_path):
+        state["model.blocks.1.norm1.bias"] = state["model.blocks.0.norm1.bias"]
+        convert(save_original(tmp_path / "a.pyth", state), tmp_path / "k", **HEADS)
+        weights = load_file(tmp_path / "k" / "model.safetensors")
+        assert len(weights) == len(state)
+
+    def test_what_had_to_be_assumed(self, tmp_path):
+        model = make_model(hidden_size=128, num_attention_heads=2)
+        model.save_pretrained(tmp_path / "a")
+        back = convert(tmp_path / "a", tmp_path / "a.pyth", to="original")
+        assert not back.assumed
+        assert not back.notes
+        conversion = convert(tmp_path / "a.pyth", tmp_path / "b")
+        assert conversion.assumed == ["2 heads, of 64 channels each"]
+        assert "Assumed: 2 heads" in (tmp_path / "b" / "README.md").read_text()
+        loaded = TimesformerForVideoClassification.from_pretrained(tmp_path / "b")
+        torch.testing.assert_close(loaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
+        make_model().save_pretrained(tmp_path / "c")
+        notes = convert(tmp_path / "c", tmp_path / "c.pyth", to="original").notes
+        assert notes == ["the format doesn't hold the number of heads, 4: say it wherever it is loaded"]
+
+    def test_the_sources_own_processing(self, tmp_path):
+        make_model().save_pretrained(tmp_path / "a")
+        settings = {"do_normalize": False, "rescale_factor": 1 / 127.5, "frame_sampling_rate": 4}
+        settings |= {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
+        (tmp_path / "a" / "video_preprocessor_config.json").write_text(json.dumps(settings))
+        convert(tmp_path / "a", tmp_path / "b")
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "b")
+        assert (processor.do_normalize, processor.rescale_factor) == (False, 1 / 127.5)
+        assert (processor.frame_sampling_rate, dict(processor.size)["shortest_edge"]) == (4, 40)
+
+    @pytest.mark.parametrize(("name", "bgr"), [("timesformer-base-finetuned-ssv2", True), ("mine", False)])
+    def test_bgr_of_folders(self, name, bgr, tmp_path):
+        """The authors' models on the Hub don't say that they need BGR; another model with these labels may not."""
+        model = make_model(id2label=dict(enumerate(read_labels("ssv2"))))
+        model.save_pretrained(tmp_path / name)
+        (tmp_path / name / "preprocessor_config.json").write_text(
+            json.dumps(
+                {"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "image_processor_type": "VideoMAEImageProcessor"}
+            )
+        )
+        assert convert(tmp_path / name, tmp_path / "b").bgr == bgr
+        assert describe_checkpoint(tmp_path / name)["channels"] == ("BGR" if bgr else "RGB")
+        convert(tmp_path / name, tmp_path / "c", bgr=not bgr)
+        assert AutoVideoProcessor.from_pretrained(tmp_path / "c").do_flip_channel_order == (not bgr)
+
+    def test_timm_folder(self, tmp_path):
+        vision_transformer = pytest.importorskip("timm.models.vision_transformer", reason="the test extra has timm")
+        settings = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1, "num_classes": 2}
+        (tmp_path / "timm").mkdir()
+        model = vision_transformer.VisionTransformer(**settings)
+        save_file(model.state_dict(), tmp_path / "timm" / "model.safetensors")
+        config = {"architecture": "vit", "global_pool": "token", "label_names": ["cat", "dog"]}
+        config["pretrained_cfg"] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+        conversion = convert(tmp_path / "timm", tmp_path / "k")
+        assert conversion.model.config.id2label == {0: "cat", 1: "dog"}
+        assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_mean) == [0.485, 0.456, 0.406]
+        (tmp_path / "timm" / "config.json").write_text(json.dumps(config | {"global_pool": "avg"}))
+        with pytest.raises(ValueError, match=r"pools its patches \(global_pool='avg'\)"):
+            convert(tmp_path / "timm", tmp_path / "l")
+
     def test_image_vit_statistics_and_new_head(self, tmp_path):
         vit = ViTModel(ViTConfig(**{name: TINY[name] for name in TINY if name != "num_frames"}))
         vit.save_pretrained(tmp_path / "vit")
@@ -256,7 +324,8 @@ class TestWhatIsWritten:
         conversion = convert(tmp_path / "vit", tmp_path / "k", attention_type="axial", num_frames=3, labels="hmdb51")
         assert conversion.model.config.num_frames == 3
         assert conversion.model.config.id2label[0] == "brush_hair"
-        assert "new and untrained" in conversion.checks[1]
+        assert "new and untrained" in conversion.notes[0]
+        assert "datasets" not in ModelCard.load(tmp_path / "k" / "README.md").data.to_dict()
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_mean) == [0.1, 0.2, 0.3]
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_std) == [0.5] * 3
 
@@ -267,12 +336,13 @@ class TestRefused:
     @pytest.fixture(autouse=True)
     def nothing_written(self, tmp_path):
         yield
-        assert not (tmp_path / "k").exists()
+        assert not list(tmp_path.glob("k*"))
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
     def refuse(self, source, tmp_path, message, **settings):
+        out = tmp_path / ("k.pyth" if settings.get("to") == "original" else "k")
         with pytest.raises((ValueError, OSError), match=message):
-            convert(source, tmp_path / "k", **HEADS | settings)
+            convert(source, out, **HEADS | settings)
 
     def test_unknown_layout(self, tmp_path):
         source = save_original(tmp_path / "a.pth", {"conv1.weight": torch.zeros(1), "fc.bias": torch.zeros(1)})
@@ -307,9 +377,104 @@ class TestRefused:
             tmp_path / "a.safetensors", tmp_path, "a.safetensors is damaged, half-written or no safetensors file"
         )
 
-    def test_text(self, tmp_path):
-        (tmp_path / "a.pth").write_text("version https://git-lfs.github.com/spec/v1")
-        self.refuse(tmp_path / "a.pth", tmp_path, "a.pth (is no checkpoint|is damaged)")
+    @pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1", "hello", "root:x:0:0:root", "{}"])
+    def test_text(self, tmp_path, text):
+        (tmp_path / "a.pth").write_text(text)
+        self.refuse(tmp_path / "a.pth", tmp_path, "a.pth (is damaged|holds no weights)")
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            {},
+            {"weight_map": []},
+            {"weight_map": {}},
+            {"weight_map": {"a": 3}},
+            {"weight_map": {"a": "../a.safetensors"}},
+            {"weight_map": {"a": "/etc/passwd"}},
+        ],
+    )
+    def test_index(self, tmp_path, index):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
+        self.refuse(tmp_path / "a", tmp_path, "is no index of weights: its weight_map must name files beside it")
+
+    def test_a_shard_missing_or_changed(self, tmp_path):
+        make_model().save_pretrained(tmp_path / "a", max_shard_size="50kB")
+        shard = sorted((tmp_path / "a").glob("*.safetensors"))[0]
+        tensors = load_file(shard)
+        save_file(dict(list(tensors.items())[1:]), shard)
+        self.refuse(tmp_path / "a", tmp_path, f"the files that it lists differ in {next(iter(tensors))}")
+        shard.unlink()
+        self.refuse(tmp_path / "a", tmp_path, f"is incomplete: {shard.name}, which .* names, is missing")
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"num_hidden_layers": "2"}, "can't be used: .*num_hidden_layers"),
+            ({"image_size": None}, "can't be used: .*image_size"),
+            ({"attention_type": 3}, "can't be used: .*attention_type"),
+            ({"num_attention_heads": 0}, "can't be used: .*num_attention_heads=0 must be at least 1"),
+            ({"id2label": {"1": "a", "2": "b"}}, "can't be used: no class 0"),
+            ({"model_type": "bert"}, "its config.json is of model type 'bert'"),
+            ({"num_frames": 9}, "contradicts its weights: num_frames=9, the weights say 4"),
+            ({"image_size": 64}, "contradicts its weights: image_size=64, the weights say 32"),
+        ],
+    )
+    def test_config(self, tmp_path, values, message):
+        make_model().save_pretrained(tmp_path / "a")
+        path = tmp_path / "a" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        self.refuse(tmp_path / "a", tmp_path, message)
+        assert main(["info", str(tmp_path / "a")]) == 2
+
+    @pytest.mark.parametrize("config", ["[]", "null", "3"])
+    def test_config_that_is_no_object(self, tmp_path, config):
+        make_model().save_pretrained(tmp_path / "a")
+        (tmp_path / "a" / "config.json").write_text(config)
+        self.refuse(tmp_path / "a", tmp_path, "must hold an object")
+
+    @pytest.mark.parametrize(
+        "values", [{"image_mean": "x"}, {"image_mean": [0.5]}, {"image_std": [0, 0, 0]}, {"image_std": [1, None, 1]}]
+    )
+    def test_preprocessor(self, tmp_path, values):
+        make_model().save_pretrained(tmp_path / "a")
+        (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(values))
+        self.refuse(tmp_path / "a", tmp_path, "it must be 3 numbers, a deviation positive")
+
+    @pytest.mark.parametrize("wrong", [torch.zeros(7, 48, dtype=torch.int64), torch.eye(48).to_sparse()])
+    def test_no_plain_weights(self, state, tmp_path, wrong):
+        source = save_original(tmp_path / "a.pyth", state | {"model.head.weight": wrong})
+        self.refuse(source, tmp_path, r"no dense floating-point numbers: model\.head\.weight")
+
+    def test_embeddings_of_other_dimensions(self, state, tmp_path):
+        source = save_original(tmp_path / "a.pyth", state | {"model.patch_embed.proj.weight": torch.zeros(48, 192)})
+        self.refuse(source, tmp_path, r"a patch projection \(48, 192\), .* must be \(width, channels, height, width\)")
+
+    def test_heads_that_the_config_contradicts(self, tmp_path):
+        make_model().save_pretrained(tmp_path / "a")
+        self.refuse(tmp_path / "a", tmp_path, "states 4 heads, --num-attention-heads 2", num_attention_heads=2)
+
+    def test_sizes_that_do_not_fit(self, tmp_path):
+        self.refuse(ORIGINAL, tmp_path, "image_size=33 must be a multiple of patch_size=8", image_size=33)
+
+    @pytest.mark.parametrize("settings", [{"hidden_act": "relu"}, {"layer_norm_eps": 0.1}])
+    def test_what_the_original_format_does_not_hold(self, settings, tmp_path):
+        make_model(**settings).save_pretrained(tmp_path / "a")
+        self.refuse(tmp_path / "a", tmp_path, "differs from what it is with the authors' constants", to="original")
+
+    def test_original_needs_a_name_for_a_file(self, tmp_path):
+        with pytest.raises(ValueError, match=r"OUT must be a file that ends in \.pyth, \.pth, \.pt, got .*safetensors"):
+            convert(ORIGINAL, tmp_path / "x.safetensors", to="original", **HEADS)
+
+    def test_empty_names(self, tmp_path):
+        self.refuse("", tmp_path, "The name of the checkpoint is empty")
+        with pytest.raises(ValueError, match="The name of the output is empty"):
+            convert(ORIGINAL, "", **HEADS)
+
+    def test_out_under_a_file(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(NotADirectoryError, match=r"can't be made: .*file is a file"):
+            convert(ORIGINAL, tmp_path / "file" / "model", **HEADS)
 
     def test_code_is_never_run(self, tmp_path):
         class Harmful:
@@ -386,7 +551,7 @@ class TestRefused:
         messages = {
             "kinetics400": "'kinetics400' has 400 labels, the model 7 classes",
             "nonsense": r"'nonsense' is neither a label list \(diving48, hmdb51, kinetics400",
-            "EMPTY": "has no labels",
+            "EMPTY": "must have a label in every line; line 1 is empty",
             "TWICE": "names labels more than once: a",
             "BINARY": "is no text file",
         }
@@ -420,23 +585,57 @@ class TestOutputFolder:
         (tmp_path / "thesis" / "thesis.tex").write_text("my life's work")
         for overwrite, message in (
             (False, "exists; give another name"),
-            (True, "is no model folder .* not overwritten"),
+            (True, "is not only a model: it holds thesis.tex. It is not overwritten"),
         ):
             with pytest.raises(FileExistsError, match=message):
                 convert(ORIGINAL, tmp_path / "thesis", overwrite=overwrite, **HEADS)
         assert (tmp_path / "thesis" / "thesis.tex").exists()
 
+    def test_a_trainers_folder_is_not_overwritten(self, tmp_path):
+        """It holds a model, and what a model doesn't need: its checkpoints, one of them the source."""
+        make_model().save_pretrained(tmp_path / "run")
+        make_model().save_pretrained(tmp_path / "run" / "checkpoint-5")
+        (tmp_path / "run" / "optimizer.pt").write_bytes(b"")
+        with pytest.raises(FileExistsError, match=r"it holds checkpoint-5, optimizer\.pt"):
+            convert(tmp_path / "run" / "checkpoint-5", tmp_path / "run", overwrite=True)
+        assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
+
+    def test_source_as_output(self, tmp_path):
+        model = make_model()
+        model.save_pretrained(tmp_path / "a")
+        convert(tmp_path / "a", tmp_path / "a", num_frames=6, overwrite=True)
+        assert TimesformerConfig.from_pretrained(tmp_path / "a").num_frames == 6
+        with pytest.raises(FileExistsError, match=r"lies in .*, which would be replaced"):
+            convert(tmp_path / "a" / "model.safetensors", tmp_path / "a", overwrite=True)
+
+    def test_links(self, tmp_path):
+        """The folder that a link leads to is replaced, and not the link."""
+        convert(ORIGINAL, tmp_path / "k", **HEADS)
+        (tmp_path / "link").symlink_to(tmp_path / "k")
+        convert(ORIGINAL, tmp_path / "link", num_frames=6, overwrite=True, **HEADS)
+        assert (tmp_path / "link").is_symlink()
+        assert TimesformerConfig.from_pretrained(tmp_path / "k").num_frames == 6
+        (tmp_path / "nowhere").symlink_to(tmp_path / "nothing")
+        with pytest.raises(FileExistsError, match="nowhere exists"):
+            convert(ORIGINAL, tmp_path / "nowhere", **HEADS)
+
+    def test_only_regular_files_are_overwritten(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.pyth")
+        with pytest.raises(FileExistsError, match=r"pipe\.pyth is no regular file; it is not overwritten"):
+            convert(ORIGINAL, tmp_path / "pipe.pyth", to="original", overwrite=True, **HEADS)
+
     @pytest.mark.parametrize("to", ["transformers", "original"])
     def test_full_disk(self, to, tmp_path):
         """The system refuses to write a file past 50 kB: nothing stays, and what was there is still there."""
-        convert(ORIGINAL, tmp_path / "k", to=to, **HEADS)
+        out = tmp_path / ("k.pyth" if to == "original" else "k")
+        convert(ORIGINAL, out, to=to, **HEADS)
         before = digest(tmp_path)
         limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
         limit += "from timesformer_hf.cli import main; sys.exit(main(sys.argv[1:]))"
         arguments = [
             "convert",
             str(ORIGINAL),
-            str(tmp_path / "k"),
+            str(out),
             "--to",
             to,
             "--num-attention-heads",
@@ -448,7 +647,21 @@ class TestOutputFolder:
         assert result.stderr.startswith("timesformer-hf: ")
         assert "Traceback" not in result.stderr
         assert digest(tmp_path) == before
-        assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 50_000  # here it never was in force
+
+    def test_terminated(self, tmp_path):
+        """By a signal in the middle of writing: nothing of it stays."""
+        code = """if True:
+            import os, signal, sys
+            from timesformer_hf import TimesformerForVideoClassification
+            from timesformer_hf.cli import main
+
+            TimesformerForVideoClassification.save_pretrained = lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+            main(sys.argv[1:])
+        """
+        arguments = ["convert", str(ORIGINAL), str(tmp_path / "k"), "--num-attention-heads", "4"]
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert result.returncode == 143, result.stderr
+        assert not list(tmp_path.iterdir())
 
 
 def digest(folder) -> dict:

@@ -1,5 +1,7 @@
 """Starting from an image ViT of transformers or timm: their own outputs are the oracle."""
 
+from functools import partial
+
 import pytest
 import torch
 from test_modeling import FLOAT32, SCHEMES, TINY, make_clip, randomize
@@ -47,7 +49,7 @@ def test_every_scheme_computes_the_vit_where_it_can(scheme, settings):
     """What `convert` checks: clips on which a scheme's last step meets what the ViT's attention meets."""
     vit = make_vit(**settings)
     model = TimesformerForVideoClassification.from_image_vit(vit, attention_type=scheme, num_frames=3)
-    weights, _ = read_image_vit(vit)
+    weights, _, _ = read_image_vit(vit)
     assert difference_from_image_vit(model, weights) <= 1e-10
     with torch.no_grad():
         model.timesformer.encoder.layer[1].attention.output.dense.weight.mul_(1.001)
@@ -73,13 +75,14 @@ def test_added_steps_are_copies_that_start_at_zero(scheme):
 
 @pytest.mark.parametrize("source", ["model", "folder", "file", "state dict", "file's state dict", "headless"])
 def test_sources(source, tmp_path):
-    vit = make_vit(layer_norm_eps=1e-6)
+    """A state dict by itself doesn't tell the heads; transformers' epsilon, 1e-12, is known."""
+    vit = make_vit()
     vit.save_pretrained(tmp_path)
     heads = {"num_attention_heads": 4}
     sources = {
         "model": (vit, {}),
         "folder": (tmp_path, {}),
-        "file": (tmp_path / "model.safetensors", heads),
+        "file": (tmp_path / "model.safetensors", {}),  # with the config beside it
         "state dict": (vit.state_dict(), heads),
         "file's state dict": (torch_file(tmp_path / "vit.bin", vit.state_dict()), heads),
         "headless": (vit.vit.state_dict(), heads),
@@ -107,6 +110,22 @@ def test_timm(tmp_path):
         torch.testing.assert_close(model(clip).logits, timm_model(images()), rtol=0, atol=1e-10)
 
 
+def test_what_a_timm_module_knows():
+    """Heads, epsilon, activation and pooling, which its weights don't tell."""
+    timm = pytest.importorskip("timm", reason="the test extra has timm")
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_classes": 7}
+    make = timm.models.vision_transformer.VisionTransformer
+    norm = partial(torch.nn.LayerNorm, eps=1e-3)
+    timm_model = randomize(make(num_heads=8, norm_layer=norm, act_layer="quick_gelu", **settings)).double().eval()
+    model = TimesformerForVideoClassification.from_image_vit(timm_model, num_frames=1)
+    assert model.config.num_attention_heads == 8
+    torch.testing.assert_close(model(images().unsqueeze(1)).logits, timm_model(images()), rtol=0, atol=1e-10)
+    with pytest.raises(ValueError, match=r"pools its patches \(global_pool='avg'\)"):
+        TimesformerForVideoClassification.from_image_vit(
+            make(num_heads=8, global_pool="avg", fc_norm=False, **settings)
+        )
+
+
 def test_new_classes_start_a_new_head():
     vit = make_vit()
     model = TimesformerForVideoClassification.from_image_vit(vit, id2label=dict(enumerate("abcde")))
@@ -128,6 +147,15 @@ def test_another_size_is_resized_and_saved(tmp_path):
     torch.testing.assert_close(loaded(clip).logits, model(clip).logits, **FLOAT32)
 
 
+def test_label2id_dtype_and_attention():
+    model = TimesformerForVideoClassification.from_image_vit(
+        make_vit(), label2id={"a": 0, "b": 1}, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    assert model.config.id2label == {0: "a", 1: "b"}
+    assert model.dtype == torch.bfloat16
+    assert model.config._attn_implementation == "eager"
+
+
 def test_keeps_half_precision():
     model = TimesformerForVideoClassification.from_image_vit(make_vit().to(torch.bfloat16))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -136,7 +164,7 @@ def test_keeps_half_precision():
 class TestBadInput:
     def test_a_timesformer(self, tmp_path):
         TimesformerForVideoClassification.from_image_vit(make_vit()).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="is a TimeSformer of transformers already, no image ViT"):
+        with pytest.raises(ValueError, match="is a TimeSformer of transformers, no image ViT"):
             TimesformerModel.from_image_vit(tmp_path)
 
     def test_a_vit_with_more_than_a_vit(self):
@@ -153,6 +181,31 @@ class TestBadInput:
     def test_unknown_scheme(self):
         with pytest.raises(ValueError, match=r"attention_type='nonsense' must be one of .*'axial'"):
             TimesformerModel.from_image_vit(make_vit(), attention_type="nonsense")
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "message"),
+        [
+            (
+                {"num_label": 5},
+                TypeError,
+                "takes no num_label: the image model fixes the structure. It takes image_size",
+            ),
+            ({"hidden_size": 96}, TypeError, "takes no hidden_size"),
+            ({"num_labels": 3, "id2label": {0: "a"}}, ValueError, "num_labels=3, but id2label names 1 classes"),
+            ({"id2label": {1: "a", 2: "b"}}, ValueError, "can't be used: no class 0"),
+            ({"num_attention_heads": 2}, ValueError, "states 4 heads, --num-attention-heads 2"),
+            ({"image_size": 33}, ValueError, "image_size=33 must be a multiple of patch_size=8"),
+        ],
+    )
+    def test_settings(self, settings, error, message):
+        with pytest.raises(error, match=message):
+            TimesformerForVideoClassification.from_image_vit(make_vit(), **settings)
+
+    def test_no_weights(self):
+        with torch.device("meta"):
+            vit = ViTModel(ViTConfig(**SETTINGS))
+        with pytest.raises(ValueError, match="is on the meta device"):
+            TimesformerModel.from_image_vit(vit)
 
     def test_something_else(self):
         with pytest.raises(ValueError, match=r"the state dict has an unknown layout\. Found 1 weights: conv1"):

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+OWN_FILES = ("*.json", "model*.safetensors", "model.onnx", "model.onnx.data", "model.pt2", "README.md")
+
+
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
     An empty folder to write into, which becomes `path` when the block ends; after an error nothing of it stays.
 
     Raises:
-        FileExistsError: where `path` exists, unless `overwrite` is given and it is a folder that this project wrote,
-            one with a config.json, or an empty one.
+        FileExistsError, NotADirectoryError: see [`check_output_folder`].
     """
-    path = Path(os.path.abspath(path))
-    check_free(path, overwrite)
-    if path.exists() and not (path.is_dir() and ((path / "config.json").exists() or not any(path.iterdir()))):
-        raise FileExistsError(f"{path} is no model folder (it has no config.json); it is not overwritten")
+    check_output_folder(path, overwrite)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -42,28 +42,65 @@ def output_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[
 @contextlib.contextmanager
 def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    A file name to write to, which becomes `path` when the block ends; after an error nothing of it stays. It lies in
-    a folder of its own beside `path`, and so may have companions, which are moved with it.
+    A file name to write to, which becomes `path` when the block ends; after an error nothing of it stays.
 
     Raises:
-        FileExistsError: where `path` exists and `overwrite` is not given, or where it is a folder.
+        FileExistsError, NotADirectoryError: see [`check_output_file`].
     """
-    path = Path(os.path.abspath(path))
-    check_free(path, overwrite)
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder; give the name of a file")
+    check_output_file(path, overwrite)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as temporary:
         yield Path(temporary) / path.name
-        companions = [file for file in sorted(Path(temporary).iterdir()) if file.name != path.name]
-        for file in (*companions, Path(temporary) / path.name):  # the file itself last: it says that all is there
-            os.replace(file, path.parent / file.name)
+        os.replace(Path(temporary) / path.name, path)
+
+
+def check_output_folder(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """
+    To be called before long work, too.
+
+    Raises:
+        FileExistsError: where `path` exists and may not be overwritten: without `overwrite`, or where it is something
+            else than a folder of nothing but what this program writes. A Trainer's folder with checkpoints is not.
+        NotADirectoryError: where it can't be made.
+    """
+    check_free(path, overwrite)
+    path = Path(path).resolve()
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{path} is no folder; it is not overwritten")
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.is_dir() or not any(map(entry.match, OWN_FILES)))
+    if foreign or (any(path.iterdir()) and not (path / "config.json").exists()):
+        reason = f"it holds {', '.join(foreign[:5])}" if foreign else "it has no config.json"
+        raise FileExistsError(f"{path} is not only a model: {reason}. It is not overwritten; give another name")
+
+
+def check_output_file(path: str | os.PathLike, overwrite: bool = False) -> None:
+    """
+    To be called before long work, too.
+
+    Raises:
+        FileExistsError: where `path` exists and may not be overwritten, or is no file.
+        NotADirectoryError: where it can't be made.
+    """
+    if Path(path).is_dir():
+        raise FileExistsError(f"{path} is a folder; give the name of a file")
+    check_free(path, overwrite)
+    if Path(path).exists() and not Path(path).is_file():
+        raise FileExistsError(f"{path} is no regular file; it is not overwritten")
 
 
 def check_free(path: str | os.PathLike, overwrite: bool) -> None:
     """
     Raises:
-        FileExistsError: where `path` exists and may not be overwritten. To be called before long work, too.
+        FileExistsError: where `path` exists, unless `overwrite`.
+        NotADirectoryError: where something above it is a file. ValueError: for an empty name.
     """
-    if Path(path).exists() and not overwrite:
+    if not str(path).strip():
+        raise ValueError("The name of the output is empty")
+    if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists; give another name, or --overwrite to replace it")
+    above = next(parent for parent in Path(path).resolve().parents if parent.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path} can't be made: {above} is a file")

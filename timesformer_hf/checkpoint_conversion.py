@@ -1,16 +1,17 @@
 """Any public checkpoint to a folder of transformers, or back to the authors' format: read, load, check, write."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
-from .atomic_outputs import check_free, output_file, output_folder
-from .checkpoint_files import Checkpoint, read_checkpoint
+from .atomic_outputs import check_output_file, check_output_folder, output_file, output_folder
+from .checkpoint_files import Checkpoint, find_source, read_checkpoint
 from .checkpoint_formats import CheckpointFormat, find_format, own_weights
 from .checkpoint_keys import ORIGINAL, restore_keys
 from .checkpoint_parity import (
@@ -19,8 +20,10 @@ from .checkpoint_parity import (
     difference_from_image_vit,
     difference_from_masks,
     difference_from_outputs,
+    difference_of_configs,
 )
-from .checkpoint_structure import infer_config_values
+from .checkpoint_processors import is_bgr, save_processors
+from .checkpoint_structure import find_config
 from .class_labels import known_list, read_labels
 from .configuration_timesformer import TimesformerConfig, as_pair
 from .image_vit import read_image_vit, start_from_image_vit
@@ -29,6 +32,8 @@ from .modeling_timesformer import TimesformerForVideoClassification
 
 
 TARGETS = ("transformers", "original")
+ORIGINAL_SUFFIXES = (".pyth", ".pth", ".pt")
+ORIGINAL_CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "interpolation_mode": "nearest"}
 
 
 @dataclass
@@ -41,7 +46,9 @@ class Conversion:
         model: the converted model, in evaluation mode.
         label_list: name of the label list that its classes are, `None` where unknown.
         bgr: whether it was trained on BGR.
+        assumed: what neither config nor weights tell, in words.
         checks: a sentence on each check that it passed.
+        notes: what else there is to know.
     """
 
     checkpoint: Checkpoint
@@ -49,7 +56,9 @@ class Conversion:
     model: TimesformerForVideoClassification
     label_list: str | None
     bgr: bool
-    checks: list[str]
+    assumed: list[str]
+    checks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def convert(
@@ -62,6 +71,7 @@ def convert(
     image_size: int | tuple[int, int] | None = None,
     num_attention_heads: int | None = None,
     labels: str | None = None,
+    bgr: bool | None = None,
     outputs: str | os.PathLike | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda step: None,
@@ -79,6 +89,7 @@ def convert(
         num_attention_heads: by default the config's, or one for every 64 channels.
         labels: a label list's name, a file with a label a line, or `"none"`; by default what the published weights
             with so many classes have.
+        bgr: whether it was trained on BGR; by default, whether it is one of the authors' Something-Something models.
         outputs: a safetensors file with `pixel_values` and `logits` of the source's own code, to check against.
         overwrite: whether `out` may be replaced.
         report: is told what is being done, since large models take a minute.
@@ -88,28 +99,31 @@ def convert(
             does not compute what its twin does.
         OSError: where a file can't be read or written. Nothing half-written stays.
     """
-    if to not in TARGETS:
-        raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
-    check_free(out, overwrite)
+    check_target(source, out, to, overwrite)
+    names = None if labels in (None, "none") else read_labels(labels)
     report(f"reading {source}")
     checkpoint = read_checkpoint(source)
     found = find_format(checkpoint, from_format)
-    report(f"it is {found.title}; comparing the model with its twin, in float64")
-    sizes = {"num_frames": num_frames, "image_size": image_size}
+    notes = []
     if found.is_image_model:
-        model, checks = start_model(checkpoint, attention_type, num_attention_heads, num_frames, labels)
+        model, weights, assumed = start_model(
+            checkpoint, attention_type, num_frames, num_attention_heads, image_size, names
+        )
+        if model.config.num_labels and len(weights.get("classifier.weight", ())) != model.config.num_labels:
+            notes.append("the head is new and untrained: fine-tune it before you use its labels")
     elif attention_type is not None:
-        raise ValueError(f"{source} is {found.title} and has its attention scheme; --attention-type is for image ViTs")
+        raise ValueError(f"{source} has an attention scheme; --attention-type is for image ViTs")
     else:
-        model, checks = load_model(checkpoint, found, num_attention_heads, sizes["image_size"])
-    if outputs is not None:
-        difference, tolerance = difference_from_outputs(model, Path(outputs))
-        check_parity(difference, f"the outputs in {outputs}", tolerance)
-        checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e}")
-    label_list = attach_labels(model, found, labels)
-    model.resize_embeddings(**sizes)
+        model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
+    label_list = attach_labels(model, found, labels, names)
+    if bgr is None:
+        bgr = is_bgr(checkpoint, found, label_list)
+    conversion = Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
+    check_sizes(model, num_frames, image_size, to)
+    report(f"it is {found.title}; comparing the model with its twin, in float64")
+    conversion.checks += check_model(model, weights, found, outputs)
+    model.resize_embeddings(num_frames=num_frames, image_size=image_size)
     report(f"writing {out}")
-    conversion = Conversion(checkpoint, found, model, label_list, label_list in found.bgr_labels, checks)
     try:
         write_original(conversion, out, overwrite) if to == "original" else write_folder(conversion, out, overwrite)
     except (SafetensorError, RuntimeError) as error:  # what safetensors and torch make of a full disk
@@ -117,49 +131,100 @@ def convert(
     return conversion
 
 
+def check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, overwrite: bool) -> None:
+    """
+    Raises:
+        ValueError: for an unknown target or file name. FileExistsError: where `out` is there and may not be replaced,
+            or the source lies in it.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
+    if to == "original":
+        if Path(out).suffix not in ORIGINAL_SUFFIXES:
+            raise ValueError(f"OUT must be a file that ends in {', '.join(ORIGINAL_SUFFIXES)}, got {out}")
+        check_output_file(out, overwrite)
+    else:
+        check_output_folder(out, overwrite)
+    if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
+        raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
+
+
 def load_model(
     checkpoint: Checkpoint, found: CheckpointFormat, num_attention_heads: int | None, image_size
-) -> tuple[TimesformerForVideoClassification, list[str]]:
-    """A TimeSformer from any format, and the check that it passed."""
+) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
+    """A TimeSformer from any format, its weights, and what had to be assumed."""
     weights = own_weights(checkpoint, found)
     check_finite(weights, checkpoint.source)
-    config = find_config(checkpoint, weights, num_attention_heads, image_size)
+    config, assumed = find_config(checkpoint, found, weights, num_attention_heads, image_size)
     with torch.device("meta"):
         model = TimesformerForVideoClassification(config)
     load_strictly(model, weights, checkpoint.source)
-    difference, twin = difference_from_built_in(model, weights), "transformers' built-in model with the same weights"
-    if difference is None:
-        difference, twin = difference_from_masks(model), "the masks that define its scheme"
-    check_parity(difference, twin)
-    return model, [f"logits equal to those of {twin}, within {difference:.1e}"]
+    return model, weights, assumed
 
 
-def find_config(
-    checkpoint: Checkpoint, weights: Mapping[str, torch.Tensor], num_attention_heads: int | None, image_size
-) -> TimesformerConfig:
+def start_model(
+    checkpoint: Checkpoint,
+    attention_type: str | None,
+    num_frames: int | None,
+    num_attention_heads: int | None,
+    image_size,
+    names: list[str] | None,
+) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
+    """A TimeSformer that starts from an image ViT, at the ViT's own image size; else as [`load_model`]."""
+    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
+    check_finite(weights, checkpoint.source)
+    model = start_from_image_vit(
+        TimesformerForVideoClassification,
+        (weights, start),
+        attention_type or TimesformerConfig.attention_type,
+        num_frames or TimesformerConfig.num_frames,
+        id2label=start.id2label if names is None else dict(enumerate(names)),
+    )
+    return model, weights, assumed
+
+
+def check_sizes(model: TimesformerForVideoClassification, num_frames, image_size, to: str) -> None:
     """
-    The checkpoint's own config, or the one that its weights imply.
-
     Raises:
-        ValueError: where its weights contradict its config.
+        ValueError: for sizes that the model can't be resized to, or a model that the target format can't hold.
     """
-    stored = checkpoint.config if checkpoint.config.get("model_type") == "timesformer" else {}
-    heads = num_attention_heads or stored.get("num_attention_heads")
-    implied = infer_config_values(weights, checkpoint.source, heads, stored.get("image_size") or image_size)
-    implied.setdefault("num_labels", 0)
-    if not stored:
-        return TimesformerConfig(**implied)
-    config = TimesformerConfig.from_dict(stored | {"num_attention_heads": implied["num_attention_heads"]})
-    if implied["num_labels"] == 0:  # saved without a head
-        config.num_labels = 0
-    wrong = [
-        f"{name}={getattr(config, name)!r}, the weights say {value!r}"
-        for name, value in implied.items()
-        if name not in ("image_size", "patch_size", "num_frames") and getattr(config, name) != value
-    ]
-    if wrong:
-        raise ValueError(f"The config.json of {checkpoint.source} contradicts its weights: {'; '.join(wrong)}")
-    return config
+    config = copy.deepcopy(model.config)
+    config.num_frames, config.image_size = num_frames or config.num_frames, image_size or config.image_size
+    config.check_values()
+    if to != "original":
+        return
+    height, width = as_pair(config.image_size, "image_size")
+    if height != width or len(set(as_pair(config.patch_size))) > 1:
+        raise ValueError(f"The authors' code has no rectangular sizes; this model is for {height} x {width} pixels")
+    try:
+        restore_keys(model.state_dict(), ORIGINAL)
+    except ValueError as error:
+        raise ValueError(f"The authors' code has no {config.attention_type} attention: {error}") from error
+
+
+def check_model(
+    model: TimesformerForVideoClassification, weights: dict, found: CheckpointFormat, outputs: str | os.PathLike | None
+) -> list[str]:
+    """Compare a model with its twins; returns a sentence on each."""
+    scheme = model.config.attention_type
+    if found.is_image_model:
+        what, twin = f"class feature equal to the image ViT's {WHERE_EQUAL[scheme]}", "the image ViT"
+        difference = difference_from_image_vit(model, weights)
+    else:
+        twin, difference = (
+            "transformers' built-in model with the same weights",
+            difference_from_built_in(model, weights),
+        )
+        if difference is None:
+            twin, difference = "the masks that define its scheme", difference_from_masks(model)
+        what = f"logits equal to those of {twin}"
+    check_parity(difference, twin)
+    checks = [f"{what}, within {difference:.1e}"]
+    if outputs is not None:
+        difference, tolerance = difference_from_outputs(model, Path(outputs))
+        check_parity(difference, f"the outputs in {outputs}", tolerance)
+        checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e}")
+    return checks
 
 
 def load_strictly(model: TimesformerForVideoClassification, weights: Mapping[str, torch.Tensor], source: str) -> None:
@@ -185,7 +250,8 @@ def load_strictly(model: TimesformerForVideoClassification, weights: Mapping[str
         raise ValueError(
             f"The weights of {source} don't make a {model.config.attention_type} model; {'; '.join(problems)}"
         )
-    model.load_state_dict(weights, strict=True, assign=True)
+    # copies, since a file may hold one tensor under two names, or a part of a larger one
+    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, strict=True, assign=True)
     model.eval()
 
 
@@ -199,37 +265,6 @@ def check_finite(weights: Mapping[str, torch.Tensor], source: str) -> None:
         raise ValueError(f"{len(wrong)} weights of {source} hold NaN or infinity: {', '.join(wrong[:5])}")
 
 
-def start_model(
-    checkpoint: Checkpoint,
-    attention_type: str | None,
-    num_attention_heads: int | None,
-    num_frames: int | None,
-    labels: str | None,
-) -> tuple[TimesformerForVideoClassification, list[str]]:
-    """A TimeSformer that starts from an image ViT, at the ViT's own image size, and the check that it passed."""
-    weights, _ = read_image_vit(checkpoint, num_attention_heads)
-    check_finite(weights, checkpoint.source)
-    settings = {"num_labels": 0} if "classifier.weight" not in weights else {}
-    if labels not in (None, "none"):
-        settings = {"id2label": dict(enumerate(read_labels(labels)))}
-    scheme = attention_type or "divided_space_time"
-    model = start_from_image_vit(
-        TimesformerForVideoClassification,
-        checkpoint,
-        scheme,
-        num_frames=num_frames or TimesformerConfig.num_frames,
-        num_attention_heads=num_attention_heads,
-        **settings,
-    )
-    difference = difference_from_image_vit(model, weights)
-    check_parity(difference, "the image ViT")
-    checks = [f"class feature equal to the image ViT's {WHERE_EQUAL[scheme]}, within {difference:.1e}"]
-    head = weights.get("classifier.weight")
-    if model.config.num_labels and (head is None or len(head) != model.config.num_labels):
-        checks.append("all but the head, which is new and untrained: fine-tune it before you use its labels")
-    return model, checks
-
-
 WHERE_EQUAL = {
     "divided_space_time": "on identical frames",
     "space_only": "on identical frames",
@@ -239,9 +274,18 @@ WHERE_EQUAL = {
 }
 
 
-def attach_labels(model: TimesformerForVideoClassification, found: CheckpointFormat, labels: str | None) -> str | None:
+def attach_labels(
+    model: TimesformerForVideoClassification,
+    found: CheckpointFormat,
+    labels: str | None = None,
+    names: list[str] | None = None,
+) -> str | None:
     """
     Put class names into the config.
+
+    Args:
+        labels: what the caller calls them, for messages; `"none"` for none.
+        names: them; by default those that published weights with so many classes have, unless there are names.
 
     Returns:
         The name of the list that they are, `None` where it is none of the known ones.
@@ -251,14 +295,13 @@ def attach_labels(model: TimesformerForVideoClassification, found: CheckpointFor
     """
     config = model.config
     present = [config.id2label[index] for index in range(config.num_labels)]
-    unnamed = present == [f"LABEL_{index}" for index in range(config.num_labels)]
     if labels == "none":
         return None
-    if labels is None:
-        labels = found.labels.get(config.num_labels) if unnamed else None
-        if labels is None:
-            return known_list(present)
-    names = read_labels(labels)
+    published = found.labels.get(config.num_labels)
+    if names is None and published and present == [f"LABEL_{index}" for index in range(config.num_labels)]:
+        labels, names = published, read_labels(published)
+    if names is None:
+        return known_list(present)
     if len(names) != config.num_labels:
         raise ValueError(
             f"The label list {labels!r} has {len(names)} labels, the model {config.num_labels} classes; give another "
@@ -273,8 +316,8 @@ def write_folder(conversion: Conversion, out: str | os.PathLike, overwrite: bool
     """Config, safetensors, processor files and model card."""
     with output_folder(out, overwrite) as folder:
         conversion.model.save_pretrained(folder)
-        save_processors(conversion, folder)
         checkpoint = conversion.checkpoint
+        save_processors(checkpoint, conversion.found, conversion.model.config, conversion.bgr, folder)
         card = make_model_card(
             name=Path(out).resolve().name,
             config=conversion.model.config,
@@ -283,33 +326,15 @@ def write_folder(conversion: Conversion, out: str | os.PathLike, overwrite: bool
             title=conversion.found.title,
             licence=conversion.found.licence,
             source_card=checkpoint.path / "README.md",
-            label_list=conversion.label_list,
+            label_list=None if conversion.notes else conversion.label_list,
             bgr=conversion.bgr,
-            checks=conversion.checks,
+            remarks=[
+                *(f"Checked in float64: {check}" for check in conversion.checks),
+                *(f"Assumed: {assumption}" for assumption in conversion.assumed),
+                *(f"Note: {note}" for note in conversion.notes),
+            ],
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def save_processors(conversion: Conversion, folder: Path) -> None:
-    """
-    The processors for the model's frames and size, with the statistics that the source was trained with: its own
-    preprocessor file's, or else its format's.
-    """
-    from .image_processing_timesformer import TimesformerImageProcessor
-    from .video_processing_timesformer import TimesformerVideoProcessor
-
-    config, found, stored = conversion.model.config, conversion.found, conversion.checkpoint.preprocessor
-    height, width = as_pair(config.image_size, "image_size")
-    settings = {
-        "size": {"shortest_edge": max(height, width)},  # which leaves no border, whatever a video's shape
-        "crop_size": {"height": height, "width": width},
-        "image_mean": stored.get("image_mean") or [found.mean] * config.num_channels,
-        "image_std": stored.get("image_std") or [found.std] * config.num_channels,
-        "do_flip_channel_order": stored.get("do_flip_channel_order", conversion.bgr),
-    }
-    TimesformerImageProcessor(**settings).save_pretrained(folder)
-    sampling = {"frame_sampling": "segments"} if conversion.bgr else {}  # what Something-Something was tested with
-    TimesformerVideoProcessor(num_frames=config.num_frames, **sampling | settings).save_pretrained(folder)
 
 
 def write_original(conversion: Conversion, out: str | os.PathLike, overwrite: bool) -> None:
@@ -317,28 +342,26 @@ def write_original(conversion: Conversion, out: str | os.PathLike, overwrite: bo
     The authors' format: a dict of `epoch` and `model_state`, float32.
 
     Raises:
-        ValueError: for a scheme, or sizes, that their code doesn't have.
+        ParityError: where their constants would make it another model.
     """
-    config = conversion.model.config
-    height, width = as_pair(config.image_size, "image_size")
-    if height != width or len(set(as_pair(config.patch_size))) > 1:
-        raise ValueError(f"The authors' code has no rectangular sizes; this model is for {height} x {width} pixels")
-    try:
-        state = restore_keys(conversion.model.state_dict(), ORIGINAL)
-    except ValueError as error:
-        raise ValueError(f"The authors' code has no {config.attention_type} attention: {error}") from error
+    model = conversion.model
+    difference = difference_of_configs(model, ORIGINAL_CONSTANTS)
+    constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
+    check_parity(difference, f"what it is with {constants}", 1e-4)
+    conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e}")
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    if heads * 64 != width:
+        conversion.notes.append(f"the format doesn't hold the number of heads, {heads}: say it wherever it is loaded")
+    state = restore_keys(model.state_dict(), ORIGINAL)
     state = {name: tensor.detach().float().clone() for name, tensor in state.items()}
     with output_file(out, overwrite) as path:
         torch.save({"epoch": 0, "model_state": state}, path)
-        again = own_weights(*identified(read_checkpoint(path)))
-        for name, tensor in conversion.model.state_dict().items():
+        written = read_checkpoint(path)
+        again = own_weights(written, find_format(written, "original"))
+        for name, tensor in model.state_dict().items():
             if not again[name].equal(tensor.float()):
                 raise OSError(f"{name} was not written as it is; nothing stays")
     conversion.checks.append("read back, every weight bit for bit")
-
-
-def identified(checkpoint: Checkpoint) -> tuple[Checkpoint, CheckpointFormat]:
-    return checkpoint, find_format(checkpoint)
 
 
 def file_digest(path: Path) -> str | None:

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 
-CONTAINERS = ("model_state", "state_dict", "model")  # entries of a file that hold its weights
+CONTAINERS = ("model_state", "state_dict", "model", "module")  # entries of a file that hold its weights
+WRAPPER = "module."  # what distributed training puts before every name
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -53,45 +54,86 @@ def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False) -> Che
         ValueError: for a file that is damaged, needs code to be run, or holds no weights.
     """
     path = find_source(source)
+    if path.is_file() and path.name in WEIGHT_FILES and (path.parent / "config.json").exists():
+        path = path.parent  # the weights of a folder, whose config tells what they don't
     if path.is_file():
         return Checkpoint(str(source), path, read_weights(path, shapes_only))
-    found = [path / name for name in WEIGHT_FILES if (path / name).exists()]
-    if not found:
-        raise FileNotFoundError(f"{source} holds no weights: none of {', '.join(WEIGHT_FILES)} is in it")
-    files = [found[0]]
-    if found[0].name.endswith(".index.json"):
-        files = [path / name for name in sorted(set(read_json(found[0])["weight_map"].values()))]
-    state_dict = {key: tensor for file in files for key, tensor in read_weights(file, shapes_only).items()}
     preprocessor = read_json(path / "preprocessor_config.json") | read_json(path / "video_preprocessor_config.json")
-    return Checkpoint(str(source), path, state_dict, read_json(path / "config.json"), preprocessor)
+    return Checkpoint(str(source), path, read_folder(path, shapes_only), read_json(path / "config.json"), preprocessor)
+
+
+def read_folder(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+    """The weights in a folder, in one file or in several that an index lists."""
+    found = next((path / name for name in WEIGHT_FILES if (path / name).exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"{path} holds no weights: none of {', '.join(WEIGHT_FILES)} is in it")
+    if not found.name.endswith(".index.json"):
+        return read_weights(found, shapes_only)
+    places = read_json(found).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(map(is_weight_file, places.values())):
+        raise ValueError(f"{found} is no index of weights: its weight_map must name files beside it")
+    state_dict = {}
+    for name in sorted(set(places.values())):
+        if not (path / name).exists():
+            raise ValueError(f"{path} is incomplete: {name}, which {found.name} names, is missing")
+        state_dict |= read_weights(path / name, shapes_only)
+    if different := sorted(state_dict.keys() ^ places.keys()):
+        raise ValueError(f"{found} and the files that it lists differ in {', '.join(different[:5])}")
+    return state_dict
+
+
+def is_weight_file(name) -> bool:
+    return isinstance(name, str) and Path(name).name == name and name.endswith((".safetensors", ".bin"))
 
 
 def find_source(source: str | os.PathLike) -> Path:
-    """A local path, or the local copy of a model on the Hub, which is downloaded where `source` is a name there."""
+    """
+    A local path, or the local copy of a model on the Hub, which is downloaded where `source` is a name there.
+
+    Raises:
+        FileNotFoundError: where there is neither. ValueError: for an empty name.
+    """
     path = Path(source)
+    if not str(source).strip():
+        raise ValueError("The name of the checkpoint is empty")
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.suffix in (".pyth", ".pth", ".pt", ".bin"):
         raise FileNotFoundError(f"{source}: there is no such file or folder")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", *WEIGHT_FILES, "model-*.safetensors"]))
+        return download(str(source))
     except Exception as error:  # offline, no such model, no access: whatever it is, it is about this name
         raise FileNotFoundError(
             f"{source}: there is no such file or folder, and it can't be had from the Hub: {error}"
         ) from error
 
 
+def download(name: str) -> Path:
+    """A model on the Hub: its safetensors, or where it has none its pickles, and what stands beside them."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=["*.json", "README.md", "model*.safetensors"]))
+    if not any(folder.glob("model*.safetensors")):
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "README.md", "pytorch_model*.bin"]))
+    return folder
+
+
 def read_json(path: Path) -> dict:
-    """An object of a JSON file; empty where there is no file."""
+    """
+    An object of a JSON file; empty where there is no file.
+
+    Raises:
+        ValueError: where it is something else.
+    """
     if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); it is damaged or half-written") from error
-    return values if isinstance(values, dict) else {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object, {{...}}; it holds {type(values).__name__}")
+    return values
 
 
 def read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
@@ -101,18 +143,18 @@ def read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tenso
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path, shapes_only)
+    with path.open("rb"):  # so that the system's own errors, no permission say, come as they are
+        pass
     try:
         content = torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
+    except Exception as error:  # torch.load has many classes of them for a file that is something else
+        needed = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if needed is None:
-            raise ValueError(f"{path} is no checkpoint, or a damaged one: {first_sentence(error)}") from error
+            raise ValueError(f"{path} is damaged, half-written or no checkpoint: {first_sentence(error)}") from error
         raise ValueError(
             f"{path} holds more than weights: loading it would run {needed[1]}, which this program never does. Load it "
             "where you trust it, and save its state dict alone: torch.save({'model_state': ...}, NEW_FILE)"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged, half-written or no checkpoint: {first_sentence(error)}") from error
     return find_weights(content, path)
 
 
@@ -127,27 +169,46 @@ def read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not iterable)
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             return {
-                key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_TYPES.get(part.get_dtype()), device="meta")
+                key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_TYPES[part.get_dtype()], device="meta")
                 for key, part in slices.items()
             }
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, half-written or no safetensors file: {first_sentence(error)}") from error
 
 
-_SAFETENSORS_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def find_weights(content, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in what a file holds: its `model_state`, `state_dict` or `model`, or all of it."""
-    if isinstance(content, Mapping):
-        content = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), content)
+    """
+    The state dict in what a file holds: its `model_state`, `state_dict`, `model` or `module`, also one in another, or
+    all of it. Names lose the `module.` of distributed training.
+    """
+    inner = content
+    while isinstance(inner, Mapping) and any(isinstance(inner.get(name), Mapping) for name in CONTAINERS):
+        inner = next(inner[name] for name in CONTAINERS if isinstance(inner.get(name), Mapping))
     weights = {}
-    if isinstance(content, Mapping):
-        weights = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if isinstance(inner, Mapping):
+        weights = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
     if not weights:
         found = ", ".join(map(str, list(content)[:10])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
             f"{path} holds no weights. Found: {found or 'nothing'}. Known: a state dict, by itself or under "
             f"{', '.join(CONTAINERS)}"
         )
+    if all(key.startswith(WRAPPER) for key in weights):
+        weights = {key.removeprefix(WRAPPER): value for key, value in weights.items()}
     return weights

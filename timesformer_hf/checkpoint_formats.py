@@ -73,8 +73,8 @@ FORMATS = (
     CheckpointFormat("original", "the authors' model by itself", "time_embed", _WITHOUT_PREFIX, **_ORIGINAL),
     CheckpointFormat("mmaction2", "mmaction2's .pth", _DIVIDED, MMACTION2_DIVIDED, **_MMACTION2),
     CheckpointFormat("mmaction2", "mmaction2's .pth", _UNDIVIDED, MMACTION2_UNDIVIDED, **_MMACTION2),
-    CheckpointFormat("timesformer", _OWN, f"timesformer.{_QKV}", OWN, **_ORIGINAL | {"licence": "other"}),
-    CheckpointFormat("timesformer", _OWN, _QKV, OWN_HEADLESS, **_ORIGINAL | {"licence": "other"}),
+    CheckpointFormat("timesformer", _OWN, f"timesformer.{_QKV}", OWN, mean=0.45, std=0.225),
+    CheckpointFormat("timesformer", _OWN, _QKV, OWN_HEADLESS, mean=0.45, std=0.225),
     *(
         CheckpointFormat(
             "vit", "an image ViT of transformers", f"{prefix}{query}", with_prefix(prefix, table, VIT_HEADS), True
@@ -120,9 +120,16 @@ def own_weights(checkpoint: Checkpoint, found: CheckpointFormat) -> dict[str, to
     The weights under this model's names.
 
     Raises:
-        ValueError: naming the keys that the format doesn't have.
+        ValueError: naming the keys that the format doesn't have, or that are no plain weights.
     """
+    wrong = [key for key, tensor in checkpoint.state_dict.items() if not is_plain(tensor)]
+    if wrong:
+        raise ValueError(f"{checkpoint.source} holds weights that are no dense floating-point numbers: {wrong[0]}")
     try:
         return rename_keys(checkpoint.state_dict, found.keys)
     except ValueError as error:
         raise ValueError(f"{checkpoint.source} is not quite {found.title}: {error}") from error
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout == torch.strided and not tensor.is_quantized

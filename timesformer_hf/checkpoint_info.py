@@ -5,11 +5,12 @@ import os
 
 import torch
 
-from .checkpoint_conversion import attach_labels, find_config
+from .checkpoint_conversion import attach_labels
 from .checkpoint_files import Checkpoint, read_checkpoint
 from .checkpoint_formats import CheckpointFormat, find_format, own_weights
+from .checkpoint_processors import find_preprocessor, is_bgr
+from .checkpoint_structure import find_config
 from .configuration_timesformer import TimesformerConfig, as_pair
-from .image_vit import read_image_vit
 from .modeling_timesformer import TimesformerForVideoClassification
 
 
@@ -23,17 +24,12 @@ def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | No
     """
     checkpoint = read_checkpoint(source, shapes_only=True)
     found = find_format(checkpoint)
-    if found.is_image_model:
-        weights, values = read_image_vit(checkpoint, num_attention_heads)
-        config = TimesformerConfig(**values)
-        config.num_labels = len(weights["classifier.weight"]) if "classifier.weight" in weights else 0
-    else:
-        weights = own_weights(checkpoint, found)
-        config = find_config(checkpoint, weights, num_attention_heads, None)
+    weights = own_weights(checkpoint, found)
+    config, assumed = find_config(checkpoint, found, weights, num_attention_heads)
     with torch.device("meta"):
         model = TimesformerForVideoClassification(config)
     label_list = attach_labels(model, found, None) if config.num_labels else None
-    expected = model.state_dict().keys()
+    preprocessor, expected = find_preprocessor(checkpoint), model.state_dict().keys()
     missing, left_over = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
     return {
         "source": str(source),
@@ -46,22 +42,17 @@ def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | No
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "num_attention_heads": config.num_attention_heads,
-        "heads_are_known": bool(num_attention_heads or checkpoint.config.get("num_attention_heads")),
+        "assumed": assumed,
         "num_labels": config.num_labels,
         "label_list": label_list,
         "parameters": sum(math.prod(tensor.shape) for tensor in weights.values()),
         "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}),
-        "image_mean": checkpoint.preprocessor.get("image_mean") or [found.mean] * 3,
-        "image_std": checkpoint.preprocessor.get("image_std") or [found.std] * 3,
-        "channels": channel_order(checkpoint, found, label_list),
+        "image_mean": preprocessor.get("image_mean") or [found.mean] * config.num_channels,
+        "image_std": preprocessor.get("image_std") or [found.std] * config.num_channels,
+        "channels": "BGR" if is_bgr(checkpoint, found, label_list) else "RGB",
         "missing": [*(f"weight {name}" for name in missing), *missing_files(checkpoint, found, config)],
         "left_over": left_over,
     }
-
-
-def channel_order(checkpoint: Checkpoint, found: CheckpointFormat, label_list: str | None) -> str:
-    bgr = checkpoint.preprocessor.get("do_flip_channel_order", label_list in found.bgr_labels)
-    return "BGR" if bgr else "RGB"
 
 
 def missing_files(checkpoint: Checkpoint, found: CheckpointFormat, config: TimesformerConfig) -> list[str]:

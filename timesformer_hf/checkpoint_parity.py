@@ -13,11 +13,12 @@ import torch
 
 from .checkpoint_files import read_safetensors
 from .checkpoint_keys import VIT, restore_keys
+from .configuration_timesformer import TimesformerConfig
 from .masked_attention import masked_attend
 from .modeling_timesformer import TimesformerForVideoClassification
 
 
-TOLERANCE = 1e-10  # of float64; outputs stored in float32 are exact to about 1e-5
+TOLERANCE = 1e-10  # of float64; outputs that were computed in float32 are exact to about 1e-5
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -32,8 +33,8 @@ def check_parity(difference: float, twin: str, tolerance: float = TOLERANCE) -> 
     """
     if not difference <= tolerance:
         raise ParityError(
-            f"The converted model differs from {twin} by {difference:.1e}, more than {tolerance:.0e}; nothing was "
-            "written. If the number of heads was guessed, give --num-attention-heads"
+            f"The model differs from {twin} by {difference:.1e} of the largest value, more than {tolerance:.0e}; "
+            "nothing was written. If the number of heads was assumed, give --num-attention-heads"
         )
 
 
@@ -45,8 +46,9 @@ def random_clip(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def largest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).abs().max())
+def largest_difference(outputs: torch.Tensor, expected: torch.Tensor) -> float:
+    """In units of the largest expected value."""
+    return float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 @torch.no_grad()
@@ -108,19 +110,33 @@ def difference_from_built_in(model: TimesformerForVideoClassification, weights: 
 
 
 @torch.no_grad()
+def difference_of_configs(model: TimesformerForVideoClassification, values: Mapping[str, object]) -> float:
+    """Against the same weights under another config, at two frames of the configured size."""
+    config = TimesformerConfig.from_dict(model.config.to_dict() | values)
+    twin = TimesformerForVideoClassification(config).double().eval()
+    twin.load_state_dict(model.state_dict())
+    clip = configured_clip(model)
+    return largest_difference(twin(clip).logits, in_double(model)(clip).logits)
+
+
+def configured_clip(model: TimesformerForVideoClassification) -> torch.Tensor:
+    """Noise of two frames, or one where the model is made for one, of the configured size."""
+    patch = model.base_model.embeddings.patch_embeddings.patch_size
+    sides = (length * side for length, side in zip(model.config.grid_size, patch, strict=True))
+    return random_clip(1, min(2, model.config.num_frames), model.config.num_channels, *sides)
+
+
+@torch.no_grad()
 def difference_from_masks(model: TimesformerForVideoClassification) -> float:
     """
     Against the definition of every attention step as a mask over all tokens, at two frames of the configured size: for
     the schemes that no other program has.
     """
-    twin, config = in_double(model), model.config
-    patch = model.base_model.embeddings.patch_embeddings.patch_size
-    sides = (side * length for side, length in zip(config.grid_size, patch, strict=True))
-    clip = random_clip(1, min(2, config.num_frames), config.num_channels, *sides)
-    expected = twin(clip).logits
+    twin, clip = in_double(model), configured_clip(model)
+    logits = twin(clip).logits
     for layer in twin.base_model.encoder.layer:
         layer.attend = lambda step, states, grid, layer=layer, **kwargs: masked_attend(layer, step, states, grid)
-    return largest_difference(twin(clip).logits, expected)
+    return largest_difference(logits, twin(clip).logits)
 
 
 @dataclass(frozen=True)

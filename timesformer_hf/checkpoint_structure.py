@@ -1,4 +1,4 @@
-"""What a model is, told from the names and shapes of its weights alone."""
+"""What a model is: told from what its checkpoint states, and from the names and shapes of its weights."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +6,124 @@ from collections.abc import Mapping
 import torch
 
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS
+from .checkpoint_files import Checkpoint
+from .checkpoint_formats import CheckpointFormat
 from .checkpoint_keys import as_pattern
-from .configuration_timesformer import as_pair
+from .configuration_timesformer import TimesformerConfig, as_pair
+
+
+VIT_FIELDS = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "patch_size")
+# What only a config can tell, and which the published models of a format have.
+UNSTATED = {"vit": {"layer_norm_eps": 1e-12}}
+EPSILON = "layer norm epsilon {layer_norm_eps:g} and the exact GELU"
+
+
+def find_config(
+    checkpoint: Checkpoint,
+    found: CheckpointFormat,
+    weights: Mapping[str, torch.Tensor],
+    num_attention_heads: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> tuple[TimesformerConfig, list[str]]:
+    """
+    The config of a checkpoint: what it states itself, and the rest from its weights.
+
+    Args:
+        weights: under this model's names.
+        num_attention_heads: by default what the checkpoint states, or one for every 64 channels.
+        image_size: what the weights were trained with, where they are no square and don't state it.
+
+    Returns:
+        The config, and in words what had to be assumed.
+
+    Raises:
+        ValueError: where statement, weights and arguments contradict each other, or something is missing.
+    """
+    stated = stated_values(checkpoint, found)
+    heads = stated.get("num_attention_heads")
+    if num_attention_heads and heads and heads != num_attention_heads:
+        raise ValueError(f"{checkpoint.source} states {heads} heads, --num-attention-heads {num_attention_heads}")
+    implied = infer_config_values(
+        weights, checkpoint.source, num_attention_heads or heads, stated.get("image_size") or image_size
+    )
+    implied.setdefault("num_labels", 0)
+    if wrong := contradictions(stated, implied):
+        raise ValueError(f"The config.json of {checkpoint.source} contradicts its weights: {'; '.join(wrong)}")
+    labels = stated.pop("id2label", None) if stated.pop("num_labels", None) == implied["num_labels"] else None
+    values = UNSTATED.get(found.name, {}) | implied | stated
+    if labels:
+        values = {name: value for name, value in values.items() if name != "num_labels"} | {"id2label": labels}
+    config = make_config(values, checkpoint.source)
+    assumed = [] if num_attention_heads or heads else [f"{config.num_attention_heads} heads, of 64 channels each"]
+    if found.is_image_model and "layer_norm_eps" not in stated:
+        assumed.append(EPSILON.format(layer_norm_eps=config.layer_norm_eps))
+    return config, assumed
+
+
+def stated_values(checkpoint: Checkpoint, found: CheckpointFormat) -> dict:
+    """What the checkpoint's own config.json says, or the module that it is the weights of."""
+    stored = checkpoint.config
+    kind = {"timesformer": "timesformer", "vit": "vit"}.get(found.name)
+    if kind is not None and stored and stored.get("model_type") != kind:
+        raise ValueError(
+            f"{checkpoint.source} has the weights of {found.title}, its config.json is of model type "
+            f"{stored.get('model_type')!r}"
+        )
+    if found.name == "timesformer" and stored:
+        config = make_config(stored, checkpoint.source)
+        return config.to_dict() | {"num_labels": config.num_labels, "id2label": config.id2label}
+    if found.name == "vit":
+        labels = stored.get("id2label") or {}
+        stated = {name: stored[name] for name in VIT_FIELDS if name in stored}
+        return stated | ({"id2label": labels, "num_labels": len(labels)} if labels else {})
+    return timm_values(checkpoint) if found.name == "timm" else {}
+
+
+def timm_values(checkpoint: Checkpoint) -> dict:
+    """
+    What timm's config.json or a timm module says.
+
+    Raises:
+        ValueError: for a model that classifies by something else than CLS.
+    """
+    stored = checkpoint.config
+    pool = stored.get("global_pool") or (stored.get("model_args") or {}).get("global_pool") or "token"
+    if pool != "token":
+        raise ValueError(
+            f"{checkpoint.source} pools its patches (global_pool={pool!r}); a TimeSformer classifies by the CLS token"
+        )
+    values = {name: stored[name] for name in ("hidden_act", "layer_norm_eps", "num_attention_heads") if name in stored}
+    names = stored.get("label_names")
+    return values | ({"id2label": dict(enumerate(names)), "num_labels": len(names)} if names else {})
+
+
+def contradictions(stated: dict, implied: dict) -> list[str]:
+    """Where a config and the weights differ, in words."""
+
+    def plain(name, value):
+        return as_pair(value, name) if name in ("image_size", "patch_size") else value
+
+    return [
+        f"{name}={stated[name]!r}, the weights say {value!r}"
+        for name, value in implied.items()
+        if name in stated and plain(name, stated[name]) != plain(name, value) and (name != "num_labels" or value)
+    ]
+
+
+def make_config(values: dict, source: str) -> TimesformerConfig:
+    """
+    Raises:
+        ValueError: where a value has the wrong type or breaks a rule, or classes have no names.
+    """
+    try:
+        config = TimesformerConfig.from_dict(dict(values))
+        names = [config.id2label[index] for index in range(config.num_labels)]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("id2label must give every class a name")
+    except Exception as error:  # wrong types have many classes of errors, all of them about these values
+        reason = f"no class {error}" if isinstance(error, KeyError) else str(error).strip()
+        raise ValueError(f"The config of {source} can't be used: {reason}") from error
+    return config
 
 
 def infer_config_values(
@@ -40,6 +156,11 @@ def infer_config_values(
         raise ValueError(
             f"{source} lacks its patch projection, position embeddings or first MLP: it is half a checkpoint, or of a "
             "Vision Transformer that a TimeSformer can't start from"
+        )
+    if len(projection) != 4 or len(positions) != 3 or positions[1] < 2 or len(up) != 2:
+        raise ValueError(
+            f"{source} has a patch projection {projection}, position embeddings {positions} and first MLP {up}; they "
+            "must be (width, channels, height, width), (1, 1 + patches, width) and (hidden width, width)"
         )
     hidden_size, num_channels, *patch_size = projection
     values = {

@@ -13,17 +13,17 @@ def read_labels(name: str) -> list[str]:
         name: a list of `LABEL_LISTS`, or a text file with a label a line, the class with index 0 first.
 
     Raises:
-        ValueError: where it is neither, or the file is empty or names a label twice.
+        ValueError: where it is neither, or the file has an empty line or names a label twice.
     """
     path = LABEL_FOLDER / f"{name}.txt" if name in LABEL_LISTS else Path(name)
     if not path.is_file():
         raise ValueError(f"{name!r} is neither a label list ({', '.join(LABEL_LISTS)}) nor a file with a label a line")
     try:
-        labels = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        labels = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file in UTF-8") from error
-    if not labels:
-        raise ValueError(f"{path} has no labels; it must have one a line")
+    if not all(labels):
+        raise ValueError(f"{path} must have a label in every line; line {labels.index('') + 1} is empty")
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
         raise ValueError(f"{path} names labels more than once: {', '.join(repeated[:5])}")

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 
 from .commands import classify, convert, cost, embed, export, info
 
@@ -13,6 +15,8 @@ COMMANDS = (classify, embed, convert, info, cost, export)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
     args = make_parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
     try:
         return args.run(args)
     except KeyboardInterrupt:
@@ -24,6 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:  # bad input, each with a message of its own
         print(f"timesformer-hf: {error}", file=sys.stderr)
         return 2
+
+
+def stop(number: int, frame) -> None:
+    """End as after an error, so that nothing half-written stays."""
+    sys.exit(128 + number)
 
 
 def make_parser() -> argparse.ArgumentParser:

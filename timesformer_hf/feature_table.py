@@ -94,7 +94,7 @@ class FeatureParts:
         self.shape: tuple[int, ...] | None = None  # of a feature
         self.places: dict[str, tuple[Path, int]] = {}  # of each source that is done, the part and the row in it
         self.next_number = 0
-        for part in sorted(self.folder.glob("*.parquet")):
+        for part in sorted(self.folder.glob(f"{'[0-9]' * 8}.parquet")):
             self.register(part)
 
     def register(self, part: Path) -> None:
@@ -129,7 +129,10 @@ class FeatureParts:
         self.register(part)
 
     def merge(self, sources: list[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
-        """Write what there is of `sources`, in that order, to one file, and remove the parts."""
+        """
+        Write what there is of `sources`, in that order, to one file, and remove the parts, unless they hold videos of
+        another run, which was cut off.
+        """
         pa = import_pyarrow()
         places = [self.places[source] for source in sources if source in self.places]
         schema = pa.parquet.read_schema(places[0][0])
@@ -142,7 +145,8 @@ class FeatureParts:
             for start in range(0, len(places), step):
                 rows = read_rows(places[start : start + step], schema.names)
                 writer.write_table(rows.replace_schema_metadata(schema.metadata))
-        self.remove()
+        if self.places.keys() <= set(sources):
+            self.remove()
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -157,6 +161,8 @@ def check_settings(folder: Path, settings: dict) -> None:
         begun = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no begun run of timesformer-hf embed ({error}); move it away") from error
+    if not isinstance(begun, dict):
+        raise ValueError(f"{folder} holds no begun run of timesformer-hf embed; move it away")
     if changes := differences(begun, settings):
         raise ValueError(
             f"{folder} holds a run that was begun with other settings: {'; '.join(changes)}. Give the same to continue "

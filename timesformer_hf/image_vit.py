@@ -8,49 +8,78 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
 
 from .attention_schemes import ATTENTION_SCHEMES
 from .checkpoint_files import Checkpoint, read_checkpoint
 from .checkpoint_formats import find_format, own_weights
-from .checkpoint_structure import infer_config_values
+from .checkpoint_structure import find_config, make_config
 from .configuration_timesformer import TimesformerConfig
 
 
-VIT_CONFIG_VALUES = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "patch_size")
+# Fields of the config that are free where the weights are given; all else is fixed by the image model.
+FREE_FIELDS = (
+    *("num_labels", "id2label", "label2id", "problem_type", "interpolation_mode", "initializer_range"),
+    *("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+)
+TIMM_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu", "ReLU": "relu"}
 
 
-def read_image_vit(vit, num_attention_heads: int | None = None) -> tuple[dict[str, torch.Tensor], dict]:
+def read_image_vit(
+    vit, num_attention_heads: int | None = None, image_size: int | tuple[int, int] | None = None
+) -> tuple[dict[str, torch.Tensor], TimesformerConfig, list[str]]:
     """
-    An image ViT's weights under a TimeSformer's names, and the values of the config that they imply.
+    An image ViT's weights under a TimeSformer's names, the config of a model of single frames that they make, and in
+    words what had to be assumed.
 
     Args:
-        vit: a model of transformers (`ViTModel`, `ViTForImageClassification`), the folder, file or Hub name of one of
-            transformers or timm, or a state dict of either.
+        vit: a model of transformers (`ViTModel`, `ViTForImageClassification`) or timm (`VisionTransformer`), the
+            folder, file or Hub name of one of either, or a state dict of either.
         num_attention_heads: where `vit` has no config that says it; one for every 64 channels by default.
+        image_size: what it was trained with, where that is no square and stands in no config.
 
     Raises:
-        ValueError: where it is something else; FileNotFoundError: where there is no such thing.
+        ValueError: where `vit` is something else; FileNotFoundError: where there is no such thing.
     """
-    if isinstance(vit, Mapping):
-        vit = Checkpoint("the state dict", Path(), dict(vit))
-    elif isinstance(vit, nn.Module):
-        config = vit.config.to_dict() if hasattr(vit, "config") else {}
-        vit = Checkpoint(type(vit).__name__, Path(), vit.state_dict(), config)
-    elif not isinstance(vit, Checkpoint):
-        vit = read_checkpoint(vit)
-    found = find_format(vit)
+    checkpoint = as_checkpoint(vit)
+    found = find_format(checkpoint)
     if not found.is_image_model:
-        raise ValueError(f"{vit.source} is {found.title} already, no image ViT; from_pretrained or convert takes it")
-    weights = own_weights(vit, found)
-    known = {name: vit.config[name] for name in VIT_CONFIG_VALUES if name in vit.config and found.name == "vit"}
-    values = infer_config_values(
-        weights, vit.source, num_attention_heads or known.get("num_attention_heads"), known.get("image_size")
-    )
-    values |= known | ({} if num_attention_heads is None else {"num_attention_heads": num_attention_heads})
-    if "classifier.weight" in weights and len(vit.config.get("id2label") or ()) == values["num_labels"]:
-        values["id2label"] = {int(index): label for index, label in vit.config["id2label"].items()}
-        del values["num_labels"]
-    return weights, values
+        raise ValueError(f"{checkpoint.source} is {found.title}, no image ViT; from_pretrained or convert takes it")
+    if any(tensor.is_meta for tensor in checkpoint.state_dict.values()) and not checkpoint.path.exists():
+        raise ValueError(f"{checkpoint.source} is on the meta device: it has no weights")
+    weights = own_weights(checkpoint, found)
+    return weights, *find_config(checkpoint, found, weights, num_attention_heads, image_size)
+
+
+def as_checkpoint(vit) -> Checkpoint:
+    """A model, a state dict or the name of a checkpoint, as a checkpoint."""
+    if isinstance(vit, Checkpoint):
+        return vit
+    if isinstance(vit, nn.Module):
+        config = vit.config.to_dict() if hasattr(vit, "config") else timm_module_values(vit)
+        return Checkpoint(type(vit).__name__, NOWHERE, vit.state_dict(), config)
+    if isinstance(vit, Mapping):
+        return Checkpoint("the state dict", NOWHERE, dict(vit))
+    return read_checkpoint(vit)
+
+
+NOWHERE = Path("not a file")
+
+
+def timm_module_values(module: nn.Module) -> dict:
+    """What a VisionTransformer of timm knows and its weights don't tell; nothing of another module."""
+    blocks = getattr(module, "blocks", None)
+    if not blocks or not hasattr(blocks[0], "attn") or not hasattr(blocks[0], "mlp"):
+        return {}
+    block, activation = blocks[0], type(blocks[0].mlp.act).__name__
+    if activation not in TIMM_ACTIVATIONS or getattr(block.mlp.act, "approximate", "none") != "none":
+        raise ValueError(f"{type(module).__name__} has an activation that is not known here: {block.mlp.act}")
+    return {
+        "num_attention_heads": block.attn.num_heads,
+        "layer_norm_eps": float(block.norm1.eps),
+        "hidden_act": TIMM_ACTIVATIONS[activation],
+        "global_pool": getattr(module, "global_pool", None),
+    }
 
 
 def start_from_image_vit(
@@ -60,23 +89,63 @@ def start_from_image_vit(
     num_frames: int = 8,
     image_size: int | tuple[int, int] | None = None,
     num_attention_heads: int | None = None,
-    **config_values,
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    **fields,
 ):
     """See [`~TimesformerPreTrainedModel.from_image_vit`]."""
-    weights, values = read_image_vit(vit, num_attention_heads)
-    if "id2label" in config_values or "num_labels" in config_values:
-        values = {name: value for name, value in values.items() if name not in ("id2label", "num_labels")}
-    values |= {"attention_type": attention_type, "num_frames": num_frames} | config_values
-    config = TimesformerConfig(**values)
+    check_fields(fields)
+    if isinstance(vit, tuple):  # read already
+        weights, start = vit
+    else:
+        weights, start, _ = read_image_vit(vit, num_attention_heads, image_size)
+    values = {"attention_type": attention_type, "num_frames": num_frames} | label_fields(fields, start)
+    config = make_config(start.to_dict() | values, "the model that starts from it")
+    config._attn_implementation = attn_implementation
     model = model_class(config)
     weights = {name: weights[name] for name in weights if fits(name, weights[name], model)}
     weights |= copies_for_added_steps(weights, config)
     if model is model.base_model:
         weights = {name.removeprefix(f"{model.base_model_prefix}."): tensor for name, tensor in weights.items()}
     load_start(model, weights)
-    model.to(next(iter(weights.values())).dtype)
+    model.to(dtype or next(iter(weights.values())).dtype)
     model.resize_embeddings(image_size=image_size)
     return model.eval()
+
+
+def check_fields(fields: dict) -> None:
+    """
+    Raises:
+        TypeError: for a field that is none, or that the image model fixes.
+    """
+    unknown = [name for name in fields if name not in FREE_FIELDS]
+    if unknown:
+        raise TypeError(
+            f"from_image_vit takes no {', '.join(unknown)}: the image model fixes the structure. It takes image_size, "
+            f"num_attention_heads, dtype, attn_implementation, {', '.join(FREE_FIELDS)}"
+        )
+
+
+def label_fields(fields: dict, start: TimesformerConfig) -> dict:
+    """
+    The fields that were given, with class numbers and names that agree. A headless ViT gets transformers' two classes.
+
+    Raises:
+        ValueError: where the number of classes is not that of their names.
+    """
+    fields, names = dict(fields), fields.get("id2label")
+    if names is None and fields.get("label2id"):
+        names = fields["id2label"] = {index: name for name, index in fields["label2id"].items()}
+    number = fields.pop("num_labels", None)
+    if names is not None:
+        if number not in (None, len(names)):
+            raise ValueError(f"num_labels={number}, but id2label names {len(names)} classes")
+        return fields
+    if number is None:
+        number = start.num_labels or PreTrainedConfig().num_labels
+        if number == start.num_labels:
+            return fields
+    return fields | {"id2label": {index: f"LABEL_{index}" for index in range(number)}}
 
 
 def fits(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:

@@ -44,7 +44,7 @@ pipeline("video-classification", model={name_literal})("clip.mp4")
 ## Provenance
 
 - Source: `{source}`, {title}.{digest}
-{checks}
+{remarks}
 
 ## Licence
 
@@ -62,7 +62,7 @@ def make_model_card(
     source_card: Path,
     label_list: str | None,
     bgr: bool,
-    checks: list[str],
+    remarks: list[str],
 ) -> str:
     """
     Args:
@@ -94,7 +94,7 @@ def make_model_card(
         source=source,
         title=title,
         digest=f" SHA-256 `{digest}`." if digest else "",
-        checks="\n".join(f"- Checked in float64: {check}." for check in checks),
+        remarks="\n".join(f"- {remark}." for remark in remarks),
         licence_note=LICENCE_NOTES.get(licence, f"As the source says: {licence}."),
         **{
             field: getattr(config, field)

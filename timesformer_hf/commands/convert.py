@@ -78,6 +78,12 @@ def add_parser(commands) -> None:
         "(default: what the published weights with so many classes have)",
     )
     parser.add_argument(
+        "--bgr",
+        action=argparse.BooleanOptionalAction,
+        help="whether it was trained on BGR (default: what its files say, or whether it is one of the authors' "
+        "Something-Something models)",
+    )
+    parser.add_argument(
         "--check",
         dest="outputs",
         metavar="FILE",
@@ -101,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
             image_size=args.image_size,
             num_attention_heads=args.num_attention_heads,
             labels=args.labels,
+            bgr=args.bgr,
             outputs=args.outputs,
             overwrite=args.overwrite,
             report=lambda step: print(f"timesformer-hf: {step} ...", file=sys.stderr),
@@ -111,8 +118,12 @@ def run(args: argparse.Namespace) -> int:
         f"  {config.attention_type}, {config.num_frames} frames, size {config.image_size}, {config.num_labels} classes"
     )
     if conversion.label_list:
-        print(f"  labels of {conversion.label_list}{', trained on BGR' if conversion.bgr else ''}")
-    for check in conversion.checks:
-        print(f"  checked: {check}")
+        print(f"  labels of {conversion.label_list}")
+    if conversion.bgr:
+        print("  trained on BGR")
+    remarks = {"assumed": conversion.assumed, "checked": conversion.checks, "note": conversion.notes}
+    for name, sentences in remarks.items():
+        for sentence in sentences:
+            print(f"  {name}: {sentence}")
     print(f"{args.out}: written")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic_outputs import check_free, output_file
+from ..atomic_outputs import check_output_file, output_file
 from .common import frame_size, positive, quiet_transformers
 
 
@@ -101,7 +101,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if args.model is not None:
             raise ValueError("--plot draws the paper's schemes, and --model counts a single model; give one of them")
         check_can_plot(args.plot)
-        check_free(args.plot, args.overwrite)
+        check_output_file(args.plot, args.overwrite)
 
 
 def cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int] | None) -> "ModelCost":
@@ -117,7 +117,7 @@ def cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int]
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(name)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever it is, it is about this config
             missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
             raise ValueError(f"can't read the config of {name}: {missing}{error}") from error
         if not isinstance(config, TimesformerConfig):
@@ -185,7 +185,7 @@ def model_table(cost: "ModelCost") -> str:
     """A single model, one crop and three."""
     size = "x".join(str(side) for side in cost.image_size)
     row = [f"`{cost.attention_type}`", str(cost.num_frames), size, parameters(cost)]
-    counts = [f"{cost.multiply_accumulates / 1e12:.4f}", f"{cost.tera_over_crops:.4f}"]
+    counts = [f"{cost.multiply_accumulates / 1e12:.4g}", f"{cost.tera_over_crops:.4g}"]
     heads = ["scheme", "frames", "pixels", "parameters", "10^12 multiply-accumulates, one crop", "three crops"]
     return markdown(heads, [[*row, *counts]])
 

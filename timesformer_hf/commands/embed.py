@@ -1,10 +1,9 @@
 """`timesformer-hf embed`: features of videos, in a Parquet file."""
 
 import argparse
-import os
 import sys
 
-from ..atomic_outputs import check_free
+from ..atomic_outputs import check_output_file
 from .common import default_device, positive, quiet_transformers
 
 
@@ -71,9 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from ..feature_extraction import choose_sampling, describe_settings, find_videos
     from ..feature_table import FeatureParts, import_pyarrow
 
-    if os.path.isdir(args.out):
-        raise FileExistsError(f"{args.out} is a folder; give the name of a file")
-    check_free(args.out, args.overwrite)
+    check_output_file(args.out, args.overwrite)
     import_pyarrow()
     videos = find_videos(args.videos)
     model, processor = load(args)
@@ -115,6 +112,10 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     if failures < len(videos):
         metadata = {"model": args.model, "level": args.level, "version": __version__}
         parts.merge(list(sources.values()), args.out, metadata, args.overwrite)
+        if parts.folder.exists():
+            print(
+                f"timesformer-hf: {parts.folder} is kept: it holds other videos of an unfinished run", file=sys.stderr
+            )
     else:
         if not parts.places:  # there may be some of other videos, whose run was cut off
             parts.remove()

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def as_text(about: dict) -> str:
     """A line a fact."""
-    heads = f"{about['num_attention_heads']} heads{'' if about['heads_are_known'] else ' (assumed: 64 channels each)'}"
+    heads = f"{about['num_attention_heads']} heads"
     classes = f"{about['num_labels']}{', those of ' + about['label_list'] if about['label_list'] else ''}"
     lines = {
         "format": f"{about['format']} ({about['title']})",
@@ -56,14 +56,15 @@ def as_text(about: dict) -> str:
         "classes": classes,
         "parameters": f"{about['parameters']:,} in {' and '.join(about['dtypes'])}",
         "pixels": f"{about['channels']}, mean {numbers(about['image_mean'])}, deviation {numbers(about['image_std'])}",
+        "assumed": "; ".join(about["assumed"]) or "nothing",
         "missing": shorten(about["missing"]),
         "left over": shorten(about["left_over"]),
     }
     return "\n".join([about["source"], *(f"  {name + ':':<12}{value}" for name, value in lines.items())])
 
 
-def numbers(values: list[float]) -> str:
-    return ", ".join(f"{value:g}" for value in dict.fromkeys(values))
+def numbers(values) -> str:
+    return ", ".join(str(value) for value in dict.fromkeys(values if isinstance(values, list) else [values]))
 
 
 def shorten(names: list[str]) -> str:
