@@ -286,11 +286,11 @@ class TestCommand:
 
 def write_nothing(program, path: Path) -> None:
     path.write_bytes(b"")
-    torch.export.save(program, path.with_name("program"))
+    torch.export.save(program, path.with_name("model.pt2"))
 
 
 def load_itself(path: Path):
-    return model_export.load_program(path.with_name("program"))
+    return model_export.load_program(path.with_name("model.pt2"))
 
 
 class TestExample:

@@ -316,7 +316,7 @@ class TestResuming:
     def test_parts_of_other_videos_are_kept(self, unbroken, broken, model_folder, good, capsys):
         """A run over some of the videos doesn't throw away what a longer one had finished."""
         assert embed(broken, model_folder, good[3], "--batch-size", 1) == 0
-        assert "features.parquet.parts stays: it has videos of an unfinished run" in capsys.readouterr().err
+        assert "features.parquet.parts is kept: it holds other videos of an unfinished run" in capsys.readouterr().err
         assert read_features(broken).videos == [good[3]]
         assert embed(broken, model_folder, *good, "--batch-size", 1, "--overwrite") == 0
         assert broken.read_bytes() == unbroken
