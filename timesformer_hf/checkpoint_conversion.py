@@ -24,9 +24,9 @@ from .checkpoint_parity import (
 )
 from .checkpoint_processors import is_bgr, save_processors
 from .checkpoint_structure import find_config
-from .class_labels import known_list, read_labels
 from .configuration_timesformer import TimesformerConfig, as_pair
 from .image_vit import read_image_vit, start_from_image_vit
+from .label_lists import known_list, read_labels
 from .model_card import make_model_card
 from .modeling_timesformer import TimesformerForVideoClassification
 
@@ -219,11 +219,11 @@ def check_model(
             twin, difference = "the masks that define its scheme", difference_from_masks(model)
         what = f"logits equal to those of {twin}"
     check_parity(difference, twin)
-    checks = [f"{what}, within {difference:.1e}"]
+    checks = [f"{what}, within {difference:.1e} of the largest value"]
     if outputs is not None:
         difference, tolerance = difference_from_outputs(model, Path(outputs))
         check_parity(difference, f"the outputs in {outputs}", tolerance)
-        checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e}")
+        checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e} of the largest value")
     return checks
 
 
@@ -348,7 +348,7 @@ def write_original(conversion: Conversion, out: str | os.PathLike, overwrite: bo
     difference = difference_of_configs(model, ORIGINAL_CONSTANTS)
     constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
     check_parity(difference, f"what it is with {constants}", 1e-4)
-    conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e}")
+    conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e} of the largest value")
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     if heads * 64 != width:
         conversion.notes.append(f"the format doesn't hold the number of heads, {heads}: say it wherever it is loaded")
