@@ -207,6 +207,13 @@ class TestWhatIsWritten:
         video = torch.randint(0, 256, (9, 3, 50, 90), dtype=torch.uint8)
         assert processor(video, return_tensors="pt").pixel_values.shape == (1, 6, 3, 64, 32)
 
+    def test_a_square_is_resized_to_a_rectangle_of_as_many_patches(self, tmp_path):
+        """And not taken for one that was trained as such a rectangle."""
+        model = convert(ORIGINAL, tmp_path / "k", image_size=(16, 64), **HEADS).model
+        expected = convert(ORIGINAL, tmp_path / "l", **HEADS).model
+        clip = make_clip(1, 4, 3, 16, 64)
+        torch.testing.assert_close(model(clip).logits, expected(clip).logits, rtol=0, atol=0)
+
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_our_own_folders(self, scheme, tmp_path):
         """Also of a scheme that no other program has, and without a head."""
@@ -512,6 +519,11 @@ class TestRefused:
         source = save_original(tmp_path / "a.pyth", state)
         self.refuse(source, tmp_path, "has 12 positions of 8 x 8 pixels, which is no square: give .* --image-size")
         convert(source, tmp_path / "rectangle", image_size=(24, 32), **HEADS)
+        vit = ViTModel(
+            ViTConfig(**{name: TINY[name] for name in TINY if name != "num_frames"} | {"image_size": (24, 32)})
+        )
+        save_file({name: tensor.clone() for name, tensor in vit.state_dict().items()}, tmp_path / "vit.safetensors")
+        convert(tmp_path / "vit.safetensors", tmp_path / "from_vit", image_size=(24, 32), **HEADS)
 
     def test_heads(self, tmp_path):
         self.refuse(ORIGINAL, tmp_path, "48 wide, no multiple of 64: say how many heads", num_attention_heads=None)

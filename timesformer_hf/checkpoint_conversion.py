@@ -25,7 +25,7 @@ from .checkpoint_parity import (
 from .checkpoint_processors import is_bgr, save_processors
 from .checkpoint_structure import find_config
 from .configuration_timesformer import TimesformerConfig, as_pair
-from .image_vit import read_image_vit, start_from_image_vit
+from .image_vit import make_start, read_image_vit
 from .label_lists import known_list, read_labels
 from .model_card import make_model_card
 from .modeling_timesformer import TimesformerForVideoClassification
@@ -173,11 +173,12 @@ def start_model(
     """A TimeSformer that starts from an image ViT, at the ViT's own image size; else as [`load_model`]."""
     weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
     check_finite(weights, checkpoint.source)
-    model = start_from_image_vit(
+    model = make_start(
         TimesformerForVideoClassification,
-        (weights, start),
-        attention_type or TimesformerConfig.attention_type,
-        num_frames or TimesformerConfig.num_frames,
+        weights,
+        start,
+        attention_type=attention_type or TimesformerConfig.attention_type,
+        num_frames=num_frames or TimesformerConfig.num_frames,
         id2label=start.id2label if names is None else dict(enumerate(names)),
     )
     return model, weights, assumed

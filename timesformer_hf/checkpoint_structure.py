@@ -1,7 +1,7 @@
 """What a model is: told from what its checkpoint states, and from the names and shapes of its weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -44,7 +44,7 @@ def find_config(
     if num_attention_heads and heads and heads != num_attention_heads:
         raise ValueError(f"{checkpoint.source} states {heads} heads, --num-attention-heads {num_attention_heads}")
     implied = infer_config_values(
-        weights, checkpoint.source, num_attention_heads or heads, stated.get("image_size") or image_size
+        weights, checkpoint.source, num_attention_heads or heads, stated.get("image_size"), image_size
     )
     implied.setdefault("num_labels", 0)
     if wrong := contradictions(stated, implied):
@@ -127,7 +127,11 @@ def make_config(values: dict, source: str) -> TimesformerConfig:
 
 
 def infer_config_values(
-    weights: Mapping[str, torch.Tensor], source: str, num_attention_heads: int | None = None, image_size=None
+    weights: Mapping[str, torch.Tensor],
+    source: str,
+    num_attention_heads: int | None = None,
+    stated_size: int | Sequence[int] | None = None,
+    given_size: int | tuple[int, int] | None = None,
 ) -> dict:
     """
     The values of a [`TimesformerConfig`] that weights imply by their shapes: attention scheme, frames, size, patch,
@@ -137,7 +141,8 @@ def infer_config_values(
         weights: under this model's names.
         source: their name, for messages.
         num_attention_heads: by default one for every 64 channels: weights don't tell it.
-        image_size: the side or (height, width) of the frames that the weights were trained with; by default a square.
+        stated_size, given_size: the side or (height, width) of the frames that the weights were trained with, as their
+            config states it, or, where it states none and they are no square, the caller.
 
     Raises:
         ValueError: where something is missing, or can't be told by shapes.
@@ -164,7 +169,7 @@ def infer_config_values(
         )
     hidden_size, num_channels, *patch_size = projection
     values = {
-        "image_size": find_image_size(positions[1] - 1, tuple(patch_size), source, image_size),
+        "image_size": find_image_size(positions[1] - 1, tuple(patch_size), source, stated_size, given_size),
         "patch_size": patch_size[0] if patch_size[0] == patch_size[1] else patch_size,
         "num_channels": num_channels,
         "hidden_size": hidden_size,
@@ -181,23 +186,22 @@ def infer_config_values(
     return values
 
 
-def find_image_size(num_patches: int, patch_size: tuple[int, int], source: str, image_size=None):
+def find_image_size(num_patches: int, patch_size: tuple[int, int], source: str, stated_size=None, given_size=None):
     """
     Raises:
-        ValueError: for positions that are no square grid, unless `image_size` says which grid they are.
+        ValueError: for positions that are no square grid, where no size says which grid they are.
     """
-    if image_size is not None:
-        height, width = as_pair(image_size, "image_size")
-        if (height // patch_size[0]) * (width // patch_size[1]) == num_patches:
-            return image_size
     side = math.isqrt(num_patches)
-    if side * side != num_patches:
-        raise ValueError(
-            f"{source} has {num_patches} positions of {patch_size[0]} x {patch_size[1]} pixels, which is no square: "
-            "give the size that it was trained with as --image-size HEIGHTxWIDTH"
-        )
-    height, width = (side * patch for patch in patch_size)
-    return height if height == width else [height, width]
+    square = (side * patch_size[0], side * patch_size[1]) if side * side == num_patches else None
+    for size in (stated_size, square, given_size):
+        if size is not None:
+            height, width = as_pair(size, "image_size")
+            if (height // patch_size[0]) * (width // patch_size[1]) == num_patches:
+                return height if height == width else [height, width]
+    raise ValueError(
+        f"{source} has {num_patches} positions of {patch_size[0]} x {patch_size[1]} pixels, which is no square: give "
+        "the size that it was trained with as --image-size HEIGHTxWIDTH"
+    )
 
 
 def find_heads(hidden_size: int, source: str, num_attention_heads: int | None = None) -> int:

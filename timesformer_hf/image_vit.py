@@ -95,12 +95,30 @@ def start_from_image_vit(
 ):
     """See [`~TimesformerPreTrainedModel.from_image_vit`]."""
     check_fields(fields)
-    if isinstance(vit, tuple):  # read already
-        weights, start = vit
-    else:
-        weights, start, _ = read_image_vit(vit, num_attention_heads, image_size)
-    values = {"attention_type": attention_type, "num_frames": num_frames} | label_fields(fields, start)
-    config = make_config(start.to_dict() | values, "the model that starts from it")
+    weights, start, _ = read_image_vit(vit, num_attention_heads, image_size)
+    fields |= {"attention_type": attention_type, "num_frames": num_frames}
+    model = make_start(model_class, weights, start, attn_implementation, **fields)
+    if dtype is not None:
+        model.to(dtype)
+    model.resize_embeddings(image_size=image_size)
+    return model
+
+
+def make_start(
+    model_class,
+    weights: Mapping[str, torch.Tensor],
+    start: TimesformerConfig,
+    attn_implementation: str | None = None,
+    **fields,
+):
+    """
+    A model of the image model's size, in evaluation mode and the type of its weights.
+
+    Args:
+        weights, start: as [`read_image_vit`] returns them.
+        fields: what differs from `start`.
+    """
+    config = make_config(start.to_dict() | label_fields(fields, start), "the model that starts from it")
     config._attn_implementation = attn_implementation
     model = model_class(config)
     weights = {name: weights[name] for name in weights if fits(name, weights[name], model)}
@@ -108,9 +126,7 @@ def start_from_image_vit(
     if model is model.base_model:
         weights = {name.removeprefix(f"{model.base_model_prefix}."): tensor for name, tensor in weights.items()}
     load_start(model, weights)
-    model.to(dtype or next(iter(weights.values())).dtype)
-    model.resize_embeddings(image_size=image_size)
-    return model.eval()
+    return model.to(next(iter(weights.values())).dtype).eval()
 
 
 def check_fields(fields: dict) -> None:
