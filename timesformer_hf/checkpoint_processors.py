@@ -10,7 +10,8 @@ from .configuration_timesformer import TimesformerConfig, as_pair
 
 # On the Hub, the authors' Something-Something models: trained on BGR, which their files there don't say.
 HUB_BGR = re.compile(r"(.*/)?timesformer-\w+-finetuned-ssv2/?")
-PIXEL_SETTINGS = ("resample", "do_resize", "do_center_crop", "do_rescale", "rescale_factor", "do_normalize")
+PIXEL_SETTINGS = ("resample", "do_rescale", "rescale_factor", "do_normalize")
+FRAME_SETTINGS = ("do_resize", "do_center_crop")  # an image model's are for images of any shape
 SAMPLING_SETTINGS = ("frame_sampling", "frame_sampling_rate")
 
 
@@ -39,7 +40,8 @@ def save_processors(
     stored = find_preprocessor(checkpoint)
     settings = statistics(checkpoint, found, config.num_channels) | sizes(checkpoint, found, config)
     settings["do_flip_channel_order"] = bgr
-    settings |= {name: stored[name] for name in PIXEL_SETTINGS if stored.get(name) is not None}
+    names = PIXEL_SETTINGS if found.is_image_model else PIXEL_SETTINGS + FRAME_SETTINGS
+    settings |= {name: stored[name] for name in names if stored.get(name) is not None}
     sampling = {name: stored[name] for name in SAMPLING_SETTINGS if stored.get(name) is not None}
     if bgr:  # what Something-Something was tested with
         sampling.setdefault("frame_sampling", "segments")
