@@ -1,6 +1,8 @@
-"""Nothing in the tests reaches the network; set before transformers reads it."""
+"""Nothing in the tests reaches the network, and parallel runs (`-n`) share the cores; set before torch reads it."""
 
 import os
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
