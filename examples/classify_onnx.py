@@ -25,12 +25,12 @@ def main() -> int:
     )
     parser.add_argument("model", type=Path, metavar="DIR", help="what `timesformer-hf export --format onnx` wrote")
     parser.add_argument("video", help="a video file")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels to print (default: 5)")
-    parser.add_argument("--num-frames", type=int, metavar="N", help="frames to look at (default: the model's)")
+    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels to print (default: 5)")
+    parser.add_argument("--num-frames", type=positive, metavar="N", help="frames to look at (default: the model's)")
     args = parser.parse_args()
     try:
         rows = classify(args.model, args.video, args.num_frames)
-    except (OSError, ValueError) as error:  # PyAV's errors are both
+    except (OSError, ValueError, RuntimeError) as error:  # PyAV's errors are the first two, onnxruntime's the last
         print(f"classify_onnx.py: {error}", file=sys.stderr)
         return 2
     assert "torch" not in sys.modules
@@ -39,17 +39,34 @@ def main() -> int:
     return 0
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
 def classify(folder: Path, video: str, num_frames: int | None = None) -> list[tuple[str, float]]:
     """The labels and their probabilities, the likeliest first."""
     config, settings = read_settings(folder)
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = load(folder / "model.onnx")
     frames = decode(video, config["num_frames"] if num_frames is None else num_frames)
     pixel_values = np.stack([preprocess(frame, settings) for frame in frames])[None]
     (logits,) = session.run(["logits"], {"pixel_values": pixel_values})
-    scores = np.exp(logits[0] - logits[0].max())
-    scores /= scores.sum()
+    if config.get("problem_type") == "multi_label_classification":
+        scores = 1 / (1 + np.exp(-logits[0]))
+    else:
+        scores = np.exp(logits[0] - logits[0].max())
+        scores /= scores.sum()
     labels = config.get("id2label", {})
     return [(labels.get(str(i), f"LABEL_{i}"), float(scores[i])) for i in np.argsort(-scores)]
+
+
+def load(path: Path) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many classes of them
+        raise ValueError(f"{path} can't be loaded: {error}") from error
 
 
 def read_settings(folder: Path) -> tuple[dict, dict]:
@@ -60,8 +77,10 @@ def read_settings(folder: Path) -> tuple[dict, dict]:
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
             settings = json.loads((folder / name).read_text())
+            config = json.loads((folder / "config.json").read_text())
             check_sampling(settings)
-            return json.loads((folder / "config.json").read_text()), settings
+            check_model(config, settings)
+            return config, settings
     raise FileNotFoundError(f"{folder} has no preprocessor file: save the processor with the model and export it anew")
 
 
@@ -73,10 +92,21 @@ def check_sampling(settings: dict) -> None:
         raise ValueError(f"the model's frames are sampled by {others}; this script only spreads them over the video")
 
 
+def check_model(config: dict, settings: dict) -> None:
+    """What this script can do: labels for colour frames, resized by the shorter side or to a height and width."""
+    if config.get("problem_type") == "regression":
+        raise ValueError("the model is for regression and has no labels")
+    if config.get("num_channels", 3) != 3:
+        raise ValueError(f"the model takes {config['num_channels']} channels; this script gives 3")
+    for name, kinds in (("size", ({"shortest_edge"}, {"height", "width"})), ("crop_size", ({"height", "width"},))):
+        value = settings.get(name)
+        if not isinstance(value, dict) or {key for key in value if value[key] is not None} not in kinds:
+            listing = " or ".join(" and ".join(sorted(kind)) for kind in kinds)
+            raise ValueError(f"the preprocessor file has {name}={value!r}; this script knows {listing}")
+
+
 def decode(video: str, num_frames: int) -> list[Image.Image]:
     """`num_frames` frames spread over the whole video; a shorter one repeats its last."""
-    if num_frames < 1:
-        raise ValueError(f"--num-frames {num_frames} must be at least 1")
     total = sum(1 for _ in decoded(video))
     if total < num_frames:
         indices = [min(i, total - 1) for i in range(num_frames)]
@@ -119,7 +149,7 @@ def preprocess(frame: Image.Image, settings: dict) -> np.ndarray:
 
 def resize(frame: Image.Image, size: dict, resample: Image.Resampling) -> Image.Image:
     """To a height and width, or by the shorter side."""
-    if "shortest_edge" not in size:
+    if size.get("shortest_edge") is None:
         return frame.resize((size["width"], size["height"]), resample)
     short = min(frame.size)
     width, height = (int(side * size["shortest_edge"] / short) for side in frame.size)

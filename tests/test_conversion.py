@@ -475,7 +475,7 @@ class TestRefused:
 
     def test_empty_names(self, tmp_path):
         self.refuse("", tmp_path, "The name of the checkpoint is empty")
-        with pytest.raises(ValueError, match="The name of the output is empty"):
+        with pytest.raises(ValueError, match="The name of the output, '', is empty"):
             convert(ORIGINAL, "", **HEADS)
 
     def test_out_under_a_file(self, tmp_path):
@@ -597,7 +597,7 @@ class TestOutputFolder:
         (tmp_path / "thesis" / "thesis.tex").write_text("my life's work")
         for overwrite, message in (
             (False, "exists; give another name"),
-            (True, "is not only a model: it holds thesis.tex. It is not overwritten"),
+            (True, "is more than an output: it holds thesis.tex. It is not overwritten"),
         ):
             with pytest.raises(FileExistsError, match=message):
                 convert(ORIGINAL, tmp_path / "thesis", overwrite=overwrite, **HEADS)

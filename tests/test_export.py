@@ -220,6 +220,13 @@ class TestCommand:
         assert "my-model-onnx exists; give another name, or --overwrite" in capsys.readouterr().err
         assert main(["export", "my-model", "--format", "onnx", "--overwrite"]) == 0
 
+    def test_a_model_is_never_overwritten(self, folder, capsys):
+        """Neither the one that is exported nor another: its weights are not what an export writes."""
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        assert main(["export", str(folder), "--format", "onnx", "--out", str(folder), "--overwrite"]) == 2
+        assert "it holds model.safetensors. It is not overwritten" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
     @pytest.mark.parametrize(
         ("load", "message"),
         [
@@ -300,20 +307,22 @@ class TestExample:
     def _needs_av(self):
         pytest.importorskip("av", reason="the script decodes a video")
 
-    @pytest.mark.parametrize("flip", [False, True])
-    def test_agrees_with_the_pipeline(self, folder, onnx_folder, tmp_path, flip):
+    @pytest.mark.parametrize(("flip", "problem_type"), [(False, None), (True, None), (0, "multi_label_classification")])
+    def test_agrees_with_the_pipeline(self, folder, onnx_folder, tmp_path, flip, problem_type):
         from transformers import AutoModelForVideoClassification, pipeline
 
         for path in onnx_folder.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         settings = json.loads((folder / "video_preprocessor_config.json").read_text())
-        settings["do_flip_channel_order"] = flip
+        settings["do_flip_channel_order"] = bool(flip)
+        config = json.loads((folder / "config.json").read_text()) | {"problem_type": problem_type}
+        (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(settings))
         process = run_example(str(tmp_path), str(SAMPLE))
         assert process.returncode == 0, process.stderr
         got = {line.split()[1]: float(line.split("%")[0]) / 100 for line in process.stdout.splitlines()}
 
-        model = AutoModelForVideoClassification.from_pretrained(folder)
+        model = AutoModelForVideoClassification.from_pretrained(folder, problem_type=problem_type)
         processor = TimesformerVideoProcessor.from_pretrained(tmp_path)
         rows = pipeline("video-classification", model=model, video_processor=processor)(str(SAMPLE))
         # PIL and torchvision round a resized pixel to grey levels one apart, of 57 that a deviation has
@@ -329,10 +338,36 @@ class TestExample:
             (["ONNX", str(SAMPLE), "--num-frames", "0"], "must be at least 1"),
         ],
     )
-    def test_mistakes(self, onnx_folder, arguments, message):
+    def test_mistaken_arguments(self, onnx_folder, arguments, message):
         process = run_example(*[str(onnx_folder) if word == "ONNX" else word for word in arguments])
         assert process.returncode == 2
         assert message in process.stderr
+        assert "Traceback" not in process.stderr
+
+    @pytest.mark.parametrize(
+        ("name", "values", "message"),
+        [
+            ("config.json", {"problem_type": "regression"}, "the model is for regression and has no labels"),
+            ("config.json", {"num_channels": 1}, "the model takes 1 channels; this script gives 3"),
+            ("video_preprocessor_config.json", {"size": 224}, "the preprocessor file has size=224; this script knows"),
+            ("video_preprocessor_config.json", {"size": {"shortest_edge": 9, "longest_edge": 12}}, "this script knows"),
+            ("video_preprocessor_config.json", {"fps": 3}, "the model's frames are sampled by {'fps': 3}"),
+        ],
+    )
+    def test_models_that_it_is_not_for(self, onnx_folder, tmp_path, name, values, message):
+        for path in onnx_folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | values))
+        process = run_example(str(tmp_path), str(SAMPLE))
+        assert process.returncode == 2
+        assert message in process.stderr
+
+    def test_damaged_graph(self, onnx_folder, tmp_path):
+        for path in onnx_folder.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".onnx" else None])
+        process = run_example(str(tmp_path), str(SAMPLE))
+        assert process.returncode == 2
+        assert "model.onnx can't be loaded" in process.stderr
         assert "Traceback" not in process.stderr
 
 

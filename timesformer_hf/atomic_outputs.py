@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-OWN_FILES = ("*.json", "model*.safetensors", "model.onnx", "model.onnx.data", "model.pt2", "README.md")
-
-
 @contextlib.contextmanager
-def output_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: tuple[str, ...] = ()) -> Iterator[Path]:
     """
     An empty folder to write into, which becomes `path` when the block ends; after an error nothing of it stays.
+
+    Args:
+        own_files: patterns of the files that may be overwritten.
 
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_folder`].
     """
-    check_output_folder(path, overwrite)
+    check_output_folder(path, overwrite, own_files)
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -55,13 +55,13 @@ def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
         os.replace(Path(temporary) / path.name, path)
 
 
-def check_output_folder(path: str | os.PathLike, overwrite: bool = False) -> None:
+def check_output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: tuple[str, ...] = ()) -> None:
     """
     To be called before long work, too.
 
     Raises:
         FileExistsError: where `path` exists and may not be overwritten: without `overwrite`, or where it is something
-            else than a folder of nothing but what this program writes. A Trainer's folder with checkpoints is not.
+            else than a folder of nothing but `own_files`. A Trainer's folder with checkpoints is something else.
         NotADirectoryError: where it can't be made.
     """
     check_free(path, overwrite)
@@ -70,10 +70,10 @@ def check_output_folder(path: str | os.PathLike, overwrite: bool = False) -> Non
         return
     if not path.is_dir():
         raise FileExistsError(f"{path} is no folder; it is not overwritten")
-    foreign = sorted(entry.name for entry in path.iterdir() if entry.is_dir() or not any(map(entry.match, OWN_FILES)))
+    foreign = sorted(entry.name for entry in path.iterdir() if entry.is_dir() or not any(map(entry.match, own_files)))
     if foreign or (any(path.iterdir()) and not (path / "config.json").exists()):
         reason = f"it holds {', '.join(foreign[:5])}" if foreign else "it has no config.json"
-        raise FileExistsError(f"{path} is not only a model: {reason}. It is not overwritten; give another name")
+        raise FileExistsError(f"{path} is more than an output: {reason}. It is not overwritten; give another name")
 
 
 def check_output_file(path: str | os.PathLike, overwrite: bool = False) -> None:
@@ -97,8 +97,8 @@ def check_free(path: str | os.PathLike, overwrite: bool) -> None:
         FileExistsError: where `path` exists, unless `overwrite`.
         NotADirectoryError: where something above it is a file. ValueError: for an empty name.
     """
-    if not str(path).strip():
-        raise ValueError("The name of the output is empty")
+    if str(path).strip() in ("", "."):
+        raise ValueError(f"The name of the output, {str(path)!r}, is empty or the current folder; give another")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists; give another name, or --overwrite to replace it")
     above = next(parent for parent in Path(path).resolve().parents if parent.exists())

@@ -31,6 +31,7 @@ from .model_card import make_model_card
 from .modeling_timesformer import TimesformerForVideoClassification
 
 
+MODEL_FILES = ("config.json", "*preprocessor_config.json", "model*.safetensors", "model*.index.json", "README.md")
 TARGETS = ("transformers", "original")
 ORIGINAL_SUFFIXES = (".pyth", ".pth", ".pt")
 ORIGINAL_CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "interpolation_mode": "nearest"}
@@ -144,7 +145,7 @@ def check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, ove
             raise ValueError(f"OUT must be a file that ends in {', '.join(ORIGINAL_SUFFIXES)}, got {out}")
         check_output_file(out, overwrite)
     else:
-        check_output_folder(out, overwrite)
+        check_output_folder(out, overwrite, MODEL_FILES)
     if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
         raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
 
@@ -315,7 +316,7 @@ def attach_labels(
 
 def write_folder(conversion: Conversion, out: str | os.PathLike, overwrite: bool) -> None:
     """Config, safetensors, processor files and model card."""
-    with output_folder(out, overwrite) as folder:
+    with output_folder(out, overwrite, MODEL_FILES) as folder:
         conversion.model.save_pretrained(folder)
         checkpoint = conversion.checkpoint
         save_processors(checkpoint, conversion.found, conversion.model.config, conversion.bgr, folder)

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 
+from . import __version__
 from .commands import classify, convert, cost, embed, export, info
 
 
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="timesformer-hf", description="TimeSformer, the video transformer, for Hugging Face transformers."
     )
+    parser.add_argument("--version", action="version", version=f"timesformer_hf {__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
     for command in COMMANDS:
         command.add_parser(commands)

@@ -29,6 +29,7 @@ INPUT, OUTPUT = "pixel_values", "logits"
 INPUT_AXES, OUTPUT_AXES = ("batch", "frames", "channels", "height", "width"), ("batch", "labels")
 OPSET = 18  # what torch translates to without a conversion afterwards
 EXTERNAL_DATA_BYTES = 100 * 2**20  # of weights; an ONNX file itself can't pass 2 GB
+EXPORTED = ("model.onnx", "model.onnx.data", "model.pt2")
 COPIED = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Largest difference in units of the largest logit. float32: the same sums in another order, through all layers.
@@ -99,7 +100,7 @@ def export_model(
         FileNotFoundError, FileExistsError, ImportError: where something is missing, or is there.
     """
     check_can_export(format, dtype)
-    with output_folder(out, overwrite) as folder:
+    with output_folder(out, overwrite, (*EXPORTED, *COPIED)) as folder:
         model = load_classifier(model_folder)
         for name in COPIED:
             if (Path(model_folder) / name).exists():

@@ -90,7 +90,7 @@ def add_parser(commands) -> None:
         help="a safetensors file with pixel_values (batch, frames, channels, height, width) and the logits that the "
         "source's own code gave: the result must equal them",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it is a model, and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:

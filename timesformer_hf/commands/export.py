@@ -1,11 +1,13 @@
 """`timesformer-hf export`: a classifier as ONNX, torch.export or AOTInductor."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from .common import quiet_transformers
 
 
+PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 DESCRIPTION = """\
 Write a classifier as a graph that runs without this package, for clips of any batch, number of frames, height and
 width (multiples of the patch):
@@ -16,8 +18,8 @@ width (multiples of the patch):
   aoti          model.pt2, compiled by AOTInductor for this machine's CPU, for torch._inductor.aoti_load_package;
                 needs a C++ compiler
 
-Its input is "pixel_values" (batch, frames, channels, height, width), its output "logits" (batch, labels), both
-float32. The config and the preprocessor files are copied beside it.
+Its input is "pixel_values" (batch, frames, channels, height, width), its output "logits" (batch, labels), before any
+softmax or sigmoid, both float32. The config and the preprocessor files are copied beside it.
 
 Before it stays, it is run on clips of the traced size and of others and compared with the model. A graph that
 computes something else is an error, and nothing is written.
@@ -50,7 +52,7 @@ def add_parser(commands) -> None:
         help="number format of the weights and of what is computed in between; clips and logits stay float32 "
         "(default: float32)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it is an export")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     with quiet_transformers():
         checks = export_model(folder, out, format=args.format, dtype=args.dtype, overwrite=args.overwrite)
     print(f"{out}: " + ", ".join(f"{file.name} ({size_text(file)})" for file in sorted(out.glob("model.*"))))
+    if not any((out / name).exists() for name in PREPROCESSOR_FILES):
+        print(f"timesformer-hf: {folder} has no preprocessor file, so none lies beside the graph", file=sys.stderr)
     for check in checks:
         print(f"  checked {' x '.join(map(str, check.shape))}: differs by {check.difference:.1e} of the largest logit")
     largest = max(check.difference for check in checks)
