@@ -224,7 +224,7 @@ class TestCommand:
         """Neither the one that is exported nor another: its weights are not what an export writes."""
         before = {path: path.read_bytes() for path in folder.iterdir()}
         assert main(["export", str(folder), "--format", "onnx", "--out", str(folder), "--overwrite"]) == 2
-        assert "it holds model.safetensors. It is not overwritten" in capsys.readouterr().err
+        assert "model.safetensors. It is not overwritten" in capsys.readouterr().err
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
     @pytest.mark.parametrize(
