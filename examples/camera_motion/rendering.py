@@ -1,0 +1,206 @@
+"""Pictures as textures, and what a camera sees of them: from views to pixels, and what happens to pixels on the way."""
+
+import functools
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from virtual_camera import Motion, displacements, frame_points, random_path, random_views
+
+
+LEVELS = (384, 272, 192, 136)
+Texture = list[torch.Tensor]  # a picture at several sizes: uint8 (3, height, width), the shorter side one of LEVELS
+TextureChooser = Callable[[np.random.Generator], Texture]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """
+    What a camera meets.
+
+    Attributes:
+        foreground: how likely something moves on its own before the camera.
+        damage: how likely and how strong blur, noise, flicker and compression are; 0 for none, 1 for the usual.
+        supersampling: pixels rendered for each of a frame, in each direction.
+    """
+
+    foreground: float = 0.4
+    damage: float = 1.0
+    supersampling: int = 2
+
+
+def load_textures(folder: str | Path) -> list[Texture]:
+    """
+    Every picture of a folder.
+
+    Raises:
+        ValueError: for a folder without any.
+    """
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not paths:
+        raise ValueError(f"{folder} has no .jpg or .png picture; sources.py fetches some")
+    return [make_texture(PIL.Image.open(path).convert("RGB")) for path in paths]
+
+
+def make_texture(picture: PIL.Image.Image) -> Texture:
+    levels = []
+    for side in LEVELS:
+        scale = side / min(picture.size)
+        size = [max(side, min(round(length * scale), 3 * side)) for length in picture.size]
+        levels.append(torch.from_numpy(np.array(picture.resize(size, PIL.Image.Resampling.LANCZOS))).permute(2, 0, 1))
+    return levels
+
+
+def procedural_texture(rng: np.random.Generator) -> Texture:
+    """Noise with the spectrum of photographs, as it is, in flat regions with sharp edges, or two kinds side by side."""
+    side = LEVELS[0]
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
+    amplitude = 1 / np.maximum(frequency, 1 / side) ** rng.uniform(0.7, 1.8)
+    noise = np.fft.irfft2(amplitude * np.fft.rfft2(rng.normal(size=(3, side, side))), s=(side, side))
+    noise = (noise - noise.mean()) / noise.std()
+    kind = rng.choice(("plain", "plain", "flat", "regions"))
+    if kind == "flat":
+        noise = np.round(noise * rng.uniform(0.8, 3)) / 2
+    elif kind == "regions":
+        noise = np.where(noise[:1] > rng.normal() * 0.5, noise[1:2] * rng.uniform(), 1.5 - noise[2:] * 0.3).repeat(3, 0)
+    mixed = np.einsum("ij,jhw->ihw", rng.normal(size=(3, 3)) * 0.4 + 0.6, noise)
+    colours = mixed * rng.uniform(20, 60) + rng.uniform(60, 190, size=(3, 1, 1))
+    return make_texture(PIL.Image.fromarray(colours.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)))
+
+
+class TextureMix:
+    """
+    Chooses textures: pictures, mirrored and with their colours exchanged, and a share of procedural ones that changes as
+    it goes.
+    """
+
+    def __init__(self, pictures: list[Texture], rng: np.random.Generator, procedural: float = 0.25, kept: int = 60):
+        self.pictures, self.share = pictures, procedural
+        self.procedural = [procedural_texture(rng) for _ in range(kept if procedural else 0)]
+
+    def __call__(self, rng: np.random.Generator) -> Texture:
+        if rng.uniform() < self.share:
+            index = rng.integers(len(self.procedural))
+            if rng.uniform() < 0.02:
+                self.procedural[index] = procedural_texture(rng)
+            return self.procedural[index]
+        texture = self.pictures[rng.integers(len(self.pictures))]
+        axes = [axis for axis in (-1, -2) if rng.uniform() < 0.5]
+        channels = torch.from_numpy(rng.permutation(3) if rng.uniform() < 0.5 else np.arange(3))
+        return [level[channels].flip(axes) for level in texture]
+
+
+def random_clip(
+    rng: np.random.Generator,
+    textures: TextureChooser,
+    label: str,
+    motion: Motion,
+    num_frames: int,
+    size: tuple[int, int],
+    conditions: Conditions = Conditions(),
+) -> tuple[torch.Tensor, np.ndarray]:
+    """
+    A clip of a camera motion: uint8 (frames, 3, height, width), and the views (frames, 3, 3) that it shows.
+
+    Args:
+        size: height and width.
+    """
+    times = np.linspace(0, 1, num_frames)
+    views = random_views(rng, random_path(rng, label, times, motion), motion)
+    place, scale = rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.35, 0.75)
+    frames = render(textures(rng), views, size, place, scale, conditions.supersampling)
+    if rng.uniform() < conditions.foreground:
+        frames = add_foreground(rng, frames, textures(rng), times)
+    return wear(rng, frames, conditions.damage), views
+
+
+def render(
+    texture: Texture, views: np.ndarray, size: tuple[int, int], place: np.ndarray, scale: float, supersampling: int = 1
+) -> torch.Tensor:
+    """
+    The views of a picture: float (frames, 3, height, width), 0 to 255.
+
+    Args:
+        size: height and width.
+        place: the point of the picture, in [-1, 1], that is the plane's origin.
+        scale: half a frame's shorter side, as a share of half the picture's.
+    """
+    height, width = (side * supersampling for side in size)
+    wanted = min(height, width) / scale  # a pixel of the picture for each that is rendered
+    level = min(texture, key=lambda level: abs(np.log(min(level.shape[1:]) / wanted)))
+    shorter = min(level.shape[1:])
+    to_picture = scale * shorter / np.array([level.shape[2], level.shape[1]])
+    grid = picture_points(views, height, width, to_picture, place)
+    picture = level[None].float().expand(len(views), -1, -1, -1)
+    frames = F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.avg_pool2d(frames, supersampling) if supersampling > 1 else frames
+
+
+def picture_points(views: np.ndarray, height: int, width: int, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
+    """Where each pixel of each frame lies in the picture, as `grid_sample` takes it: (frames, height, width, 2)"""
+    rays = torch.from_numpy(views.astype(np.float32)) @ pixel_rays(height, width)
+    depth = rays[:, 2].clamp(min=0.05)  # as in virtual_camera.project
+    axes = [rays[:, axis] / depth * float(scale[axis]) + float(place[axis]) for axis in range(2)]
+    return torch.stack(axes, dim=-1).unflatten(1, (height, width))
+
+
+@functools.cache
+def pixel_rays(height: int, width: int) -> torch.Tensor:
+    """The centres of a frame's pixels, with a 1 below: (3, height * width)"""
+    points = torch.from_numpy(frame_points(height, width).astype(np.float32)).T
+    return torch.cat((points, torch.ones(1, height * width)))
+
+
+def add_foreground(rng: np.random.Generator, frames: torch.Tensor, texture: Texture, times: np.ndarray) -> torch.Tensor:
+    """Something of up to a third of the frame that moves on its own: another picture, in an ellipse."""
+    height, width = frames.shape[2:]
+    radius = rng.uniform(0.15, 0.45, size=2)
+    start, end = rng.uniform(-0.9, 0.9, size=(2, 2))
+    centers = start + (end - start) * times[:, None] * rng.uniform()
+    distance = np.linalg.norm((frame_points(height, width)[None] - centers[:, None]) / radius, axis=-1)
+    alpha = ((1 - distance) * rng.uniform(3, 12)).clip(0, 1).astype(np.float32).reshape(-1, 1, height, width)
+    views = np.tile(np.eye(3), (len(times), 1, 1))
+    views[:, :2, 2] = -centers
+    other = render(texture, views, (height, width), rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.3, 0.7))
+    return torch.lerp(frames, other, torch.from_numpy(alpha))
+
+
+def wear(rng: np.random.Generator, frames: torch.Tensor, damage: float) -> torch.Tensor:
+    """Exposure that changes, colour, blur, noise and compression: float 0 to 255 -> uint8, of the same shape."""
+    if rng.uniform() < 0.5:
+        frames = 255 * (frames.clamp(0, 255) / 255) ** float(np.exp(rng.normal() * 0.3))
+    moments = len(frames)
+    gain = 1 + rng.normal() * 0.15 + np.linspace(-1, 1, moments) * rng.normal() * 0.12 * damage
+    if rng.uniform() < 0.2 * damage:
+        gain = gain + rng.normal(size=moments) * 0.04
+    gain = (gain[:, None] * (1 + rng.normal(size=3) * 0.06)).astype(np.float32)
+    frames = frames * torch.from_numpy(gain)[:, :, None, None] + rng.normal() * 8
+    if rng.uniform() < 0.1:
+        frames = frames.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    if rng.uniform() < 0.3 * damage:
+        frames = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    if rng.uniform() < 0.6 * damage:
+        noise = torch.from_numpy(rng.standard_normal(frames.shape, dtype=np.float32))
+        frames = frames + noise * float(rng.exponential(4) * damage)
+    frames = frames.clamp(0, 255).round().to(torch.uint8)
+    if rng.uniform() < 0.3 * damage:
+        quality = int(rng.integers(15, 70))
+        frames = torch.stack([compressed(frame, quality) for frame in frames])
+    return frames
+
+
+def compressed(frame: torch.Tensor, quality: int) -> torch.Tensor:
+    """A frame (3, height, width) through JPEG."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(frame.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
+    return torch.from_numpy(np.array(PIL.Image.open(file))).permute(2, 0, 1)
+
+
+def patch_motion(views: np.ndarray, rows: int, columns: int) -> torch.Tensor:
+    """The movement of what is seen in each patch, float32 (frames - 1, patches, 2), in half frames."""
+    return torch.from_numpy(displacements(views, rows, columns).astype(np.float32))

