@@ -74,7 +74,7 @@ class TestLightImport:
             import sys, torch, transformers
             before = set(sys.modules)
             import timesformer_hf
-            heavy = {"av", "torchcodec", "datasets", "matplotlib", "triton", "torchvision"}
+            heavy = {"av", "torchcodec", "datasets", "evaluate", "matplotlib", "peft", "triton", "torchvision"}
             print(sorted({name.partition(".")[0] for name in set(sys.modules) - before} & heavy))
             print(sorted(name for name in set(sys.modules) - before if name.startswith("timesformer_hf")))
         """

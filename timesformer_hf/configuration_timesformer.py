@@ -13,6 +13,18 @@ INTERPOLATION_MODES = ("nearest", "bicubic")
 PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
 
+class TensorParallelPlan:
+    """
+    The tensor-parallel plan of a config, which follows from its attention scheme: `config.base_model_tp_plan`.
+
+    transformers expects a dictionary as a class attribute, but a rule for a module that the scheme doesn't have is an
+    error in its tests. This reads like one and can be overridden like one, on an instance.
+    """
+
+    def __get__(self, config, owner: type | None = None) -> dict[str, str] | None:
+        return None if config is None else tensor_parallel_plan(config.attention_type)
+
+
 @strict
 class TimesformerConfig(PreTrainedConfig):
     r"""
@@ -74,6 +86,9 @@ class TimesformerConfig(PreTrainedConfig):
     ```"""
 
     model_type = "timesformer"
+    base_model_tp_plan = TensorParallelPlan()
+    # The final norm and the head, all that is left, are the root's: gathered once, and kept for the backward pass.
+    base_model_fsdp_plan = {"embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
@@ -151,6 +166,29 @@ class TimesformerConfig(PreTrainedConfig):
         if values.get("drop_path_rate") == 0:
             values["drop_path_rate"] = 0
         return values
+
+
+def tensor_parallel_plan(attention_type: str) -> dict[str, str]:
+    """
+    Which linear layers of the base model are split over devices, and how; all those of the blocks are.
+
+    The rows of `qkv` are (3, heads, head_dim): an equal share of them is no set of heads. So the output is gathered, and
+    every device attends with all heads (as transformers' models with such a layer do). What shares out the heads,
+    transformers' `packed_colwise`, splits two parts in one, not three, and no bias.
+    """
+    plan = {
+        "encoder.layer.*.intermediate.dense": "colwise",
+        "encoder.layer.*.output.dense": "rowwise",
+    }
+    for step in ATTENTION_SCHEMES[attention_type].steps:
+        attention = f"encoder.layer.*.{step.attention}"
+        plan[f"{attention}.attention.qkv"] = "colwise_gather_output"
+        if step.dense is None:
+            plan[f"{attention}.output.dense"] = "rowwise_split_input"
+        else:  # the two follow on each other, and share one reduction
+            plan[f"{attention}.output.dense"] = "colwise"
+            plan[f"encoder.layer.*.{step.dense}"] = "rowwise"
+    return plan
 
 
 def as_pair(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:

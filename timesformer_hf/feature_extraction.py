@@ -87,7 +87,8 @@ def load_feature_model(name: str, dtype: str = "auto", device: str = "cpu") -> t
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"{name} lacks {len(missing)} weights, {missing[0]} among them: features would be random")
-    return model.to(device).eval(), AutoVideoProcessor.from_pretrained(name)
+    processor = AutoVideoProcessor.from_pretrained(name, num_clips=None, num_crops=None, views=None)
+    return model.to(device).eval(), processor
 
 
 def choose_sampling(model, processor, num_frames: int | None = None, frame_sampling_rate: int | None = None) -> dict:

@@ -1,15 +1,17 @@
 """
 Initial values for a small TimeSformer that learns motion from nothing.
 
-From the original's initial values, which suit a start from an image ViT, the direction of a movement is found only after a
-long plateau: it lies in products of one patch's pixels with the next frame's, and a model must first tell frames and places
-apart, attend to neighbouring frames, and see past a patch's mean brightness before any gradient points to those products.
-Here all three are there from the start, as weights like any others:
+From the original's initial values, which suit a start from an image ViT, the direction of a movement is found only
+after a long plateau: it lies in products of one patch's pixels with the next frame's, and a model must first tell
+frames and places apart, attend to neighbouring frames, and see past a patch's mean brightness before any gradient
+points to those products. Here all three are there from the start, as weights like any others:
 
-- The patch projection whitens: principal components of the data's patches at nearly the same strength (Coates and Ng 2012).
+- The patch projection whitens: principal components of the data's patches at nearly the same strength (Coates and Ng
+  2012).
 - The tables are sines of time and place, in channels of their own.
-- In the first steps that cross frames each head looks at the same place a frame before, a frame after, two before, and so on,
-  and takes the patch's strongest components along (in the spirit of Trockman and Kolter 2023, mimetic initialisation).
+- In the first steps that cross frames each head looks at the same place a frame before, a frame after, two before, and
+  so on, and takes the patch's strongest components along (in the spirit of Trockman and Kolter 2023, mimetic
+  initialisation).
 
 Linear weights have a deviation of 0.6 / sqrt(inputs) instead of 0.02.
 """

@@ -4,12 +4,13 @@ import numpy as np
 import PIL.Image
 import torch
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import ChannelDimension, PILImageResampling
+from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .clip_processing import channel_format, check_batch, check_frame_sizes, own_array
+from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames, is_video_source
 from .video_sampling import sample_frame_indices
 
@@ -26,20 +27,32 @@ class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
         RGB to BGR, which the Something-Something checkpoints were trained on.
     decoder (`str`, *optional*, defaults to `"pyav"`):
         What decodes a file: `"pyav"` or `"torchcodec"`.
+    num_clips (`int`, *optional*):
+        Clips of a video, spread over it as `frame_sampling` does. Where this or `num_crops` is set, `pixel_values` have
+        one more dimension, of views: clip after clip, in each crop after crop.
+    num_crops (`int`, *optional*):
+        Crops of a clip: 1, the centre, or 3, at the start, centre and end of the longer side.
+    views (`str`, *optional*):
+        Views by the name of a protocol: `"paper"` or `"original"`, the authors' code. What else is set in the same
+        place stands above it.
     """
 
     frame_sampling: str | None
     frame_sampling_rate: int | None
     do_flip_channel_order: bool | None
     decoder: str | None
+    num_clips: int | None
+    num_crops: int | None
+    views: str | None
 
 
 class TimesformerVideoProcessor(BaseVideoProcessor):
     """
     Makes `pixel_values` (batch, frames, channels, height, width) of videos: decode and sample `num_frames` frames,
     resize the shorter side, crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225
-    that TimeSformer was trained with. A video of fewer frames repeats its last. Preprocessor files of VideoMAE, which
-    TimeSformer checkpoints carry on the Hub, load unchanged.
+    that TimeSformer was trained with. A video of fewer frames repeats its last. With `num_clips`, `num_crops` or
+    `views` there are several views of a video, (batch, views, frames, channels, height, width). Preprocessor files of
+    VideoMAE, which TimeSformer checkpoints carry on the Hub, load unchanged.
 
     Example:
 
@@ -47,6 +60,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     >>> processor = TimesformerVideoProcessor(num_frames=8, frame_sampling_rate=32)
     >>> processor("clip.mp4", return_tensors="pt").pixel_values.shape
     torch.Size([1, 8, 3, 224, 224])
+    >>> processor("clip.mp4", num_clips=4, num_crops=3, return_tensors="pt").pixel_values.shape
+    torch.Size([1, 12, 8, 3, 224, 224])
     ```"""
 
     valid_kwargs = TimesformerVideoProcessorKwargs
@@ -68,6 +83,9 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     frame_sampling_rate = None
     do_flip_channel_order = False
     decoder = "pyav"
+    num_clips = None
+    num_crops = None
+    views = None
 
     def preprocess(self, videos, **kwargs: Unpack[TimesformerVideoProcessorKwargs]) -> BatchFeature:
         """
@@ -78,16 +96,21 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
             kwargs: any attribute of the processor, for this call; `return_tensors="pt"` for tensors.
 
         Returns:
-            `pixel_values` (batch, frames, channels, height, width), float32; with `return_metadata=True` also
-            `video_metadata`, which has the chosen `frames_indices`.
+            `pixel_values` (batch, frames, channels, height, width), or (batch, views, frames, channels, height, width)
+            where there are views, float32; with `return_metadata=True` also `video_metadata`, which has the chosen
+            `frames_indices`, clip after clip.
 
         Raises:
             TypeError: for something that is no video.
-            ValueError: for frames of different sizes, an empty clip, or a sampling that can't be.
+            ValueError: for frames of different sizes, an empty clip, or a sampling or views that can't be.
             OSError, VideoReadError: for a file that can't be opened or decoded; the message names it.
         """
+        views = self.view_settings(**kwargs)
         clips, metadata = self.load_clips(videos, kwargs)
         kwargs |= {
+            "num_clips": views.num_clips,
+            "num_crops": views.num_crops,
+            "views": kwargs.get("views") or self.views,
             "do_sample_frames": False,
             "video_metadata": metadata,
             "input_data_format": ChannelDimension.FIRST,
@@ -96,26 +119,40 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
+    def view_settings(self, **settings) -> ViewSettings:
+        """
+        What views there are of a video, with `settings` as those of a call.
+
+        Raises:
+            TypeError, ValueError: for a number of clips or crops, or a protocol, that can't be.
+        """
+        names = ("views", "num_clips", "num_crops", "frame_sampling")
+        return resolve_views(settings, {name: getattr(self, name) for name in names})
+
     def load_clips(self, videos, settings: dict) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
         """
-        Decode or stack, and sample.
+        Decode or stack, and sample. A frame that several clips of a video share is decoded once.
 
         Args:
             videos: as in `preprocess`.
             settings: what overrides the processor's attributes, as in `preprocess`.
 
         Returns:
-            clips (frames, channels, height, width), and of each what is known of its video.
+            of each video its clips, one after the other, (clips * frames, channels, height, width), and what is known
+            of it.
         """
 
         def setting(name: str):
             return getattr(self, name) if settings.get(name) is None else settings[name]
 
-        names = ("fps", "num_frames", "frame_sampling", "frame_sampling_rate")
-        sampling = {name: setting(name) for name in names}
+        views = self.view_settings(**settings)
+        sampling = {name: setting(name) for name in ("fps", "num_frames", "frame_sampling_rate")}
+        sampling |= {"frame_sampling": views.frame_sampling, "num_clips": views.num_clips or 1}
         if sampling["fps"] is not None:  # the attribute num_frames stands back; the argument would contradict
             sampling["num_frames"] = settings.get("num_frames")
         do_sample_frames = setting("do_sample_frames")
+        if not do_sample_frames and sampling["num_clips"] > 1:
+            raise ValueError(f"num_clips={views.num_clips} needs do_sample_frames: every frame is one clip")
 
         def choose(about: VideoMetadata) -> list[int]:
             return self.sample_frames(about, **sampling) if do_sample_frames else list(range(about.total_num_frames))
@@ -147,11 +184,12 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         fps: float | None = None,
         frame_sampling: str | None = None,
         frame_sampling_rate: int | None = None,
+        num_clips: int | None = None,
         **kwargs,
     ) -> list[int]:
         """
-        Indices of the frames to take from a video; see [`TimesformerVideoProcessorKwargs`]. `fps` asks for so many
-        frames per second of the whole video instead of `num_frames`.
+        Indices of the frames to take from a video, clip after clip; see [`TimesformerVideoProcessorKwargs`]. `fps` asks
+        for so many frames per second of the whole video instead of `num_frames`.
 
         Raises:
             ValueError: for `num_frames` and `fps` together, or `fps` of a video whose frame rate isn't known.
@@ -170,16 +208,60 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
             frame_sampling=frame_sampling,
             frame_sampling_rate=frame_sampling_rate,
             fps=metadata.fps,
+            num_clips=1 if num_clips is None else num_clips,
         )
 
     def _preprocess(
-        self, videos: list[torch.Tensor], do_flip_channel_order: bool | None = None, return_tensors=None, **kwargs
+        self,
+        videos: list[torch.Tensor],
+        do_flip_channel_order: bool | None = None,
+        num_clips: int | None = None,
+        num_crops: int | None = None,
+        views: str | None = None,
+        return_tensors=None,
+        **kwargs,
     ) -> BatchFeature:
         if do_flip_channel_order:
             videos = [video.flip(-3) for video in videos]
-        clips = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+        settings = resolve_views({"views": views, "num_clips": num_clips, "num_crops": num_crops}, {})
+        if settings.has_views:
+            clips = self._cut_views(videos, settings, **kwargs)
+        else:
+            clips = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
         check_batch([tuple(clip.shape) for clip in clips], return_tensors)
         return BatchFeature(data={"pixel_values_videos": clips}, tensor_type=return_tensors)
+
+    def _cut_views(
+        self,
+        videos: list[torch.Tensor],
+        settings: ViewSettings,
+        do_resize: bool,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        **kwargs,
+    ) -> list[torch.Tensor]:
+        """Of each video (clips * frames, channels, height, width), the views (views, frames, channels, ...)."""
+        if settings.num_crops is not None and not do_center_crop:
+            raise ValueError(f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size")
+        if settings.exact_scaling and crop_size.height != crop_size.width:
+            raise ValueError(
+                "views='original' needs a crop_size that is a square, to which the shorter side is scaled, got "
+                f"{crop_size.height}x{crop_size.width} (height x width); take views='paper'"
+            )
+        processed = super()._preprocess(
+            videos,
+            do_resize=do_resize and not settings.exact_scaling,
+            do_center_crop=do_center_crop and settings.num_crops is None,
+            crop_size=crop_size,
+            return_tensors=None,
+            **kwargs,
+        )["pixel_values_videos"]
+        if settings.exact_scaling and do_resize:
+            processed = [scale_exactly(video, crop_size.height) for video in processed]
+        clips = [video.unflatten(0, (settings.num_clips or 1, -1)) for video in processed]
+        if settings.num_crops is None:
+            return clips
+        return [cut_crops(video, (crop_size.height, crop_size.width), settings) for video in clips]
 
 
 def is_frame(video) -> bool:

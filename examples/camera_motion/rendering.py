@@ -73,20 +73,29 @@ def procedural_texture(rng: np.random.Generator) -> Texture:
     return make_texture(PIL.Image.fromarray(colours.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)))
 
 
+def any_of(pictures: list[Texture]) -> TextureChooser:
+    """Chooses among pictures, as they are."""
+    return lambda rng: pictures[rng.integers(len(pictures))]
+
+
 class TextureMix:
     """
-    Chooses textures: pictures, mirrored and with their colours exchanged, and a share of procedural ones that changes as
-    it goes.
+    Chooses textures to train on: pictures, half of them mirrored or with their colours exchanged, and procedural ones.
+
+    Args:
+        rng: makes the procedural ones.
+        share: of procedural ones.
+        renewed: how often a procedural one is replaced by another when its turn has come.
     """
 
-    def __init__(self, pictures: list[Texture], rng: np.random.Generator, procedural: float = 0.25, kept: int = 60):
-        self.pictures, self.share = pictures, procedural
-        self.procedural = [procedural_texture(rng) for _ in range(kept if procedural else 0)]
+    def __init__(self, pictures: list[Texture], rng: np.random.Generator, share: float = 0.25, renewed: float = 0.0):
+        self.pictures, self.share, self.renewed = pictures, share, renewed
+        self.procedural = [procedural_texture(rng) for _ in range(60)]
 
     def __call__(self, rng: np.random.Generator) -> Texture:
         if rng.uniform() < self.share:
             index = rng.integers(len(self.procedural))
-            if rng.uniform() < 0.02:
+            if rng.uniform() < self.renewed:
                 self.procedural[index] = procedural_texture(rng)
             return self.procedural[index]
         texture = self.pictures[rng.integers(len(self.pictures))]

@@ -1,10 +1,10 @@
 """
 A virtual camera that moves over a picture, and so makes labelled clips of every camera motion.
 
-The picture is a plane, mirrored without end. A point of the frame has x to the right and y down, 0 in the middle, 1 at half
-the frame's shorter side. A view is a homography from the frame to the plane: zoom and roll within the frame, a turn of the
-camera (perspective), a shift along the plane. Labels name the camera's movement: in `pan_right` the content of the picture
-travels left, in `roll_clockwise` it turns counter-clockwise. Only numpy, no pixels.
+The picture is a plane, mirrored without end. A point of the frame has x to the right and y down, 0 in the middle, 1 at
+half the frame's shorter side. A view is a homography from the frame to the plane: zoom and roll within the frame, a
+turn of the camera (perspective), a shift along the plane. Labels name the camera's movement: in `pan_right` the content
+of the picture travels left, in `roll_clockwise` it turns counter-clockwise. Only numpy, no pixels.
 """
 
 from dataclasses import dataclass, fields
@@ -116,10 +116,10 @@ def random_path(rng: np.random.Generator, label: str, times: np.ndarray, motion:
 
 def unsteady_hand(rng: np.random.Generator, moments: int) -> np.ndarray:
     """(moments, 4): noise without a trend, of deviation 1 in x and y together, less in zoom and roll."""
-    noise = rng.normal(size=(moments, 4))
-    for _ in range(rng.integers(3)):  # quicker or slower
-        noise[1:] = noise[1:] + 0.7 * noise[:-1]
-    times = np.arange(moments) - (moments - 1) / 2
+    times = np.linspace(-1, 1, moments)
+    slowness = rng.uniform(0.01, 0.25)
+    smooth = np.exp(-(((times[:, None] - times) / slowness) ** 2))
+    noise = smooth @ rng.normal(size=(moments, 4))
     trend = np.stack([np.ones(moments), times], axis=1)
     noise = noise - trend @ np.linalg.pinv(trend) @ noise
     noise = noise / (noise[:, :2].std() + 1e-9)
@@ -177,7 +177,7 @@ def frame_points(height: int, width: int) -> np.ndarray:
 
 def displacements(views: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """
-    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next frame, in half frames:
+    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next, in half frames:
     (moments, 3, 3) -> (moments - 1, rows * columns, 2)
     """
     centers = frame_points(rows, columns)

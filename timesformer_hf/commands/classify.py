@@ -15,6 +15,7 @@ EXAMPLES = """\
 examples:
   timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --device cuda --dtype bfloat16
+  timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --views paper
   timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
 """
 
@@ -46,6 +47,7 @@ def add_parser(commands) -> None:
         help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
         "4 for 96 (default: spread the frames over the whole video)",
     )
+    add_views(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
     parser.add_argument(
         "--dtype",
@@ -57,6 +59,28 @@ def add_parser(commands) -> None:
         "--json",
         action="store_true",
         help='print one object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
+    )
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--views",
+        choices=("paper", "original"),
+        help="classify several views of each video, as the paper (three crops of a clip in the middle, their "
+        "probabilities averaged) or as the authors' code (three crops of the first clip, their logits averaged); both "
+        "need a frame sampling rate (default: one view)",
+    )
+    parser.add_argument(
+        "--num-clips",
+        type=positive,
+        metavar="K",
+        help="clips of each video, spread over it, whose probabilities are averaged (default: one)",
+    )
+    parser.add_argument(
+        "--num-crops",
+        type=int,
+        choices=(1, 3),
+        help="crops of each clip: its centre, or start, centre and end of the longer side (default: its centre)",
     )
 
 
@@ -78,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
             return 2
 
-    settings = {"top_k": args.top_k, "num_frames": args.num_frames, "frame_sampling_rate": args.frame_sampling_rate}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    names = ("top_k", "num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
+    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     failures = 0
     for video in tqdm(args.videos, unit="video", disable=None if len(args.videos) > 1 else True):
         try:

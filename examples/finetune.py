@@ -1,0 +1,491 @@
+"""
+Fine-tune a TimeSformer on videos of your own:
+
+    python examples/finetune.py --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
+        --output_dir my-model
+
+videos/ has a folder for each class. A part of the videos is held out, and the accuracy on them printed at the end. Then
+my-model is a model like any other:
+
+    timesformer-hf classify clip.mp4 --model my-model
+
+docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streaming, and what to do when something fails.
+"""
+
+import csv
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import set_seed
+from transformers.utils import logging
+
+from timesformer_hf import TimesformerConfig
+from timesformer_hf.atomic_outputs import output_file
+from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
+from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
+from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+from timesformer_hf.feature_extraction import is_url
+from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
+from timesformer_hf.hub_videos import VideoStream
+from timesformer_hf.label_lists import read_labels
+from timesformer_hf.labelled_videos import LabelledVideos, read_labelled_videos
+from timesformer_hf.recipe_arguments import parse_with_recipe
+from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
+from timesformer_hf.training_recipes import RECIPES
+from timesformer_hf.training_report import TrainingReport, base_model
+from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
+from timesformer_hf.video_splits import find_leaks, train_validation_split
+
+
+# Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
+SPLIT_FILE = "_split.csv"
+SKIPPED_FILE = "_skipped_clips.csv"
+
+logger = logging.get_logger("finetune")
+
+
+def option(default, help: str, choices: Sequence[str] = ()):
+    return field(default=default, metadata={"help": help} | ({"choices": list(choices)} if choices else {}))
+
+
+@dataclass
+class ModelArguments:
+    _argument_group_name = "the model"
+
+    recipe: str | None = option(None, "What the defaults are. (None: modern with --model, scratch without)", RECIPES)
+    model: str | None = option(None, "Folder or Hub name of a TimeSformer or of an image ViT to start from.")
+    config: str | None = option(None, "In place of --model: folder or JSON file of the config of a new model.")
+    config_overrides: str | None = option(None, "Of a new model: hidden_size=192,num_hidden_layers=4")
+    attention_type: str | None = option(None, "The attention scheme, such as divided_space_time or joint_space_time.")
+    num_frames: int | None = option(None, "Frames of a clip. (None: the checkpoint's)")
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "Side of the crop in pixels, or height and width. (None: the checkpoint's)"}
+    )
+    frame_sampling: str | None = option(None, "How frames are chosen: uniform, center, original or segments.")
+    frame_sampling_rate: int | None = option(None, "Frames of the video from one of the clip to the next.")
+    reset_head: bool = option(False, "Start a new head, where the checkpoint has other labels.")
+    drop_path_rate: float | None = option(None, "Stochastic depth of the last block.")
+    attn_implementation: str | None = option(None, "sdpa, eager, flash_attention_2, ...")
+    freeze: str | None = option(None, "Don't train 'backbone' (all but the head), 'embeddings', or N first blocks.")
+    lora_rank: int = option(0, "Train low-rank adapters of this rank, such as 8 or 16, with PEFT; 0: train everything.")
+    lora_alpha: float | None = option(None, "Scale of the adapters times their rank. (None: twice the rank)")
+    lora_dropout: float = option(0.0, "Dropout before the adapters.")
+    merge_lora: bool = option(True, "Save the model with the adapters merged in, beside adapter/.")
+    position_std: float | None = option(None, "Of a new model: deviation that position embeddings start at.")
+    time_std: float | None = option(None, "Of a new model: deviation that time embeddings start at.")
+
+
+@dataclass
+class DataArguments:
+    _argument_group_name = "the data"
+
+    data: str = field(
+        metadata={"help": "A folder with a folder for each class; a .csv or .parquet with path and label; a Hub name."}
+    )
+    data_config: str | None = option(None, "Config of a Hub data set that has several.")
+    validation_data: str | None = option(None, "The same, to validate with. (None: a split or a part of --data)")
+    train_split: str = option("train", "Split to train with, where --data has splits.")
+    validation_split: str = option("validation", "Split to validate with, where --data has it.")
+    validation_share: float = option(0.2, "Of each class, the part that is held out where there is nothing else.")
+    labels: str | None = option(
+        None, "A text file with a label a line, or kinetics400, ...: all labels in order; numbers in --data are lines."
+    )
+    multi_label: bool | None = option(None, "Whether a video can have several labels. (None: look at the data)")
+    split_seed: int = option(0, "Of the choice of what is held out; the same for runs that are compared.")
+    class_weights: bool = option(False, "Give each class the same say, however few videos it has.")
+    strict: bool = option(False, "Stop at the first clip that can't be read.")
+    max_unreadable: float = option(0.1, "Stop where more than this share of the clips can't be read.")
+    streaming: bool = option(False, "Read --data as it is needed and store nothing; needs --max_steps.")
+    shuffle_buffer: int = option(256, "Videos that a stream is shuffled among.")
+
+
+@dataclass
+class AugmentationArguments:
+    _argument_group_name = "augmentation, of whole clips"
+
+    jitter: list[float] = field(
+        default_factory=lambda: [1.0, 320 / 224],
+        metadata={"help": "Range of a frame's shorter side before it is cropped, in sizes of the crop."},
+    )
+    flip: float = option(0.5, "Probability of a horizontal flip; 0 where left and right matter.")
+    rand_augment: int = option(0, "Operations of RandAugment a clip.")
+    magnitude: int = option(9, "Of these, 0 to 30.")
+    mixup: float = option(0.0, "Parameter of mixup.")
+    cutmix: float = option(0.0, "Parameter of cutmix.")
+
+
+ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, ClipTrainingArguments)
+USAGE = "finetune.py [SETTINGS.yaml] --data DATA --model MODEL --output_dir FOLDER [options]"
+
+
+def default_arguments() -> dict:
+    """What suits most people better than TrainingArguments' own defaults; a recipe stands above it."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return {
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "dataloader_num_workers": min(8, max(1, (os.cpu_count() or 1) // processes)),
+        "dataloader_persistent_workers": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,  # there are none
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "logging_steps": 10,
+        "metric_for_best_model": "accuracy",
+        "report_to": "tensorboard",
+    }
+
+
+@dataclass
+class Data:
+    """
+    What is trained and validated with.
+
+    Attributes:
+        train, validation: videos, or streams of them; `validation` may be `None`.
+        label_names: all classes, in order.
+        multi_label: whether a video can have several.
+    """
+
+    train: LabelledVideos | VideoStream
+    validation: LabelledVideos | VideoStream | None
+    label_names: list[str]
+    multi_label: bool
+
+    @property
+    def problem_type(self) -> str:
+        return "multi_label_classification" if self.multi_label else "single_label_classification"
+
+
+def load_data(args: DataArguments, training: ClipTrainingArguments) -> Data:
+    """
+    Raises:
+        ValueError, FileNotFoundError: for data that can't be trained or validated with; the message says why.
+    """
+    names = None if args.labels is None else read_labels(args.labels)
+    if args.streaming:
+        return load_streams(args, training, names)
+    videos = read_labelled_videos(args.data, None, names, args.multi_label, args.data_config)
+    if args.validation_data is None and args.validation_split in videos.splits:
+        train, validation = videos.of_split(args.train_split), videos.of_split(args.validation_split)
+    else:
+        train = videos.of_split(args.train_split) if videos.splits else videos
+        if args.validation_data is None:
+            train, validation = train_validation_split(train, args.validation_share, args.split_seed)
+        else:
+            validation = load_validation_data(args, videos)
+    check_splits(train, validation)
+    return Data(train, validation, videos.label_names, videos.multi_label)
+
+
+def load_validation_data(args: DataArguments, train: LabelledVideos) -> LabelledVideos:
+    videos = read_labelled_videos(args.validation_data, None, train.label_names, train.multi_label, args.data_config)
+    return videos.of_split(args.validation_split) if args.validation_split in videos.splits else videos
+
+
+def load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:
+    if training.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps: the length of a stream is not known")
+    settings = {"label_names": names, "config": args.data_config}
+    shuffling = {"buffer_size": args.shuffle_buffer, "seed": training.seed}
+    train = VideoStream(args.data, args.train_split, **settings, **shuffling)
+    multi_label = bool(args.multi_label)
+    known = LabelledVideos([], train.label_names, multi_label)
+    if args.validation_data is not None:
+        validation = load_validation_data(args, known)
+    elif training.eval_strategy == "no":
+        validation = None
+    else:
+        validation = VideoStream(args.data, args.validation_split, **settings)
+    return Data(train, validation, train.label_names, multi_label)
+
+
+def check_splits(train: LabelledVideos, validation: LabelledVideos) -> None:
+    """
+    Warns of videos that are in both.
+
+    Raises:
+        ValueError: for a class that is validated and not trained.
+    """
+    trained = {label for video in train for label in video.labels}
+    if missing := sorted({label for video in validation for label in video.labels} - trained):
+        raise ValueError(f"No training video has the label {', '.join(missing[:5])}, with which it is validated")
+    if leaks := find_leaks(train, validation):
+        logger.warning(
+            f"{len(leaks)} videos to validate with are also trained with, or cut from the same source, {leaks[0]} for "
+            "one: the accuracy will be too good"
+        )
+
+
+def start_model(args: ModelArguments, data: Data) -> tuple:
+    """
+    The model, its processor and the number of each label.
+
+    Raises:
+        ValueError, OSError: where the arguments or the checkpoint don't allow it.
+    """
+    if (args.model is None) == (args.config is None and args.config_overrides is None):
+        raise ValueError("Give --model to start from, or --config or --config_overrides for a new model, and not both")
+    size = None if args.image_size is None else args.image_size[0] if len(args.image_size) == 1 else args.image_size
+    fields = {
+        "attention_type": args.attention_type,
+        "num_frames": args.num_frames,
+        "image_size": size,
+        "drop_path_rate": args.drop_path_rate,
+        "attn_implementation": args.attn_implementation,
+    }
+    if args.model is None:
+        config = new_config(args, {name: value for name, value in fields.items() if value is not None})
+        tables = {"position_std": args.position_std, "time_std": args.time_std}
+        model, processor, label2id = start_from_scratch(config, data.label_names, data.problem_type, **tables)
+    else:
+        model, processor, label2id = start_from_checkpoint(
+            args.model, data.label_names, args.reset_head, data.problem_type, **fields
+        )
+    for name in ("frame_sampling", "frame_sampling_rate"):
+        if getattr(args, name) is not None:
+            setattr(processor, name, getattr(args, name))
+    return restrict_training(args, model), processor, label2id
+
+
+def new_config(args: ModelArguments, fields: dict) -> TimesformerConfig:
+    config = TimesformerConfig() if args.config is None else TimesformerConfig.from_pretrained(args.config)
+    implementation = fields.pop("attn_implementation", None)
+    values = config.to_dict() | fields
+    for entry in (args.config_overrides or "").split(","):
+        name, _, value = entry.partition("=")
+        if entry and name not in values:
+            raise ValueError(f"--config_overrides: there is no field {name!r} in the config")
+        values |= {name: yaml.safe_load(value)} if entry else {}
+    config = TimesformerConfig.from_dict(values)
+    config._attn_implementation = implementation
+    return config
+
+
+def restrict_training(args: ModelArguments, model):
+    """Freeze, or add adapters."""
+    if args.freeze is not None and args.lora_rank:
+        raise ValueError("--freeze and --lora_rank exclude each other: with adapters all else is frozen")
+    if args.freeze is not None:
+        freeze(model, args.freeze)
+    if not args.lora_rank:
+        return model
+    times = getattr(model.timesformer.embeddings, "time_embeddings", None)
+    unborn = times is not None and not times.any()  # started from an image ViT
+    return add_lora(model, args.lora_rank, args.lora_alpha, args.lora_dropout, train_embeddings=unborn)
+
+
+def make_trainer(
+    data: Data,
+    data_args: DataArguments,
+    augmentation: ClipAugmentation,
+    training: ClipTrainingArguments,
+    start: tuple,
+    skipped: SkippedClips,
+) -> ClipTrainer:
+    model, processor, label2id = start
+    crop = (processor.crop_size["height"], processor.crop_size["width"])
+    settings = {"multi_label": data.multi_label, "num_labels": model.config.num_labels, "skipped": skipped}
+    transform = make_clip_transform(augmentation, crop)
+    load = ClipLoader(processor, label2id, transform=transform, seed=training.seed, **settings)
+    load_validation = ClipLoader(processor, label2id, **settings)
+    weights = class_weights(data, label2id, model.config.num_labels) if data_args.class_weights else None
+    return ClipTrainer(
+        model=model,
+        args=training,
+        train_dataset=as_dataset(data.train, load),
+        eval_dataset=None if data.validation is None else as_dataset(data.validation, load_validation),
+        data_collator=ClipCollator(augmentation, model.config.num_labels),
+        processing_class=processor,
+        compute_metrics=lambda prediction: clip_metrics(prediction, data.multi_label),
+        loss=ClipLoss(data.multi_label, weights, training.label_smoothing_factor),
+        skipped=skipped,
+        max_unreadable=0 if data_args.strict else math.floor(data_args.max_unreadable * count_clips(data, training)),
+    )
+
+
+def as_dataset(videos: LabelledVideos | VideoStream, load: ClipLoader) -> ClipDataset | ClipStream:
+    return ClipStream(videos, load) if isinstance(videos, VideoStream) else ClipDataset(videos, load)
+
+
+def count_clips(data: Data, training: ClipTrainingArguments) -> int:
+    """Clips that are looked at, each once; of a stream those that it will have given."""
+    if isinstance(data.train, VideoStream):
+        return training.max_steps * training.total_batch_size
+    return len(data.train) + len(data.validation)
+
+
+def class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> torch.Tensor:
+    if isinstance(data.train, VideoStream):
+        raise ValueError("--class_weights needs to know all labels; a stream's are not known before it is read")
+    weights = torch.ones(num_labels)
+    labels = [video.labels for video in data.train]
+    numbers = [label2id[name] for name in data.label_names]
+    weights[numbers] = balanced_class_weights(labels, data.label_names, data.multi_label)
+    return weights
+
+
+def find_checkpoint(training: ClipTrainingArguments) -> str | None:
+    """
+    The checkpoint to go on from, if there is one and it is asked for.
+
+    Raises:
+        ValueError: where the output folder holds a training that isn't to go on, or a model that would be overwritten.
+    """
+    folder = Path(training.output_dir)
+    checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
+    if checkpoint is not None or training.process_index:
+        return checkpoint and str(checkpoint)
+    if (folder / "config.json").exists() or (next(folder.glob("checkpoint-*"), None) and not training.resume):
+        how = "has no whole checkpoint to go on from" if training.resume else "go on with --resume"
+        raise ValueError(f"{folder} holds a training already: {how}, or give another --output_dir")
+    return None
+
+
+def write_split(data: Data, path: Path, resumed: bool) -> None:
+    """
+    What is trained and what validated with, as a table that `--data` takes.
+
+    Raises:
+        ValueError: where a run that is continued began with something else.
+    """
+    if isinstance(data.train, VideoStream):
+        return
+    rows = [["path", "label", "group", "split"]]
+    for split, videos in (("train", data.train), ("validation", data.validation)):
+        for video in videos:
+            name = video.name if is_url(video.name) or video.fetch else os.path.abspath(video.name)
+            rows.append([name, "|".join(video.labels), video.group, split])
+    if resumed and path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            if list(csv.reader(file)) != rows:
+                raise ValueError(f"The data are not those that this training began with, which {path} lists")
+    with output_file(path, overwrite=True) as new, new.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    augmentation_args: AugmentationArguments,
+    training: ClipTrainingArguments,
+) -> None:
+    augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
+    checkpoint = find_checkpoint(training)
+    with training.main_process_first(desc="reading the data"):
+        data = load_data(data_args, training)
+    adjust(training, data)
+    set_seed(training.seed)
+    start = start_model(model_args, data)
+    with training.main_process_first(desc="starting the reports"):
+        skipped = start_reports(data, training, resumed=checkpoint is not None)
+    trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    finish(trainer, data, model_args, data_args)
+
+
+def adjust(training: ClipTrainingArguments, data: Data) -> None:
+    """Settings that follow from the data, or are no choice here."""
+    training.remove_unused_columns = False
+    training.label_names = ["labels"]
+    is_stream = isinstance(data.train, VideoStream)
+    if is_stream or not training.dataloader_num_workers:  # those of a stream would repeat the first epoch's order
+        training.dataloader_persistent_workers = False
+    if not is_stream and training.logging_steps >= 1:  # often enough for a curve
+        training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
+    if data.multi_label:
+        training.label_smoothing_factor = 0.0  # it is for a choice of one
+
+
+def start_reports(data: Data, training: ClipTrainingArguments, resumed: bool) -> SkippedClips:
+    folder = Path(training.output_dir)
+    if training.process_index == 0:
+        write_split(data, folder / SPLIT_FILE, resumed)
+        if not resumed:
+            (folder / SKIPPED_FILE).unlink(missing_ok=True)
+    return SkippedClips(folder / SKIPPED_FILE)
+
+
+def finish(trainer: ClipTrainer, data: Data, model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Measure and save the model, and say how good it is."""
+    settings = {"recipe": model_args.recipe}
+    for name, videos in (("training_clips", data.train), ("validation_clips", data.validation)):
+        settings |= {name: len(videos)} if isinstance(videos, LabelledVideos) else {}
+    for name in ("lora_rank", "freeze"):
+        settings |= {name: getattr(model_args, name)} if getattr(model_args, name) else {}
+    data_name = Path(data_args.data).resolve().name if Path(data_args.data).exists() else data_args.data
+    report = TrainingReport(data_name, model_args.model, settings, data.multi_label)
+    if trainer.eval_dataset is not None:
+        report.validate(trainer)
+    save_model(trainer, model_args)
+    if trainer.is_world_process_zero():
+        trainer.save_state()
+        report.write(trainer)
+        print_summary(trainer, report)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def save_model(trainer: ClipTrainer, args: ModelArguments) -> None:
+    """The model; of one with adapters these, and the model that they were merged into."""
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        if args.lora_rank:
+            logger.warning("With FSDP adapters are saved, not merged")
+    elif args.lora_rank and args.merge_lora:
+        if trainer.is_world_process_zero():
+            trainer.model.save_pretrained(Path(trainer.args.output_dir, "adapter"))
+        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+    trainer.save_model(_internal_call=True)  # which doesn't push it yet: the README isn't there
+    if trainer.is_world_process_zero():
+        base_model(trainer.model).config.save_pretrained(trainer.args.output_dir)  # beside adapters too
+
+
+def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
+    folder, unreadable = trainer.args.output_dir, len(trainer.skipped.read())
+    print(report.summary())
+    if unreadable:
+        print(f"clips that couldn't be read: {unreadable}, see {Path(folder, SKIPPED_FILE)}")
+    print(f"{folder}: the model, README.md, results.json, curves.png, confusion_matrix.png")
+    print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
+
+
+def out_of_memory_message(training: ClipTrainingArguments, error: Exception) -> str:
+    return (
+        f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"
+        "  Lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much: the result is the "
+        "same.\n  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
+        "--image_size,\n  --freeze and --lora_rank. While validating: --per_device_eval_batch_size"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    training = None
+    logging.disable_progress_bar()  # of single files; that of the training stays
+    try:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        *others, training = parse_with_recipe(ARGUMENTS, arguments, default_arguments(), __doc__, USAGE)
+        run(*others, training)
+    except TrainingInterrupted as stop:
+        print(f"finetune: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except (ValueError, OSError, ImportError) as error:
+        print(f"finetune: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+            raise
+        print(f"finetune: {out_of_memory_message(training, error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The loss of clips whose labels are classes, shares of mixed clips, or several at once, and the weights of classes."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.nn import functional as F
+
+
+class ClipLoss:
+    """
+    The mean over the clips of a batch of the (binary) cross entropy, as a `compute_loss_func` of transformers' Trainer.
+
+    Labels are classes (batch,); shares (batch, num_labels), as mixing makes them; or, with `multi_label`, the shares of
+    independent yes-no questions. A clip whose labels are -100 counts for nothing: the mean is over the others, so the
+    gradient is that of the batch without it. With gradient accumulation and many processes it is over the clips of all
+    of them, as Trainer counts them.
+
+    Args:
+        multi_label: binary cross entropy of every label, in place of one cross entropy.
+        class_weights: (num_labels,), see [`balanced_class_weights`]; with `multi_label` the weight of a yes.
+        label_smoothing: the share of a label that is spread over all, in training only and not with `multi_label`.
+    """
+
+    def __init__(
+        self, multi_label: bool = False, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0
+    ):
+        self.multi_label, self.class_weights, self.label_smoothing = multi_label, class_weights, label_smoothing
+        self.training = True
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+        """
+        Args:
+            outputs: with `logits` (batch, num_labels).
+            num_items_in_batch: entries of `labels` other than -100 in the whole batch; where `None`, those here.
+        """
+        logits = outputs["logits"].float()
+        readable = labels.reshape(len(labels), -1)[:, 0] != -100
+        smoothing = self.label_smoothing if self.training else 0.0
+        if self.multi_label:
+            loss = self.binary(logits[readable], labels[readable])
+        else:
+            loss = self.categorical(logits[readable], labels[readable], smoothing)
+        if num_items_in_batch is None:
+            num_items_in_batch = readable.sum() * labels[0].numel()
+        clips = num_items_in_batch / labels[0].numel()
+        return loss / (clips.clamp(min=1) if isinstance(clips, torch.Tensor) else max(clips, 1))
+
+    def categorical(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        labels = labels.to(logits.dtype) if labels.ndim == 2 else labels
+        return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
+
+    def binary(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        targets = labels.to(logits.dtype)
+        return (
+            F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum") / logits.shape[1]
+        )
+
+
+def balanced_class_weights(
+    labels: Iterable[Sequence[str]], label_names: Sequence[str], multi_label: bool = False
+) -> torch.Tensor:
+    """
+    Weights with which each class has the same say, however few videos it has: inverse to their number, with a mean over
+    the videos of 1. With `multi_label` the weight of a yes is the number of videos without the label for one with it.
+
+    Args:
+        labels: of each video, its labels.
+
+    Returns:
+        float32 (labels,). A class without videos has the weight 1.
+    """
+    labels = list(labels)
+    counts = torch.tensor([sum(name in video for video in labels) for name in label_names], dtype=torch.float32)
+    occurring = counts > 0
+    weights = torch.ones(len(label_names))
+    if multi_label:
+        weights[occurring] = (len(labels) - counts[occurring]).clamp(min=1) / counts[occurring]
+    else:
+        weights[occurring] = len(labels) / (occurring.sum() * counts[occurring])
+    return weights

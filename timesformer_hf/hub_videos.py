@@ -1,0 +1,145 @@
+"""Labelled videos of data sets on the Hub, by the library `datasets`; whole, or as a stream that is never stored."""
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from .feature_extraction import is_url
+from .labelled_videos import LabelledVideo, as_labels, find_columns, group_of_name
+from .video_decoding import VideoSource
+
+
+def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
+    """The videos of all splits, and the class names where the data set has them."""
+    videos, names = [], None
+    for split, rows in load_data_set(source, config).items():
+        rows, video_column, label_column, names = open_columns(source, rows)
+        labels, titles = rows[label_column], list_titles(rows, video_column)
+        groups = rows["group"] if "group" in rows.column_names else [None] * len(rows)
+        name_of = names.__getitem__ if names else str
+        for index, (title, label, group) in enumerate(zip(titles, labels, groups, strict=True)):
+            title = title or f"{source}, {split}, row {index}"
+            labels_of_row = as_labels(label, name_of)
+            fetch = partial(fetch_row, rows, index, video_column)
+            videos.append(LabelledVideo(title, labels_of_row, str(group or group_of_name(title)), split, fetch))
+    return videos, names
+
+
+def load_data_set(source: str | os.PathLike, config: str | None = None, **settings):
+    """
+    `datasets.load_dataset`.
+
+    Raises:
+        FileNotFoundError: where there is no such data set.
+        ImportError: where `datasets` is missing.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('a data set needs datasets: pip install "timesformer_hf[train]"') from error
+    try:
+        return datasets.load_dataset(os.fspath(source), config, **settings)
+    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{source} is neither a folder or table here nor a data set that can be reached on the Hub ({error})"
+        ) from error
+
+
+def open_columns(source: str | os.PathLike, rows) -> tuple:
+    """
+    A data set whose videos stay undecoded, the names of its columns of videos and labels, and its class names if it
+    has them.
+    """
+    import datasets
+
+    features = rows.features or {}
+    columns = list(features)
+    of_videos = [name for name in columns if isinstance(features[name], datasets.Video)]
+    if of_videos:
+        rows = rows.cast_column(of_videos[0], datasets.Video(decode=False))
+    video_column, label_column = find_columns(source, [*columns, *(["video"] if of_videos else [])])
+    feature = getattr(features[label_column], "feature", features[label_column])
+    return rows, of_videos[0] if of_videos else video_column, label_column, getattr(feature, "names", None)
+
+
+def list_titles(rows, column: str) -> list[str | None]:
+    """What a data set calls its videos, without reading them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = rows.data.column(column)
+    if pa.types.is_struct(values.type):
+        return pc.struct_field(values, "path").to_pylist()
+    return [None] * len(rows) if pa.types.is_binary(values.type) else values.to_pylist()
+
+
+def fetch_row(rows, index: int, column: str) -> VideoSource:
+    return fetch_value(rows[index][column])
+
+
+def fetch_value(value: dict | str | bytes) -> VideoSource:
+    """What a data set gives for a video, as something to decode: the bytes of a file, a path or a URL."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    path = value["path"]
+    if "://" not in path or is_url(path):
+        return path
+    from datasets.utils.file_utils import xopen  # hf://, zip:// and the like
+
+    with xopen(path, "rb") as file:
+        return file.read()
+
+
+class VideoStream:
+    """
+    The labelled videos of a split of a data set, read as they are needed, never stored: for sets larger than the disk.
+
+    Args:
+        source, config, label_names: as for [`read_labelled_videos`]. A data set that doesn't name its classes needs
+            `label_names`.
+        buffer_size, seed: of the shuffling; 0 keeps the order.
+
+    Raises:
+        ValueError: where the class names are not known, or there is no such split.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        split: str,
+        label_names: Sequence[str] | None = None,
+        config: str | None = None,
+        buffer_size: int = 0,
+        seed: int = 0,
+    ):
+        splits = load_data_set(source, config, streaming=True)
+        if split not in splits:
+            raise ValueError(f"{source} has no split {split!r}; its splits are {', '.join(splits)}")
+        rows, self.video_column, self.label_column, names = open_columns(source, splits[split])
+        if label_names is None and names is None:
+            raise ValueError(f"{source} doesn't name its classes; give their names, a streamed set can't be searched")
+        self.source, self.split = source, split
+        self.label_names = list(label_names or names)
+        self.name_of = (names or self.label_names).__getitem__
+        self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle in another way."""
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[LabelledVideo]:
+        """In a worker process of a DataLoader, the part of the videos that is the worker's."""
+        for row in self.rows:
+            value = row[self.video_column]
+            labels = as_labels(row[self.label_column], self.name_of)
+            name = title_of_value(value) or f"{self.source}, {self.split}, {zlib.crc32(fetch_value(value)):08x}"
+            yield LabelledVideo(name, labels, name, self.split, partial(fetch_value, value))
+
+
+def title_of_value(value: dict | str | bytes) -> str | None:
+    """What a data set calls a video, if it calls it anything."""
+    name = value.get("path") if isinstance(value, dict) else value
+    return name if isinstance(name, str) else None
