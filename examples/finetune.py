@@ -13,6 +13,7 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 """
 
 import csv
+import itertools
 import math
 import os
 import sys
@@ -36,6 +37,7 @@ from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, s
 from timesformer_hf.hub_videos import VideoStream
 from timesformer_hf.label_lists import read_labels
 from timesformer_hf.labelled_videos import LabelledVideos, read_labelled_videos
+from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
 from timesformer_hf.training_recipes import RECIPES
@@ -78,8 +80,7 @@ class ModelArguments:
     lora_alpha: float | None = option(None, "Scale of the adapters times their rank. (None: twice the rank)")
     lora_dropout: float = option(0.0, "Dropout before the adapters.")
     merge_lora: bool = option(True, "Save the model with the adapters merged in, beside adapter/.")
-    position_std: float | None = option(None, "Of a new model: deviation that position embeddings start at.")
-    time_std: float | None = option(None, "Of a new model: deviation that time embeddings start at.")
+    motion_start: bool = option(False, "Give a new model initial values from which it learns motion.")
 
 
 @dataclass
@@ -243,8 +244,7 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
     }
     if args.model is None:
         config = new_config(args, {name: value for name, value in fields.items() if value is not None})
-        tables = {"position_std": args.position_std, "time_std": args.time_std}
-        model, processor, label2id = start_from_scratch(config, data.label_names, data.problem_type, **tables)
+        model, processor, label2id = start_from_scratch(config, data.label_names, data.problem_type)
     else:
         model, processor, label2id = start_from_checkpoint(
             args.model, data.label_names, args.reset_head, data.problem_type, **fields
@@ -313,6 +313,15 @@ def make_trainer(
 
 def as_dataset(videos: LabelledVideos | VideoStream, load: ClipLoader) -> ClipDataset | ClipStream:
     return ClipStream(videos, load) if isinstance(videos, VideoStream) else ClipDataset(videos, load)
+
+
+def first_clips(dataset: ClipDataset | ClipStream, number: int = 64) -> torch.Tensor:
+    """Some clips to train with, as `pixel_values`."""
+    if isinstance(dataset, ClipDataset):  # they may be sorted by class
+        items = (dataset[index] for index in range(0, len(dataset), math.ceil(len(dataset) / number)))
+    else:
+        items = itertools.islice(dataset, number)
+    return torch.stack([item["pixel_values"] for item in items])
 
 
 def count_clips(data: Data, training: ClipTrainingArguments) -> int:
@@ -387,6 +396,8 @@ def run(
     with training.main_process_first(desc="starting the reports"):
         skipped = start_reports(data, training, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
+    if model_args.model is None and model_args.motion_start and checkpoint is None:
+        start_for_motion(trainer.model, first_clips(trainer.train_dataset))
     trainer.train(resume_from_checkpoint=checkpoint)
     finish(trainer, data, model_args, data_args)
 

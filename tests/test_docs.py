@@ -27,6 +27,7 @@ def test_page_runs(page, tmp_path, monkeypatch):
 
 
 def test_links_lead_somewhere():
-    for page in (REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")):
+    pages = [REPOSITORY / "README.md", REPOSITORY / "examples" / "camera_motion" / "README.md"]
+    for page in (*pages, *(REPOSITORY / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"

@@ -39,7 +39,6 @@ from timesformer_hf.training_recipes import (
     layer_depth,
     parameter_groups,
     scaled_learning_rate,
-    start_tables,
 )
 
 
@@ -733,14 +732,6 @@ class TestRecipes:
         factors = [drop_factor(step, 10, [0.5], 2) for step in range(10)]
         assert factors == pytest.approx([0, 0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1])
 
-    def test_tables(self, tiny):
-        torch.manual_seed(0)
-        before = tiny.timesformer.embeddings.cls_token.clone()
-        start_tables(tiny, position_std=0.3, time_std=0.5)
-        assert tiny.timesformer.embeddings.position_embeddings.std().item() == pytest.approx(0.3, rel=0.15)
-        assert tiny.timesformer.embeddings.time_embeddings.std().item() == pytest.approx(0.5, rel=0.25)
-        assert torch.equal(tiny.timesformer.embeddings.cls_token, before)
-
     def test_accumulated_batches_are_one_batch(self, data, model, tmp_path):
         """4 clips at once, or 2 and 2, give the same step."""
         settings = {
@@ -796,11 +787,10 @@ class TestStarts:
 
     def test_scratch(self):
         config = TimesformerConfig(**TINY, attention_type="axial")
-        model, processor, label2id = start_from_scratch(config, ["a", "b", "c"], time_std=0.5)
+        model, processor, label2id = start_from_scratch(config, ["a", "b", "c"])
         assert model.config.attention_type == "axial"
         assert model.config.num_labels == 3
         assert label2id == {"a": 0, "b": 1, "c": 2}
-        assert model.timesformer.embeddings.time_embeddings.any()
         assert dict(processor.crop_size) | {} == SIZE
 
 
@@ -868,7 +858,8 @@ def test_curves(tmp_path):
 
 
 PAGE = (EXAMPLES.parent / "docs" / "training.md").read_text()
-COMMANDS = re.findall(r"^python .*$", "".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)), re.MULTILINE)
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE + (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+COMMANDS = list(dict.fromkeys(re.findall(r"^python .*$", "".join(BLOCKS), re.MULTILINE)))
 
 
 class TestPage:

@@ -172,9 +172,9 @@ def tensor_parallel_plan(attention_type: str) -> dict[str, str]:
     """
     Which linear layers of the base model are split over devices, and how; all those of the blocks are.
 
-    The rows of `qkv` are (3, heads, head_dim): an equal share of them is no set of heads. So the output is gathered, and
-    every device attends with all heads (as transformers' models with such a layer do). What shares out the heads,
-    transformers' `packed_colwise`, splits two parts in one, not three, and no bias.
+    The rows of `qkv` are (3, heads, head_dim), so an equal share of them is no set of heads. The output is gathered and
+    every device attends with all heads, as in transformers' own models with such a layer: its `packed_colwise`, which
+    would share out the heads, knows two parts and not three, and takes a bias for unpacked.
     """
     plan = {
         "encoder.layer.*.intermediate.dense": "colwise",

@@ -16,7 +16,6 @@ from .checkpoint_formats import find_format
 from .checkpoint_processors import HUB_BGR, save_processors
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from .modeling_timesformer import TimesformerForVideoClassification
-from .training_recipes import start_tables
 from .video_processing_timesformer import TimesformerVideoProcessor
 
 
@@ -95,20 +94,12 @@ def start_from_scratch(
     config: TimesformerConfig,
     label_names: Sequence[str],
     problem_type: str = "single_label_classification",
-    position_std: float | None = None,
-    time_std: float | None = None,
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor, dict[str, int]]:
-    """
-    A model with initial values, its processor and the numbers of the labels.
-
-    Args:
-        position_std, time_std: deviations that the embedding tables start at; the original's where `None`.
-    """
+    """A model with the original's initial values, its processor and the numbers of the labels."""
     id2label = dict(enumerate(label_names))
     label2id = {label: number for number, label in id2label.items()}
     values = config.to_dict() | {"id2label": id2label, "label2id": label2id, "problem_type": problem_type}
     model = TimesformerForVideoClassification(TimesformerConfig.from_dict(values))
-    start_tables(model, position_std, time_std)
     return model, fit_processor(TimesformerVideoProcessor(), model.config), label2id
 
 

@@ -323,7 +323,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Trainer divides the loss by the accumulation steps itself: the loss is a mean over the batch.
     accepts_loss_kwargs = False
-    # accelerate shards the input embeddings (a Conv2d) by FSDP2 wherever they are, which must come before what they are in.
+    # The Conv2d is for accelerate: with FSDP2 it shards the input embeddings by themselves, wherever they are, and that
+    # fails where a module around them has been sharded before them.
     _no_split_modules = ["Conv2d", "TimesformerEmbeddings", "TimesformerLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -28,7 +28,8 @@ from .modeling_timesformer import TimesformerForVideoClassification, Timesformer
 
 TIME_CHANNELS = 8
 PLACE_CHANNELS = 8
-SHARPNESS = 3.0  # of the heads that look at another frame
+TIME_SHARPNESS = 3.0  # of the heads that look at another frame
+PLACE_SHARPNESS = 5.0  # of theirs that must find the same place there
 WHITENING = 0.25  # components keep this power of their deviation; 0 whitens fully
 NEIGHBOURS = (-1, 1, -2, 2, -3, 3)  # the frames that the heads look at, in their order
 STEPS_ACROSS_FRAMES = (TIME, LOCAL, ALL_TOKENS)
@@ -45,11 +46,11 @@ def start_for_motion(model: TimesformerForVideoClassification, pixel_values: tor
             plenty.
 
     Raises:
-        ValueError: for a model narrower than 64 channels, which has no room for the codes of time and place.
+        ValueError: for a model narrower than 32 channels, which has no room for the codes of time and place.
     """
     config = model.config
-    if config.hidden_size < 64:
-        raise ValueError(f"hidden_size={config.hidden_size} must be at least 64 to start for motion")
+    if config.hidden_size < 32:
+        raise ValueError(f"hidden_size={config.hidden_size} must be at least 32 to start for motion")
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.6 * module.in_features**-0.5)
@@ -129,13 +130,13 @@ def start_attention(layer: TimesformerLayer, step, num_heads: int, content: int,
         key[head] *= 0.3
         value[head] *= 0.1
         if head_dim >= TIME_CHANNELS:
-            query[head, :TIME_CHANNELS, content : content + TIME_CHANNELS] += SHARPNESS * torch.eye(TIME_CHANNELS)
+            query[head, :TIME_CHANNELS, content : content + TIME_CHANNELS] += TIME_SHARPNESS * torch.eye(TIME_CHANNELS)
             turned = turn_back(offset * time_frequencies(period))
-            key[head, :TIME_CHANNELS, content : content + TIME_CHANNELS] += SHARPNESS * turned
+            key[head, :TIME_CHANNELS, content : content + TIME_CHANNELS] += TIME_SHARPNESS * turned
         if step is not TIME and head_dim >= TIME_CHANNELS + PLACE_CHANNELS:
             rows = slice(TIME_CHANNELS, TIME_CHANNELS + PLACE_CHANNELS)
-            query[head, rows, places] += SHARPNESS * torch.eye(PLACE_CHANNELS)
-            key[head, rows, places] += SHARPNESS * torch.eye(PLACE_CHANNELS)
+            query[head, rows, places] += PLACE_SHARPNESS * torch.eye(PLACE_CHANNELS)
+            key[head, rows, places] += PLACE_SHARPNESS * torch.eye(PLACE_CHANNELS)
         strongest = min(head_dim, content)
         value[head, :strongest, :strongest] += torch.eye(strongest)
     nn.init.orthogonal_(attention.output.dense.weight)

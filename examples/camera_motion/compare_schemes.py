@@ -1,0 +1,121 @@
+"""
+The paper's Table 1 at small scale: its five attention schemes on two tasks, with the same clips and steps for all.
+
+    python examples/camera_motion/compare_schemes.py pictures/ table1/
+
+`camera motion` asks how the camera moves, which no single frame shows; `which picture` asks over which of ten pictures
+it moves, which every frame shows. Models of one size start alike, and all of one seed see the same clips in the same
+order. They also learn the pretext task of pretrain.py, but for space-only attention, which can't see motion. Camera
+motion is measured on pictures that no model has seen, and both tasks on new movements.
+
+Results come as results.json and as table1.md. A run that was interrupted goes on after the last seed that was finished.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from motion_training import MotionTraining, RandomClips, accuracy, new_model
+from tqdm import tqdm
+
+from timesformer_hf.atomic_outputs import output_file
+from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model_cost import model_cost
+
+
+TASKS = {"camera motion": False, "which picture": True}
+STRUCTURE = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 384}
+SIZE, NUM_FRAMES = 64, 8
+TEST_BATCHES = 16
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pictures", type=Path, help="a folder with train/ and test/ pictures, as sources.py makes it")
+    parser.add_argument("out", type=Path, help="a folder for the results")
+    parser.add_argument("--steps", type=int, default=900, help="batches to train on for camera motion (default: 900)")
+    parser.add_argument("--still-steps", type=int, default=150, help="and for the picture (default: 150)")
+    parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: 64)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many times everything is done (default: 3)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def compare(args: argparse.Namespace, task: str, seed: int) -> dict[str, float]:
+    """Accuracy by scheme, of models that are trained side by side on one stream of clips."""
+    which_picture = TASKS[task]
+    steps = args.still_steps if which_picture else args.steps
+    clips = RandomClips(args.pictures / "train", SIZE, NUM_FRAMES, (seed, 0), which_picture)
+    tested = args.pictures / ("train" if which_picture else "test")
+    test = RandomClips(tested, SIZE, NUM_FRAMES, (seed, 1), which_picture, renewed=None).batches(64)
+    test = [next(test) for _ in range(TEST_BATCHES)]
+    batches = clips.batches(args.batch_size, args.workers)
+    first = next(batches)[0]
+    trainings = {}
+    for scheme, row in ATTENTION_SCHEMES.items():
+        torch.manual_seed(seed)
+        model = new_model(first, attention_type=scheme, **STRUCTURE).to(args.device)
+        trainings[scheme] = MotionTraining(model, steps, flow_weight=0.0 if row.frames_apart else 2.0)
+    for step in tqdm(range(steps), desc=f"{task}, seed {seed}", unit="step", smoothing=0.02):
+        clips.difficulty[0] = min(1.0, 10 * step / steps)
+        batch = next(batches)
+        for training in trainings.values():
+            training.step(batch)
+    return {scheme: accuracy(training.model, test) for scheme, training in trainings.items()}
+
+
+def table(results: dict, args: argparse.Namespace) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| scheme | parameters | multiply-accumulates a clip | " + " | ".join(TASKS) + " |",
+        "|---|---|---|" + "---|" * len(TASKS),
+    ]
+    for scheme in ATTENTION_SCHEMES:
+        clips = torch.zeros(1, NUM_FRAMES, 3, SIZE, SIZE, dtype=torch.uint8)
+        cost = model_cost(new_model(clips, attention_type=scheme, **STRUCTURE).config)
+        scores = []
+        for task in TASKS:
+            values = [100 * by_scheme[scheme] for by_scheme in results[task].values()]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            scores.append(f"{statistics.mean(values):.1f}{spread}")
+        million, giga = cost.parameters / 1e6, cost.multiply_accumulates / 1e9
+        lines.append(f"| {scheme} | {million:.2f} M | {giga:.3f} G | " + " | ".join(scores) + " |")
+    measured = TEST_BATCHES * 64
+    lines.append("")
+    lines.append(
+        f"Top-1 in per cent, mean and standard deviation over {args.seeds} seeds, {measured} clips each; trained on "
+        f"{args.steps * args.batch_size} clips ({args.still_steps * args.batch_size} for the picture)."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    args = parse_arguments()
+    path = args.out / "results.json"
+    settings = {"steps": args.steps, "still_steps": args.still_steps, "batch_size": args.batch_size}
+    results = {"settings": settings} | {task: {} for task in TASKS}
+    if path.exists():
+        results = json.loads(path.read_text())
+        if results["settings"] != settings:
+            raise ValueError(f"{path} has results of {results['settings']}, not of {settings}; give another folder")
+    for seed in range(args.seeds):
+        for task in TASKS:
+            if str(seed) not in results[task]:
+                results[task][str(seed)] = compare(args, task, seed)
+                with output_file(path, overwrite=True) as temporary:
+                    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    with output_file(args.out / "table1.md", overwrite=True) as temporary:
+        temporary.write_text(table(results, args))
+    print(table(results, args))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as error:
+        sys.exit(f"compare_schemes.py: {error}")
