@@ -403,7 +403,17 @@ def run(
 
 
 def adjust(training: ClipTrainingArguments, data: Data) -> None:
-    """Settings that follow from the data, or are no choice here."""
+    """
+    Settings that follow from the data, or are no choice here.
+
+    Raises:
+        ValueError: for several processes that don't know of each other, which would train apart into one folder.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > training.world_size:
+        raise ValueError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone: there is no accelerator. "
+            "Give --use_cpu to train on CPUs together"
+        )
     training.remove_unused_columns = False
     training.label_names = ["labels"]
     is_stream = isinstance(data.train, VideoStream)

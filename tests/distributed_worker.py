@@ -40,6 +40,7 @@ def launch(num_processes: int, function, *arguments, environment: dict[str, str]
         result = Path(folder, "result.pt")
         variables = (environment or {}) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         variables |= {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+        variables |= {"CUDA_VISIBLE_DEVICES": ""}  # where there is a GPU, it isn't one for each
         started = start_processes(
             run, (variables, result, function, arguments), num_processes, join=False, start_method="forkserver"
         )
@@ -74,11 +75,11 @@ def free_port() -> int:
 
 
 def take_cpus_for_gpus() -> None:
-    """accelerate offers FSDP on accelerators alone. Let it take a CPU for a GPU that speaks gloo."""
+    """accelerate offers FSDP on accelerators alone. Let it take CPUs for GPUs that speak gloo, and see no real ones."""
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
-    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    os.environ |= {"ACCELERATE_TORCH_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     PartialState._prepare_backend = lambda self, *arguments: ("gloo", DistributedType.MULTI_GPU)
 
 

@@ -59,6 +59,10 @@ def views_of(camera, label: str, seed: int = 0, frames: int = 8) -> np.ndarray:
     return camera.random_views(rng, path, camera.EASY)
 
 
+def picture(rendering, texture, views: np.ndarray, side: int) -> torch.Tensor:
+    return rendering.render(texture, rendering.Shot(views, 1.0), (side, side), np.zeros(2), 0.5, supersampling=2)
+
+
 class TestVirtualCamera:
     @pytest.mark.parametrize(
         ("label", "right", "down"),
@@ -67,7 +71,7 @@ class TestVirtualCamera:
     def test_content_travels_against_the_camera(self, camera, rendering, texture, label, right, down):
         for seed in range(3):
             views = views_of(camera, label, seed, frames=30)
-            frames = rendering.render(texture, views, (64, 64), np.zeros(2), 0.5, supersampling=2).mean(1).numpy()
+            frames = picture(rendering, texture, views, 64).mean(1).numpy()
             steps = np.array([shift_between(frames[i], frames[i + 3]) for i in range(9, 21, 3)])
             moved = steps.sum(axis=0)
             assert moved @ (right, down) > 3
@@ -75,7 +79,7 @@ class TestVirtualCamera:
 
     @pytest.mark.parametrize(("label", "factor"), [("zoom_in", 1), ("zoom_out", -1)])
     def test_zoom_scales_about_the_middle(self, camera, label, factor):
-        moved = camera.displacements(views_of(camera, label), 5, 5).sum(axis=0).reshape(5, 5, 2)
+        moved = camera.displacements(views_of(camera, label), 5, 5, 1.0).sum(axis=0).reshape(5, 5, 2)
         points = camera.frame_points(5, 5).reshape(5, 5, 2)
         assert np.abs(moved[2, 2]).max() < 1e-2
         assert (factor * moved * points).sum(-1)[0, 0] > 0.1
@@ -84,7 +88,7 @@ class TestVirtualCamera:
     def test_content_turns_against_the_camera(self, camera, rendering, texture, label, factor):
         """With y down a clockwise turn goes from right to down. The last frame is the first one, turned by PIL."""
         views = views_of(camera, label)
-        frames = rendering.render(texture, views[[0, -1]], (96, 96), np.zeros(2), 0.5, supersampling=2)
+        frames = picture(rendering, texture, views[[0, -1]], 96)
         first = PIL.Image.fromarray(frames[0].byte().permute(1, 2, 0).numpy())
         target = frames[1].mean(0).numpy()
         circle = np.hypot(*np.mgrid[-47.5:48, -47.5:48]) < 40
@@ -101,8 +105,8 @@ class TestVirtualCamera:
     def test_displacements_are_those_of_the_pixels(self, camera, rendering, texture):
         """What is in the middle of one frame is found where the displacements say, to a pixel."""
         views = views_of(camera, "pan_right", frames=20)
-        frames = rendering.render(texture, views, (64, 64), np.zeros(2), 0.5, supersampling=2).mean(1).numpy()
-        expected = camera.displacements(views, 1, 1)[8:12, 0].sum(axis=0) * 32
+        frames = picture(rendering, texture, views, 64).mean(1).numpy()
+        expected = camera.displacements(views, 1, 1, 1.0)[8:12, 0].sum(axis=0) * 32
         assert np.abs(np.array(shift_between(frames[8], frames[12])) - expected).max() < 1
 
     def test_shake_goes_nowhere(self, camera):

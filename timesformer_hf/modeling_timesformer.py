@@ -127,13 +127,13 @@ class TimesformerEmbeddings(nn.Module):
 
     @torch.no_grad()
     def resize(self, num_frames: int, grid_size: tuple[int, int]) -> None:
-        """Resize the tables themselves, to what the forward pass would make of them."""
+        """Resize the tables themselves, to what the forward pass would make of them; contiguous, as FSDP wants them."""
         positions = resize_position_table(self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode)
-        self.position_embeddings = nn.Parameter(positions, self.position_embeddings.requires_grad)
+        self.position_embeddings = nn.Parameter(positions.contiguous(), self.position_embeddings.requires_grad)
         self.grid_size = grid_size
         if not self.scheme.frames_apart:
             times = resize_time_table(self.time_embeddings, num_frames, self.interpolation_mode)
-            self.time_embeddings = nn.Parameter(times, self.time_embeddings.requires_grad)
+            self.time_embeddings = nn.Parameter(times.contiguous(), self.time_embeddings.requires_grad)
 
 
 def eager_attention_forward(
@@ -380,7 +380,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             image_size: side or (height, width) in pixels that the position embeddings are made for.
 
         Raises:
-            ValueError: where a value is out of the config's rules, or the weights are offloaded.
+            ValueError: where a value is out of the config's rules, or the weights are offloaded or sharded.
         """
         config = copy.deepcopy(self.config)
         config.num_frames = config.num_frames if num_frames is None else num_frames
@@ -390,10 +390,11 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         old_size = (self.config.num_frames, *self.config.grid_size)
         new_size = (config.num_frames, *config.grid_size)
         if new_size[1:] != old_size[1:] or (new_size != old_size and not embeddings.scheme.frames_apart):
-            if embeddings.position_embeddings.is_meta:
+            table = embeddings.position_embeddings
+            if table.is_meta or hasattr(table, "device_mesh"):  # a DTensor
                 raise ValueError(
-                    "The embeddings are offloaded and can't be resized. Load the model without offloading, with the "
-                    "new num_frames or image_size, save it, and load that."
+                    "The embeddings are offloaded or sharded and can't be resized. Load the model on one device, with "
+                    "the new num_frames or image_size, save it, and load that."
                 )
             embeddings.resize(config.num_frames, config.grid_size)
             logger.warning(

@@ -34,7 +34,7 @@ from timesformer_hf.atomic_outputs import output_file
 
 FRAMES_PER_SECOND = 25
 NUM_FRAMES = 30  # 8 frames, each the fourth, span 29
-SIZE = (84, 112)
+SIZES = ((84, 112), (84, 148), (112, 84), (84, 84))
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ClipSet:
 
 
 SETS = {
-    "train": ClipSet("train", (16, 42), Conditions(0.4, 1.0, supersampling=1)),
-    "validation": ClipSet("validation", (16, 42), Conditions(0.4, 1.0, supersampling=1)),
+    "train": ClipSet("train", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
+    "validation": ClipSet("validation", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
     "test": ClipSet("test", (23, 23), Conditions(0.0, 0.5, supersampling=1)),
     "test_compressed": ClipSet("test", (38, 42), Conditions(0.0, 0.5, supersampling=1)),
     "test_foreground": ClipSet("test", (23, 23), Conditions(1.0, 0.5, supersampling=1)),
@@ -83,7 +83,8 @@ def make_clip(job: tuple[Path, Path, str, str, int, int]) -> None:
     clip_set = SETS[name]
     rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{label}".encode()), number])
     textures = textures_of(pictures / clip_set.pictures, name == "train", seed)
-    frames, _ = random_clip(rng, textures, label, FULL, NUM_FRAMES, SIZE, clip_set.conditions)
+    size = SIZES[rng.integers(len(SIZES))]
+    frames, _ = random_clip(rng, textures, label, FULL, NUM_FRAMES, size, clip_set.conditions)
     with output_file(path) as temporary:
         write_video(temporary, frames, crf=int(rng.integers(clip_set.crf[0], clip_set.crf[1] + 1)))
 

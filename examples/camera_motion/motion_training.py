@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rendering import Conditions, TextureMix, load_textures, patch_motion, random_clip
+from rendering import ASPECTS, Conditions, TextureMix, load_textures, random_clip
 from torch import nn
 from torch.nn import functional as F
 from virtual_camera import EASY, FULL, LABELS, between
@@ -59,10 +59,11 @@ class RandomClips(torch.utils.data.IterableDataset):
 
     def clip(self, rng: np.random.Generator, textures, label: str) -> tuple[torch.Tensor, torch.Tensor]:
         difficulty = float(self.difficulty)
-        conditions = Conditions(foreground=0.4 * difficulty, damage=difficulty)
+        conditions = Conditions(foreground=0.6 * difficulty, damage=difficulty)
         motion, size = between(EASY, FULL, difficulty), (self.size, self.size)
-        clip, views = random_clip(rng, textures, label, motion, self.num_frames, size, conditions)
-        return clip, patch_motion(views, self.size // PATCH_SIZE, self.size // PATCH_SIZE)
+        aspect = float(rng.choice(ASPECTS)) if difficulty == 1 else 1.0
+        clip, shot = random_clip(rng, textures, label, motion, self.num_frames, size, conditions, aspect)
+        return clip, shot.patch_motion(self.size // PATCH_SIZE, self.size // PATCH_SIZE)
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[Batch]:
         return iter(torch.utils.data.DataLoader(self, batch_size, num_workers=workers))

@@ -10,12 +10,24 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from virtual_camera import Motion, displacements, frame_points, random_path, random_views
+from virtual_camera import (
+    Motion,
+    displacements,
+    ease,
+    frame_extent,
+    frame_points,
+    log_uniform,
+    move,
+    project,
+    random_path,
+    random_views,
+)
 
 
 LEVELS = (384, 272, 192, 136)
 Texture = list[torch.Tensor]  # a picture at several sizes: uint8 (3, height, width), the shorter side one of LEVELS
 TextureChooser = Callable[[np.random.Generator], Texture]
+ASPECTS = (9 / 16, 3 / 4, 1, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 2.35)  # of videos; the usual ones twice
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Conditions:
     What a camera meets.
 
     Attributes:
-        foreground: how likely something moves on its own before the camera.
+        foreground: how likely there is something before the camera that moves on its own, or stands nearer.
         damage: how likely and how strong blur, noise, flicker and compression are; 0 for none, 1 for the usual.
         supersampling: pixels rendered for each of a frame, in each direction.
     """
@@ -104,6 +116,24 @@ class TextureMix:
         return [level[channels].flip(axes) for level in texture]
 
 
+@dataclass(frozen=True)
+class Shot:
+    """
+    What is known of a clip.
+
+    Attributes:
+        views: homographies (frames, 3, 3).
+        aspect: width of what is shown over its height.
+    """
+
+    views: np.ndarray
+    aspect: float
+
+    def patch_motion(self, rows: int, columns: int) -> torch.Tensor:
+        """How what each patch shows moves, in half widths and heights: float32 (frames - 1, patches, 2)"""
+        return torch.from_numpy(displacements(self.views, rows, columns, self.aspect).astype(np.float32))
+
+
 def random_clip(
     rng: np.random.Generator,
     textures: TextureChooser,
@@ -112,27 +142,31 @@ def random_clip(
     num_frames: int,
     size: tuple[int, int],
     conditions: Conditions = Conditions(),
-) -> tuple[torch.Tensor, np.ndarray]:
+    aspect: float | None = None,
+) -> tuple[torch.Tensor, Shot]:
     """
-    A clip of a camera motion: uint8 (frames, 3, height, width), and the views (frames, 3, 3) that it shows.
+    A clip of a camera motion: uint8 (frames, 3, height, width), and what it shows.
 
     Args:
         size: height and width.
+        aspect: width of what is shown over its height; the frame's own where `None`.
     """
     times = np.linspace(0, 1, num_frames)
     views = random_views(rng, random_path(rng, label, times, motion), motion)
+    shot = Shot(views, size[1] / size[0] if aspect is None else aspect)
     place, scale = rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.35, 0.75)
-    frames = render(textures(rng), views, size, place, scale, conditions.supersampling)
+    frames = render(textures(rng), shot, size, place, scale, conditions.supersampling)
     if rng.uniform() < conditions.foreground:
-        frames = add_foreground(rng, frames, textures(rng), times)
-    return wear(rng, frames, conditions.damage), views
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            frames = add_object(rng, frames, textures(rng), shot)
+    return wear(rng, frames, conditions.damage), shot
 
 
 def render(
-    texture: Texture, views: np.ndarray, size: tuple[int, int], place: np.ndarray, scale: float, supersampling: int = 1
+    texture: Texture, shot: Shot, size: tuple[int, int], place: np.ndarray, scale: float, supersampling: int = 1
 ) -> torch.Tensor:
     """
-    The views of a picture: float (frames, 3, height, width), 0 to 255.
+    A shot of a picture: float (frames, 3, height, width), 0 to 255.
 
     Args:
         size: height and width.
@@ -144,39 +178,64 @@ def render(
     level = min(texture, key=lambda level: abs(np.log(min(level.shape[1:]) / wanted)))
     shorter = min(level.shape[1:])
     to_picture = scale * shorter / np.array([level.shape[2], level.shape[1]])
-    grid = picture_points(views, height, width, to_picture, place)
-    picture = level[None].float().expand(len(views), -1, -1, -1)
+    grid = picture_points(shot, height, width, to_picture, place)
+    picture = level[None].float().expand(len(shot.views), -1, -1, -1)
     frames = F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return F.avg_pool2d(frames, supersampling) if supersampling > 1 else frames
 
 
-def picture_points(views: np.ndarray, height: int, width: int, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
+def picture_points(shot: Shot, height: int, width: int, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
     """Where each pixel of each frame lies in the picture, as `grid_sample` takes it: (frames, height, width, 2)"""
-    rays = torch.from_numpy(views.astype(np.float32)) @ pixel_rays(height, width)
+    rays = torch.from_numpy(shot.views.astype(np.float32)) @ pixel_rays(height, width, shot.aspect)
     depth = rays[:, 2].clamp(min=0.05)  # as in virtual_camera.project
     axes = [rays[:, axis] / depth * float(scale[axis]) + float(place[axis]) for axis in range(2)]
     return torch.stack(axes, dim=-1).unflatten(1, (height, width))
 
 
 @functools.cache
-def pixel_rays(height: int, width: int) -> torch.Tensor:
+def pixel_rays(height: int, width: int, aspect: float) -> torch.Tensor:
     """The centres of a frame's pixels, with a 1 below: (3, height * width)"""
-    points = torch.from_numpy(frame_points(height, width).astype(np.float32)).T
+    points = torch.from_numpy(frame_points(height, width, aspect).astype(np.float32)).T
     return torch.cat((points, torch.ones(1, height * width)))
 
 
-def add_foreground(rng: np.random.Generator, frames: torch.Tensor, texture: Texture, times: np.ndarray) -> torch.Tensor:
-    """Something of up to a third of the frame that moves on its own: another picture, in an ellipse."""
-    height, width = frames.shape[2:]
-    radius = rng.uniform(0.15, 0.45, size=2)
-    start, end = rng.uniform(-0.9, 0.9, size=(2, 2))
-    centers = start + (end - start) * times[:, None] * rng.uniform()
-    distance = np.linalg.norm((frame_points(height, width)[None] - centers[:, None]) / radius, axis=-1)
-    alpha = ((1 - distance) * rng.uniform(3, 12)).clip(0, 1).astype(np.float32).reshape(-1, 1, height, width)
-    views = np.tile(np.eye(3), (len(times), 1, 1))
-    views[:, :2, 2] = -centers
-    other = render(texture, views, (height, width), rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.3, 0.7))
+def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture, shot: Shot) -> torch.Tensor:
+    """
+    Something before the camera, of up to half the frame: another picture in the outline of a few ellipses. It moves,
+    grows and changes its shape by itself, or stands in the scene, nearer than the rest or further away.
+    """
+    moments, _, height, width = frames.shape
+    times = np.linspace(0, 1, moments)
+    extent = frame_extent(shot.aspect)
+    centers = object_path(rng, times, shot, extent)
+    growth = np.exp(times * rng.uniform(-0.6, 0.6)) if rng.uniform() < 0.5 else np.ones(moments)
+    radius = log_uniform(rng, (0.15, 1.1))
+    parts = rng.integers(1, 4)
+    radii = radius * rng.uniform(0.6, 1, size=(parts, 2))
+    phases = rng.uniform(0, 2 * np.pi, size=(parts, 2)) + times[:, None, None] * rng.uniform(0, 9, size=(parts, 2))
+    offsets = radius * (rng.uniform(-0.8, 0.8, size=(parts, 2)) + rng.uniform(0, 0.4) * np.sin(phases))
+    outline = centers[:, None] + growth[:, None, None] * offsets  # (moments, parts, 2)
+    points = frame_points(height, width, shot.aspect)
+    away = (points - outline[:, :, None]) / (growth[:, None, None] * radii)[:, :, None]
+    distance = np.sqrt((away**2).sum(axis=-1)).min(axis=1)
+    alpha = ((1 - distance) * rng.uniform(3, 15)).clip(0, 1).astype(np.float32).reshape(-1, 1, height, width)
+    views = np.array(
+        [np.diag([1 / size, 1 / size, 1]) @ move(*-center) for center, size in zip(centers, growth, strict=True)]
+    )
+    place, scale = rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.3, 0.7)
+    other = render(texture, Shot(views, shot.aspect), (height, width), place, scale)
     return torch.lerp(frames, other, torch.from_numpy(alpha))
+
+
+def object_path(rng: np.random.Generator, times: np.ndarray, shot: Shot, extent: np.ndarray) -> np.ndarray:
+    """Where the middle of an object is at each time: (moments, 2)"""
+    start = rng.uniform(-1, 1, size=2) * extent
+    if rng.uniform() < 0.6:  # by itself; some cross the frame
+        end = rng.uniform(-1.4, 1.4, size=2) * extent
+        return start + (end - start) * ease(rng, times)[:, None] * rng.uniform()
+    middle = shot.views[len(times) // 2]
+    moved = project(np.linalg.inv(shot.views) @ middle, start[None])[:, 0] - start
+    return start + rng.uniform(0.8, 1.8) * moved
 
 
 def wear(rng: np.random.Generator, frames: torch.Tensor, damage: float) -> torch.Tensor:
@@ -208,8 +267,3 @@ def compressed(frame: torch.Tensor, quality: int) -> torch.Tensor:
     file = io.BytesIO()
     PIL.Image.fromarray(frame.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
     return torch.from_numpy(np.array(PIL.Image.open(file))).permute(2, 0, 1)
-
-
-def patch_motion(views: np.ndarray, rows: int, columns: int) -> torch.Tensor:
-    """The movement of what is seen in each patch, float32 (frames - 1, patches, 2), in half frames."""
-    return torch.from_numpy(displacements(views, rows, columns).astype(np.float32))

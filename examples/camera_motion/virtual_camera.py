@@ -57,7 +57,7 @@ class Motion:
     zoom: tuple[float, float] = (0.08, 0.7)
     roll: tuple[float, float] = (0.07, 0.9)
     shake: tuple[float, float] = (0.035, 0.15)
-    tremble: tuple[float, float] = (0.0005, 0.008)
+    tremble: tuple[float, float] = (0.0005, 0.012)
     drift: tuple[float, float] = (0.0, 0.12)
     perspective: tuple[float, float] = (0.0, 0.2)
 
@@ -167,18 +167,26 @@ def project(views: np.ndarray, points: np.ndarray) -> np.ndarray:
     return rays[..., :2] / np.maximum(rays[..., 2:], 0.05)  # what is behind the camera lies far away
 
 
-def frame_points(height: int, width: int) -> np.ndarray:
-    """The centres of height x width equal parts of a frame, row by row: (height * width, 2)"""
-    half = min(height, width) / 2
-    x = (np.arange(width) + 0.5 - width / 2) / half
-    y = (np.arange(height) + 0.5 - height / 2) / half
-    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+def frame_extent(aspect: float) -> np.ndarray:
+    """Half the width and half the height of what a frame shows, whose width is `aspect` heights; the shorter is 1."""
+    return np.array([aspect, 1.0]) / min(aspect, 1.0)
 
 
-def displacements(views: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def frame_points(height: int, width: int, aspect: float | None = None) -> np.ndarray:
     """
-    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next, in half frames:
-    (moments, 3, 3) -> (moments - 1, rows * columns, 2)
+    The centres of height x width equal parts of a frame, row by row: (height * width, 2). `aspect` is the width of what
+    is shown over its height; where that isn't the frame's own, the picture is squeezed into it.
     """
-    centers = frame_points(rows, columns)
-    return project(np.linalg.inv(views[1:]) @ views[:-1], centers) - centers
+    x = (np.arange(width) + 0.5) / width * 2 - 1
+    y = (np.arange(height) + 0.5) / height * 2 - 1
+    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    return points * frame_extent(width / height if aspect is None else aspect)
+
+
+def displacements(views: np.ndarray, rows: int, columns: int, aspect: float) -> np.ndarray:
+    """
+    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next, in half widths and
+    half heights of the frame: (moments, 3, 3) -> (moments - 1, rows * columns, 2)
+    """
+    centers = frame_points(rows, columns, aspect)
+    return (project(np.linalg.inv(views[1:]) @ views[:-1], centers) - centers) / frame_extent(aspect)
