@@ -10,6 +10,7 @@ examples/finetune.py has the rest, and resumes.
 
 import argparse
 import math
+import os
 
 import torch
 from accelerate import Accelerator
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> float:
     args = parse_arguments(arguments)
     settings = {"gradient_accumulation_steps": args.gradient_accumulation_steps, "cpu": args.cpu}
     accelerator = Accelerator(mixed_precision=args.mixed_precision, **settings)
+    if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
+        raise ValueError("There is no accelerator, so each process would train alone; give --cpu to train together")
     set_seed(args.seed)
     videos = read_labelled_videos(args.data)
     model, processor, label2id = start_from_checkpoint(args.model, videos.label_names, args.reset_head)
