@@ -4,6 +4,7 @@ correlation and by comparing pixels, without its own geometry.
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -132,3 +133,76 @@ class TestVirtualCamera:
     def test_no_pictures(self, rendering, tmp_path):
         with pytest.raises(ValueError, match=r"no \.jpg or \.png picture"):
             rendering.load_textures(tmp_path)
+
+
+class TestSqueezedFrames:
+    def test_a_wide_shot_squeezed_is_the_wide_shot_scaled(self, camera, rendering, texture):
+        """Rendered into a square, or rendered wide and then scaled by torch: the same picture, but for the sampling."""
+        views = views_of(camera, "pan_right")[:1]
+        shot = rendering.Shot(views, 2.0)
+        squeezed = rendering.render(texture, shot, (64, 64), np.zeros(2), 0.4, supersampling=4)
+        wide = rendering.render(texture, shot, (64, 128), np.zeros(2), 0.4, supersampling=4)
+        scaled = torch.nn.functional.avg_pool2d(wide, (1, 2))
+        unlike = rendering.render(texture, rendering.Shot(views, 1.0), (64, 64), np.zeros(2), 0.4, supersampling=4)
+        assert (squeezed - scaled).abs().mean() < 0.2 * (unlike - scaled).abs().mean()
+
+    def test_motion_is_in_parts_of_the_frame(self, camera):
+        """A pan of a frame twice as wide as high takes half as large a part of its width."""
+        views = np.array([np.eye(3), camera.move(0.1, 0.0)])
+        assert camera.displacements(views, 1, 1, 1.0)[0, 0] == pytest.approx([-0.1, 0])
+        assert camera.displacements(views, 1, 1, 2.0)[0, 0] == pytest.approx([-0.05, 0])
+
+
+class TestPrograms:
+    """Each on two pictures, for a few steps."""
+
+    @pytest.fixture
+    def pictures(self, tmp_path):
+        with av.open(str(SAMPLE)) as container:
+            frame = next(container.decode(video=0)).to_image()
+        for split in ("train", "validation", "test"):
+            folder = tmp_path / "pictures" / split
+            folder.mkdir(parents=True)
+            frame.save(folder / "frame.jpg")
+        return tmp_path / "pictures"
+
+    def test_pretraining_goes_on_where_it_was(self, pictures, tmp_path, monkeypatch, capsys):
+        from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
+
+        pretrain = importlib.import_module("pretrain")
+        out = tmp_path / "model"
+        common = ["pretrain.py", str(pictures), str(out), "--size", "32", "--width", "32", "--depth", "1"]
+        common += ["--heads", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--save-steps", "1"]
+        monkeypatch.setattr(pretrain, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        monkeypatch.setattr(sys, "argv", [*common, "--steps", "2"])
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.main()
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "argv", [*common, "--steps", "3"])
+        assert pretrain.main() == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+        assert [row["step"] for row in rows] == [1, 2, 3]
+        model = TimesformerForVideoClassification.from_pretrained(out)
+        assert model.config.num_labels == 10
+        assert TimesformerVideoProcessor.from_pretrained(out).crop_size["height"] == 32
+
+    def test_data_are_made_once(self, pictures, tmp_path, monkeypatch):
+        make_data = importlib.import_module("make_data")
+        shown, write_video = [], make_data.write_video
+
+        def seen(path, frames, crf):
+            shown.append(frames)
+            write_video(path, frames, crf)
+
+        monkeypatch.setattr(make_data, "write_video", seen)
+        job = (pictures, tmp_path / "clips", "test", "zoom_in", 0, 0)
+        make_data.make_clip(job)
+        path = tmp_path / "clips" / "test" / "zoom_in" / "00000.mp4"
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.name == "h264"
+            assert sum(1 for _ in container.decode(video=0)) == make_data.NUM_FRAMES
+        make_data.make_clip(job)
+        assert len(shown) == 1
+        path.unlink()
+        make_data.make_clip(job)
+        assert torch.equal(*shown)

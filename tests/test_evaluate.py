@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from clips import moving_pattern, write_video
+from killing import KILLED_AFTER_TWO_PARTS
 from test_modeling import make_model
 from test_multi_view import make_keen_model
 from transformers import pipeline
@@ -324,18 +325,9 @@ class TestResuming:
 
     def test_killed(self, example, unbroken, model, data, tmp_path):
         """By a signal that leaves no time to clean up, while it writes."""
-        code = f"""
-import os, runpy, signal, sys
-from pyarrow import parquet
+        code = f"""{KILLED_AFTER_TWO_PARTS}
+import runpy, sys
 
-write_table = parquet.write_table
-
-def killed(table, path):
-    write_table(table, path)
-    if path.name == "00000002.parquet":
-        os.kill(os.getpid(), signal.SIGKILL)
-
-parquet.write_table = killed
 sys.argv[1:] = {arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}
 runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 """

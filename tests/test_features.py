@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clips import moving_pattern, write_video
+from killing import KILLED_AFTER_TWO_PARTS
 from test_modeling import FLOAT32, SCHEMES, make_clip, make_model
 from transformers import AutoModel
 
@@ -324,23 +325,8 @@ class TestResuming:
 
     def test_killed_while_it_writes(self, unbroken, model_folder, good, tmp_path):
         """By a signal that leaves no time to clean up, in a process of its own."""
-        code = """
-            import os, signal, sys
-            from pyarrow import parquet
-            from timesformer_hf.cli import main
-
-            write_table = parquet.write_table
-
-            def killed(table, path):
-                write_table(table, path)
-                if path.name == "00000002.parquet":
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            parquet.write_table = killed
-            main(sys.argv[1:])
-        """
+        code = f"{KILLED_AFTER_TWO_PARTS}\nimport sys\nfrom timesformer_hf.cli import main\n\nmain(sys.argv[1:])"
         out = tmp_path / "features.parquet"
-        code = "\n".join(line.removeprefix(" " * 12) for line in code.splitlines())
         arguments = ["embed", *good, "--out", str(out), "--model", model_folder, "--batch-size", "1", "--device", "cpu"]
         process = subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, timeout=300)
         assert process.returncode == -9

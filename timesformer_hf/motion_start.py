@@ -30,7 +30,7 @@ TIME_CHANNELS = 8
 PLACE_CHANNELS = 8
 TIME_SHARPNESS = 3.0  # of the heads that look at another frame
 PLACE_SHARPNESS = 5.0  # of theirs that must find the same place there
-WHITENING = 0.25  # components keep this power of their deviation; 0 whitens fully
+WHITENING = 0.25  # weaker components keep this power of their variance; 0 whitens them fully too
 NEIGHBOURS = (-1, 1, -2, 2, -3, 3)  # the frames that the heads look at, in their order
 STEPS_ACROSS_FRAMES = (TIME, LOCAL, ALL_TOKENS)
 

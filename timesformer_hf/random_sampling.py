@@ -5,12 +5,17 @@ Pure index arithmetic, as there. `rng` is a numpy Generator, the only source of 
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
-import torch
 
-from .video_sampling import FRAME_SAMPLING, sample_frame_indices
+from .video_sampling import (
+    FRAME_SAMPLING,
+    default_sampling,
+    original_clip_length,
+    original_indices,
+    sample_frame_indices,
+    segment_ends,
+)
 
 
 def random_phase(*, total_num_frames: int, num_frames: int, rng: np.random.Generator) -> list[int]:
@@ -44,10 +49,9 @@ def random_original(
     *, total_num_frames: int, num_frames: int, frame_sampling_rate: int, fps: float | None, rng: np.random.Generator
 ) -> list[int]:
     """What the authors' code trains on with Kinetics: the clip of `original` from a random real-valued start."""
-    clip_length = frame_sampling_rate * num_frames / 30 * (30 if fps is None else fps)
+    clip_length = original_clip_length(num_frames, frame_sampling_rate, fps)
     start = rng.uniform(0, max(total_num_frames - clip_length, 0))
-    indices = torch.linspace(start, start + clip_length - 1, num_frames).clamp(0, total_num_frames - 1)
-    return indices.long().tolist()
+    return original_indices(start, clip_length, num_frames, total_num_frames)
 
 
 def random_in_segments(*, total_num_frames: int, num_frames: int, rng: np.random.Generator) -> list[int]:
@@ -57,9 +61,7 @@ def random_in_segments(*, total_num_frames: int, num_frames: int, rng: np.random
 
     total_num_frames=16, num_frames=4: ..x.x....x....x. -> [2, 4, 9, 14]
     """
-    length = (total_num_frames - 1) / num_frames
-    bounds = [round(i * length) for i in range(num_frames + 1)]
-    return [int(rng.integers(first, last + 1)) for first, last in pairwise(bounds)]
+    return [int(rng.integers(first, last + 1)) for first, last in segment_ends(total_num_frames, num_frames)]
 
 
 RANDOM_SAMPLING: dict[str, Callable[..., list[int]]] = {
@@ -89,6 +91,6 @@ def random_frame_indices(
     counts = {"total_num_frames": total_num_frames, "num_frames": num_frames}
     sample_frame_indices(**counts, frame_sampling=frame_sampling, **given)  # checks them all
     if frame_sampling is None:
-        frame_sampling = "uniform" if frame_sampling_rate is None else "center"
+        frame_sampling = default_sampling(frame_sampling_rate)
     _, needs = FRAME_SAMPLING[frame_sampling]
     return RANDOM_SAMPLING[frame_sampling](**counts, rng=rng, **{name: given[name] for name in needs})

@@ -61,8 +61,18 @@ def original(
 
     total_num_frames=300, num_frames=8, frame_sampling_rate=32, fps=30 -> [0, 36, 72, 109, 145, 182, 218, 255]
     """
-    clip_length = frame_sampling_rate * num_frames / 30 * (30 if fps is None else fps)
+    clip_length = original_clip_length(num_frames, frame_sampling_rate, fps)
     start = max(total_num_frames - clip_length, 0) * clip / num_clips
+    return original_indices(start, clip_length, num_frames, total_num_frames)
+
+
+def original_clip_length(num_frames: int, frame_sampling_rate: int, fps: float | None) -> float:
+    """In frames of the video; no whole number."""
+    return frame_sampling_rate * num_frames / 30 * (30 if fps is None else fps)
+
+
+def original_indices(start: float, clip_length: float, num_frames: int, total_num_frames: int) -> list[int]:
+    """The frames of a clip from a real-valued start, in float32 and truncated as in the authors' code."""
     indices = torch.linspace(start, start + clip_length - 1, num_frames).clamp(0, total_num_frames - 1)
     return indices.long().tolist()
 
@@ -74,9 +84,14 @@ def segments(*, total_num_frames: int, num_frames: int, clip: int = 0, num_clips
 
     total_num_frames=40, num_frames=8 -> [2, 7, 12, 17, 22, 26, 31, 36]
     """
+    ends = segment_ends(total_num_frames, num_frames)
+    return [first + (last - first) * (2 * clip + 1) // (2 * num_clips) for first, last in ends]
+
+
+def segment_ends(total_num_frames: int, num_frames: int) -> list[tuple[int, int]]:
+    """The first and last frame of each of `num_frames` segments, which neighbours share."""
     length = (total_num_frames - 1) / num_frames
-    bounds = [round(i * length) for i in range(num_frames + 1)]  # Python rounds halves to even, as the original
-    return [first + (last - first) * (2 * clip + 1) // (2 * num_clips) for first, last in pairwise(bounds)]
+    return list(pairwise(round(i * length) for i in range(num_frames + 1)))  # halves to even, as the original
 
 
 FRAME_SAMPLING: dict[str, tuple[Callable[..., list[int]], tuple[str, ...]]] = {
@@ -113,7 +128,7 @@ def sample_frame_indices(
         ValueError: for one below 1, an unknown policy, or a policy without the rate that it needs.
     """
     if frame_sampling is None:
-        frame_sampling = "uniform" if frame_sampling_rate is None else "center"
+        frame_sampling = default_sampling(frame_sampling_rate)
     if frame_sampling not in FRAME_SAMPLING:
         raise ValueError(f"frame_sampling={frame_sampling!r} must be one of {', '.join(map(repr, FRAME_SAMPLING))}")
     policy, needs = FRAME_SAMPLING[frame_sampling]
@@ -129,6 +144,11 @@ def sample_frame_indices(
     given = {"frame_sampling_rate": frame_sampling_rate, "fps": fps}
     settings = counts | {name: given[name] for name in needs}
     return [index for clip in range(num_clips) for index in policy(clip=clip, **settings)]
+
+
+def default_sampling(frame_sampling_rate: int | None) -> str:
+    """The policy where none is named."""
+    return "uniform" if frame_sampling_rate is None else "center"
 
 
 def check_count(name: str, value: int) -> None:

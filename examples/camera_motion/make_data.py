@@ -9,8 +9,8 @@ take them:
     clips/test_compressed            heavy compression (crf 38 to 42)
     clips/test_foreground            something moves on its own before the camera
 
-A clip depends only on the seed and its own name: a run that was interrupted goes on where it was, and more clips can be
-added to a set later.
+What a clip shows depends only on the seed and its own name (the encoder may differ by some bytes from run to run): a
+run that was interrupted goes on where it was, and more clips can be added to a set later.
 """
 
 import argparse

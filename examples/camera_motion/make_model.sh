@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The camera-motion model, from nothing: under two hours on two CPU cores.
+# The camera-motion model, from nothing, on CPU cores or a GPU.
 #     examples/camera_motion/make_model.sh WORK
 # fetches pictures, trains, and measures into the folder WORK; a run that was interrupted goes on where it was.
 set -euo pipefail
@@ -15,7 +15,7 @@ python "$here/sources.py" "$work/pictures"
   --model "$work/motion-32" --learning-rate 3e-4 --compile
 python "$here/make_data.py" "$work/pictures" "$work/clips"
 [ -f "$work/model/results.json" ] || python "$here/../finetune.py" --recipe scratch --model "$work/motion-64" \
-  --data "$work/clips" --output_dir "$work/model" "${resume[@]}" \
+  --data "$work/clips/train" --validation_data "$work/clips/validation" --output_dir "$work/model" "${resume[@]}" \
   --num_train_epochs 3 --learning_rate 2e-4 --per_device_train_batch_size 32 --frame_sampling_rate 4
 for set in test test_compressed test_foreground; do
   python "$here/../evaluate.py" --model "$work/model" --data "$work/clips/$set" --output_dir "$work/$set"
