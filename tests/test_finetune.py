@@ -5,10 +5,10 @@ import importlib.util
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -366,18 +366,46 @@ def run_until(out: Path, data: Path, step: int, action=None, **settings) -> None
             return finetune.main(arguments)
 
 
-def run_in_child(out: Path, data: Path, patches: dict, **settings) -> int:
-    """A run in a process of its own with methods of the trainer replaced; how it ended, as of `os.wait`."""
-    child = os.fork()
-    if child == 0:
-        torch.set_num_threads(1)
-        for name, method in patches.items():
-            setattr(ClipTrainer, name, method)
-        try:
-            os._exit(finetune.main(flags(**QUICK | {"data": data, "output_dir": out} | settings)))
-        finally:
-            os._exit(99)
-    return os.waitpid(child, 0)[1]
+def run_in_process(out: Path, data: Path, code: str, **settings) -> subprocess.CompletedProcess:
+    """A run in a process of its own, after `code`."""
+    arguments = flags(**QUICK | {"data": data, "output_dir": out} | settings)
+    code += f"""
+import runpy, sys, torch
+
+torch.set_num_threads({torch.get_num_threads()})
+sys.argv[1:] = {arguments!r}
+runpy.run_path({str(EXAMPLES / "finetune.py")!r}, run_name="__main__")
+"""
+    return subprocess.run([sys.executable, "-c", code], timeout=300, capture_output=True, text=True)
+
+
+KILLED_AT_STEP_6 = """
+import os, signal
+from timesformer_hf.clip_trainer import ClipTrainer
+
+save = ClipTrainer._save_optimizer_and_scheduler
+
+def save_and_die(self, folder):
+    if self.state.global_step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, folder)
+
+ClipTrainer._save_optimizer_and_scheduler = save_and_die
+"""
+
+DISK_FULL_AFTER_STEP_4 = """
+import resource
+from timesformer_hf.clip_trainer import ClipTrainer
+
+training_step = ClipTrainer.training_step
+
+def limited(self, *args, **kwargs):
+    if self.state.global_step == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    return training_step(self, *args, **kwargs)
+
+ClipTrainer.training_step = limited
+"""
 
 
 def losses(out: Path) -> list[float]:
@@ -417,33 +445,18 @@ class TestResuming:
 
     def test_after_a_kill(self, whole, data, model, tmp_path):
         """SIGKILL while the second checkpoint is being written: the first one counts."""
-
-        def save_and_die(self, folder):
-            if self.state.global_step == 6:
-                os.kill(os.getpid(), signal.SIGKILL)
-            save(self, folder)
-
-        save = ClipTrainer._save_optimizer_and_scheduler
-        patches = {"_save_optimizer_and_scheduler": save_and_die}
-        status = run_in_child(tmp_path / "out", data, patches, model=model, **STEPS)
-        assert os.WTERMSIG(status) == signal.SIGKILL
+        process = run_in_process(tmp_path / "out", data, KILLED_AT_STEP_6, model=model, **STEPS)
+        assert process.returncode == -signal.SIGKILL, process.stderr
         assert (tmp_path / "out" / "checkpoint-6" / "model.safetensors").exists()
         assert last_checkpoint(tmp_path / "out").name == "checkpoint-3"
         run(tmp_path / "out", data, model=model, resume=True, **STEPS)
         assert_same_weights(tmp_path / "out", whole)
 
-    def test_full_disk(self, whole, data, model, tmp_path, capfd):
+    def test_full_disk(self, whole, data, model, tmp_path):
         """The system refuses the second checkpoint: nothing of it stays, and the first one is whole."""
-
-        def training_step(self, *args, **kwargs):
-            if self.state.global_step == 4:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            return original(self, *args, **kwargs)
-
-        original = ClipTrainer.training_step
-        status = run_in_child(tmp_path / "out", data, {"training_step": training_step}, model=model, **STEPS)
-        shown = capfd.readouterr().err
-        assert os.WEXITSTATUS(status) == 2, shown
+        process = run_in_process(tmp_path / "out", data, DISK_FULL_AFTER_STEP_4, model=model, **STEPS)
+        shown = process.stderr
+        assert process.returncode == 2, shown
         assert "checkpoint-6 can't be written" in shown
         assert "Is the disk full? The last whole checkpoint is" in shown
         assert "Traceback" not in shown
