@@ -50,7 +50,8 @@ def classify(folder: Path, video: str, num_frames: int | None = None) -> list[tu
     """The labels and their probabilities, the likeliest first."""
     config, settings = read_settings(folder)
     session = load(folder / "model.onnx")
-    frames = decode(video, config["num_frames"] if num_frames is None else num_frames)
+    rate = settings.get("frame_sampling_rate")
+    frames = decode(video, config["num_frames"] if num_frames is None else num_frames, rate)
     pixel_values = np.stack([preprocess(frame, settings) for frame in frames])[None]
     (logits,) = session.run(["logits"], {"pixel_values": pixel_values})
     if config.get("problem_type") == "multi_label_classification":
@@ -85,11 +86,15 @@ def read_settings(folder: Path) -> tuple[dict, dict]:
 
 
 def check_sampling(settings: dict) -> None:
-    """This script spreads the frames over the whole video; a model that was trained otherwise is not for it."""
-    others = {name: settings.get(name) for name in ("frame_sampling", "frame_sampling_rate", "fps")}
-    others = {name: value for name, value in others.items() if value not in (None, "uniform")}
+    """This script spreads the frames over the video, or takes them from its middle at a `frame_sampling_rate`."""
+    usual = "uniform" if settings.get("frame_sampling_rate") is None else "center"
+    others = {name: settings.get(name) for name in ("frame_sampling", "fps")}
+    others = {name: value for name, value in others.items() if value not in (None, usual)}
     if others:
-        raise ValueError(f"the model's frames are sampled by {others}; this script only spreads them over the video")
+        raise ValueError(
+            f"the model's frames are sampled by {others}; this script spreads them over the video, or takes them from "
+            "its middle at a frame_sampling_rate"
+        )
 
 
 def check_model(config: dict, settings: dict) -> None:
@@ -105,10 +110,13 @@ def check_model(config: dict, settings: dict) -> None:
             raise ValueError(f"the preprocessor file has {name}={value!r}; this script knows {listing}")
 
 
-def decode(video: str, num_frames: int) -> list[Image.Image]:
-    """`num_frames` frames spread over the whole video; a shorter one repeats its last."""
+def decode(video: str, num_frames: int, rate: int | None) -> list[Image.Image]:
+    """Frames spread over the whole video, or every `rate`-th in its middle; too short a video repeats its last."""
     total = sum(1 for _ in decoded(video))
-    if total < num_frames:
+    if rate is not None:
+        start = max(total - (num_frames - 1) * rate - 1, 0) // 2
+        indices = [min(start + i * rate, total - 1) for i in range(num_frames)]
+    elif total < num_frames:
         indices = [min(i, total - 1) for i in range(num_frames)]
     else:
         indices = [i * total // num_frames for i in range(num_frames)]

@@ -291,9 +291,8 @@ def make_trainer(
     skipped: SkippedClips,
 ) -> ClipTrainer:
     model, processor, label2id = start
-    crop = (processor.crop_size["height"], processor.crop_size["width"])
     settings = {"multi_label": data.multi_label, "num_labels": model.config.num_labels, "skipped": skipped}
-    transform = make_clip_transform(augmentation, crop)
+    transform = make_clip_transform(augmentation, processor.clip_size, squeeze=not processor.do_center_crop)
     load = ClipLoader(processor, label2id, transform=transform, seed=training.seed, **settings)
     load_validation = ClipLoader(processor, label2id, **settings)
     weights = class_weights(data, label2id, model.config.num_labels) if data_args.class_weights else None

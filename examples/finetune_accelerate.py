@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> float:
     if accelerator.is_main_process:
         accelerator.unwrap_model(model).save_pretrained(args.output_dir, state_dict=state_dict)
         processor.save_pretrained(args.output_dir)
+        processor.image_processor().save_pretrained(args.output_dir)  # for the built-in model's pipeline
     accelerator.end_training()
     return accuracy
 
@@ -70,8 +71,8 @@ def make_loaders(args: argparse.Namespace, videos, processor, label2id: dict[str
     train_videos, validation_videos = train_validation_split(videos, args.validation_share)
     # Clips that can't be read are noted here; their label of -100 keeps them out of the loss and of the accuracy.
     skipped = SkippedClips(f"{args.output_dir}/_skipped_clips.csv")
-    crop = (processor.crop_size["height"], processor.crop_size["width"])
-    transform = make_clip_transform(ClipAugmentation(flip=args.flip), crop)
+    augmentation = ClipAugmentation(flip=args.flip)
+    transform = make_clip_transform(augmentation, processor.clip_size, squeeze=not processor.do_center_crop)
     load = ClipLoader(processor, label2id, transform=transform, seed=args.seed, skipped=skipped)
     train_set = ClipDataset(train_videos, load)
     validation_set = ClipDataset(validation_videos, ClipLoader(processor, label2id, skipped=skipped))

@@ -184,7 +184,7 @@ class TestPrograms:
         assert [row["step"] for row in rows] == [1, 2, 3]
         model = TimesformerForVideoClassification.from_pretrained(out)
         assert model.config.num_labels == 10
-        assert TimesformerVideoProcessor.from_pretrained(out).crop_size["height"] == 32
+        assert TimesformerVideoProcessor.from_pretrained(out).clip_size == (32, 32)
 
     def test_data_are_made_once(self, pictures, tmp_path, monkeypatch):
         make_data = importlib.import_module("make_data")

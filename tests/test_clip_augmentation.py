@@ -8,6 +8,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
+from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.clip_augmentation import (
     STATISTICAL_OPERATIONS,
     ClipAugmentation,
@@ -67,6 +68,18 @@ class TestClipTransform:
             places.update((top > 0, left > 0) for _, top, left in found)
         assert sides == set(range(32, 41))
         assert len(places) == 4
+
+    def test_squeezed(self):
+        """Both sides to the same multiple of the crop's; without jitter what the video processor does."""
+        clip = make_clip(2, 48, 64)
+        processor = TimesformerVideoProcessor(size={"height": 32, "width": 24}, do_center_crop=False)
+        plain = {"do_sample_frames": False, "do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        (expected,) = processor(clip, **plain).pixel_values
+        result = RandomScaledCrop((32, 24), (1.0, 1.0), squeeze=True)(tv_tensors.Video(clip))
+        assert torch.equal(result, expected.to(torch.uint8))
+        transform = RandomScaledCrop((32, 32), (1.0, 1.25), squeeze=True)
+        sides = {tuple(transform.make_params([clip])["new"]) for _ in range(400)}
+        assert sides == {(side, side) for side in range(32, 41)}
 
     def test_papers_short_side(self):
         """256 to 320 pixels for a crop of 224, as the authors draw them."""

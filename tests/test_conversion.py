@@ -18,6 +18,7 @@ from timesformer_hf import (
     TimesformerConfig,
     TimesformerForVideoClassification,
     TimesformerModel,
+    TimesformerVideoProcessor,
     checkpoint_conversion,
 )
 from timesformer_hf.checkpoint_conversion import convert
@@ -292,6 +293,15 @@ class TestWhatIsWritten:
         processor = AutoVideoProcessor.from_pretrained(tmp_path / "b")
         assert (processor.do_normalize, processor.rescale_factor) == (False, 1 / 127.5)
         assert (processor.frame_sampling_rate, dict(processor.size)["shortest_edge"]) == (4, 40)
+
+    def test_squeezed_frames(self, tmp_path):
+        make_model().save_pretrained(tmp_path / "a")
+        size = {"height": 32, "width": 32}
+        TimesformerVideoProcessor(size=size, do_center_crop=False, num_frames=4).save_pretrained(tmp_path / "a")
+        convert(tmp_path / "a", tmp_path / "b")
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "b")
+        assert processor.clip_size == (32, 32)
+        assert not processor.do_center_crop
 
     @pytest.mark.parametrize(("name", "bgr"), [("timesformer-base-finetuned-ssv2", True), ("mine", False)])
     def test_bgr_of_folders(self, name, bgr, tmp_path):

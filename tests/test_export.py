@@ -307,14 +307,23 @@ class TestExample:
     def _needs_av(self):
         pytest.importorskip("av", reason="the script decodes a video")
 
-    @pytest.mark.parametrize(("flip", "problem_type"), [(False, None), (True, None), (0, "multi_label_classification")])
-    def test_agrees_with_the_pipeline(self, folder, onnx_folder, tmp_path, flip, problem_type):
+    @pytest.mark.parametrize(
+        ("changed", "problem_type"),
+        [
+            ({}, None),
+            ({"do_flip_channel_order": True}, None),
+            ({"frame_sampling_rate": 4}, None),
+            ({"frame_sampling_rate": 50, "do_center_crop": False, "size": {"height": 32, "width": 48}}, None),
+            ({}, "multi_label_classification"),
+        ],
+    )
+    def test_agrees_with_the_pipeline(self, folder, onnx_folder, tmp_path, changed, problem_type):
         from transformers import AutoModelForVideoClassification, pipeline
 
         for path in onnx_folder.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         settings = json.loads((folder / "video_preprocessor_config.json").read_text())
-        settings["do_flip_channel_order"] = bool(flip)
+        settings |= changed
         config = json.loads((folder / "config.json").read_text()) | {"problem_type": problem_type}
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(settings))

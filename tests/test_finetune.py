@@ -18,7 +18,14 @@ import torch
 from clips import moving_pattern, write_video
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForVideoClassification, AutoVideoProcessor, ViTConfig, ViTModel, pipeline
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+    ViTConfig,
+    ViTModel,
+    pipeline,
+)
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
@@ -243,6 +250,7 @@ class TestWholeRuns:
         trained = AutoModelForVideoClassification.from_pretrained(tmp_path / "out")
         assert trained.config.problem_type == "multi_label_classification"
         processor = AutoVideoProcessor.from_pretrained(tmp_path / "out")
+        assert AutoImageProcessor.from_pretrained(tmp_path / "out").crop_size == processor.crop_size
         with torch.no_grad():
             scores = trained(**processor(str(videos[0]), return_tensors="pt")).logits[0].sigmoid()
         found = {
@@ -790,6 +798,20 @@ class TestStarts:
         assert model.timesformer.embeddings.time_embeddings.shape[1] == 6
         assert processor.num_frames == 6
         assert dict(processor.crop_size) | {} == {"height": 48, "width": 32}
+
+    def test_squeezed_frames_stay_squeezed(self, tmp_path):
+        base = save_model(tmp_path / "base", ["a", "b"])
+        TimesformerVideoProcessor(num_frames=4, size=SIZE, do_center_crop=False).save_pretrained(base)
+        for settings, size in (({}, (32, 32)), ({"image_size": (48, 32)}, (48, 32))):
+            _, processor, _ = start_from_checkpoint(base, ["a", "b"], **settings)
+            assert not processor.do_center_crop
+            assert processor.clip_size == size
+        for settings in ({"size": {"shortest_edge": 32}}, {"size": SIZE, "do_resize": False}):
+            TimesformerVideoProcessor(num_frames=4, do_center_crop=False, **settings).save_pretrained(base)
+            _, processor, _ = start_from_checkpoint(base, ["a", "b"])
+            assert processor.do_center_crop
+            assert processor.do_resize
+            assert processor.clip_size == (32, 32)
 
     def test_multi_view_processor_becomes_one_of_single_views(self, tmp_path):
         base = save_model(tmp_path / "base", ["a", "b"])

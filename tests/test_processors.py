@@ -163,6 +163,25 @@ class TestVideoProcessor:
             pixels = processor(given, return_tensors="pt").pixel_values
             torch.testing.assert_close(pixels, expected.expand_as(pixels), rtol=0, atol=1e-5)
 
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            (SIZE, (32, 32)),
+            ({"size": {"height": 24, "width": 40}, "do_center_crop": False}, (24, 40)),
+            ({"size": {"height": 24, "width": 40}, "do_center_crop": False, "do_resize": False}, None),
+            ({"size": {"shortest_edge": 32}, "do_center_crop": False}, None),
+        ],
+    )
+    def test_clip_size_and_image_processor(self, settings, expected, frames):
+        processor = TimesformerVideoProcessor(
+            **settings, num_frames=8, do_flip_channel_order=True, image_mean=[0.3] * 3
+        )
+        assert processor.clip_size == expected
+        pixels = processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values
+        assert expected in (None, tuple(pixels.shape[-2:]))
+        of_frames = processor.image_processor()(frames, return_tensors="pt").pixel_values
+        torch.testing.assert_close(of_frames, pixels, rtol=0, atol=1e-5)
+
     def test_grey_clip(self, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=8)
         grey = np.stack(frames)[..., 0]

@@ -11,6 +11,7 @@ from clips import decode_all, moving_pattern, write_video
 from torch.utils.data import DataLoader
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
+from timesformer_hf.clip_augmentation import ClipAugmentation, make_clip_transform
 from timesformer_hf.random_sampling import RANDOM_SAMPLING, random_frame_indices
 from timesformer_hf.video_dataset import (
     ClipDataset,
@@ -482,6 +483,17 @@ class TestClipDataset:
             sample = load(LabelledVideo(video.name, labels, ""), (0, 0))
             assert sample["labels"].tolist() == expected
             assert sample["labels"].dtype == torch.float32
+
+    def test_squeezed_frames(self, data):
+        size = {"height": 24, "width": 40}
+        processor = TimesformerVideoProcessor(size=size, do_center_crop=False, num_frames=4)
+        video = read_labelled_videos(data)[0]
+        assert ClipLoader(processor, IDS)(video, (0, 0))["pixel_values"].shape == (4, 3, 24, 40)
+        transform = make_clip_transform(ClipAugmentation(), processor.clip_size, squeeze=True)
+        assert ClipLoader(processor, IDS, transform=transform)(video, (0, 0))["pixel_values"].shape == (4, 3, 24, 40)
+        skipped = SkippedClips(data.parent / "skipped.csv")
+        blank = ClipLoader(processor, IDS, skipped=skipped)(LabelledVideo("none.mp4", ("cat",), "none.mp4"), (0, 0))
+        assert blank["pixel_values"].shape == (4, 3, 24, 40)
 
     @pytest.mark.parametrize(
         "settings", [{"fps": 5}, {"do_sample_frames": False}, {"do_center_crop": False}, {"num_crops": 3}]

@@ -80,9 +80,10 @@ def statistics(checkpoint: Checkpoint, found: CheckpointFormat, channels: int) -
 
 
 def sizes(checkpoint: Checkpoint, found: CheckpointFormat, config: TimesformerConfig) -> dict:
-    """The stated size and crop where they are the model's own, or what fills a crop of its size from any video."""
+    """The stated size and crop where clips are then of the model's size, or what fills a crop of it from any video."""
     height, width = as_pair(config.image_size, "image_size")
     stored, own_crop = checkpoint.preprocessor, {"height": height, "width": width}
-    if not found.is_image_model and stored.get("crop_size") == own_crop and "size" in stored:
+    squeezed = stored.get("do_center_crop") is False and stored.get("size") == own_crop
+    if not found.is_image_model and (squeezed or (stored.get("crop_size") == own_crop and "size" in stored)):
         return {"size": stored["size"], "crop_size": own_crop}
     return {"size": {"shortest_edge": max(height, width)}, "crop_size": own_crop}

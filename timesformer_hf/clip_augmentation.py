@@ -24,8 +24,9 @@ class ClipAugmentation:
     What is done to clips while training.
 
     Attributes:
-        jitter: range of the shorter side of a frame before it is cropped, in sizes of the crop. The paper's 256 to 320
-            pixels for a crop of 224 by default; (1.0, 512 / 448) for its 448 pixels.
+        jitter: range of the shorter side of a frame before it is cropped, in sizes of the crop; of both sides where
+            frames are squeezed. The paper's 256 to 320 pixels for a crop of 224 by default; (1.0, 512 / 448) for its
+            448 pixels.
         flip: probability of a horizontal flip. 0 where left and right matter.
         rand_augment: operations of RandAugment (Cubuk et al. 2020) a clip; 0 for none.
         magnitude: of these, 0 to 30.
@@ -55,15 +56,16 @@ class ClipAugmentation:
 
 
 def make_clip_transform(
-    augmentation: ClipAugmentation, crop_size: tuple[int, int]
+    augmentation: ClipAugmentation, size: tuple[int, int], squeeze: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """
-    A transform of clips (frames, 3, height, width), uint8, to (frames, 3, *crop_size), uint8.
+    A transform of clips (frames, 3, height, width), uint8, to (frames, 3, *size), uint8.
 
     Args:
-        crop_size: (height, width) in pixels.
+        size: (height, width) in pixels.
+        squeeze: whether frames of another shape are squeezed into it, as by a video processor without a centre crop.
     """
-    steps = [tv_tensors.Video, RandomScaledCrop(crop_size, augmentation.jitter)]
+    steps = [tv_tensors.Video, RandomScaledCrop(size, augmentation.jitter, squeeze)]
     if augmentation.flip:
         steps.append(v2.RandomHorizontalFlip(augmentation.flip))
     if augmentation.rand_augment:
@@ -75,17 +77,18 @@ class RandomScaledCrop(v2.Transform):
     """
     Scales a frame's shorter side to a multiple in `jitter` of the crop's longer side, to which the video processor
     scales it, and crops anywhere. For a crop of 224 pixels and a jitter of 256 / 224 to 320 / 224 the shorter side is
-    256 to 320 pixels, the paper's.
+    256 to 320 pixels, the paper's. With `squeeze`, each side to that multiple of the crop's.
     """
 
-    def __init__(self, size: tuple[int, int], jitter: tuple[float, float]):
+    def __init__(self, size: tuple[int, int], jitter: tuple[float, float], squeeze: bool = False):
         super().__init__()
-        self.size, self.jitter = size, jitter
+        self.size, self.jitter, self.squeeze = size, jitter, squeeze
 
     def make_params(self, flat_inputs: list) -> dict:
-        height, width = flat_inputs[0].shape[-2:]
-        scale = max(self.size) / min(height, width) * torch.empty(()).uniform_(*self.jitter).item()
-        new = [max(round(side * scale), crop) for side, crop in zip((height, width), self.size, strict=True)]
+        shape = flat_inputs[0].shape[-2:]
+        whole = self.size if self.squeeze else [side * max(self.size) / min(shape) for side in shape]
+        scale = torch.empty(()).uniform_(*self.jitter).item()
+        new = [max(round(side * scale), crop) for side, crop in zip(whole, self.size, strict=True)]
         corner = [torch.randint(side - crop + 1, ()).item() for side, crop in zip(new, self.size, strict=True)]
         return {"new": new, "corner": corner}
 

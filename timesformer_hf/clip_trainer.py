@@ -149,6 +149,16 @@ class ClipTrainer(Trainer):
             self.last_log = now
         super().log(logs, *args, **kwargs)
 
+    def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
+        """Also what Trainer leaves out: the config beside FSDP's shards, and the frames' own processor."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            self.processing_class.image_processor().save_pretrained(folder)
+            if self.is_fsdp_enabled:
+                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
+                self.processing_class.save_pretrained(folder)
+
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
         try:

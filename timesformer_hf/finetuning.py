@@ -149,12 +149,18 @@ def stored_processor(name: str | os.PathLike) -> TimesformerVideoProcessor:
 
 
 def fit_processor(processor: TimesformerVideoProcessor, config: TimesformerConfig) -> TimesformerVideoProcessor:
-    """The processor with the model's frames and size, and one view of a video."""
+    """
+    The processor with the model's frames and size, and one view of a video. It squeezes whole frames into that size
+    where it did so before, and crops them else.
+    """
     height, width = as_pair(config.image_size)
+    size = {"height": height, "width": width}
     values = processor.to_dict()
-    if values["crop_size"] != {"height": height, "width": width} or not values["do_center_crop"]:
-        values |= {"size": {"shortest_edge": max(height, width)}, "crop_size": {"height": height, "width": width}}
-    values |= {"do_resize": True, "do_center_crop": True, "do_sample_frames": True, "num_frames": config.num_frames}
+    if not processor.do_center_crop and processor.clip_size is not None:
+        values["size"] = size
+    elif processor.clip_size != (height, width):
+        values |= {"size": {"shortest_edge": max(height, width)}, "crop_size": size, "do_center_crop": True}
+    values |= {"do_resize": True, "do_sample_frames": True, "num_frames": config.num_frames}
     values |= {"fps": None, "num_clips": None, "num_crops": None, "views": None}
     return TimesformerVideoProcessor.from_dict(values)
 

@@ -101,7 +101,7 @@ class ClipLoader:
         multi_label: whether a video can have several labels.
         num_labels: of the model, where that knows more than the data's.
         transform: for training: a clip (frames, channels, height, width), uint8, to another one of the processor's
-            crop size, at random from torch's default generator. Frames are then drawn at random too.
+            size, at random from torch's default generator. Frames are then drawn at random too.
         seed: of what is random.
         skipped: where clips that can't be read are noted; they are an error where it is `None`.
 
@@ -119,11 +119,12 @@ class ClipLoader:
         seed: int = 0,
         skipped: SkippedClips | None = None,
     ):
-        fixed = processor.fps is None and processor.do_sample_frames and processor.do_center_crop
+        fixed = processor.fps is None and processor.do_sample_frames and processor.clip_size is not None
         if not fixed or processor.view_settings().has_views:
             raise ValueError(
                 "Clips of a batch have one number of frames, one size and one view; set the processor's "
-                "do_sample_frames, do_center_crop and num_frames, and no fps, num_clips, num_crops or views"
+                "do_sample_frames, num_frames and do_center_crop (or a size with height and width), and no fps, "
+                "num_clips, num_crops or views"
             )
         processor.sample_frames(VideoMetadata(total_num_frames=1, fps=30.0), **sampling_of(processor))  # checks it
         self.processor, self.label2id, self.multi_label = processor, dict(label2id), multi_label
@@ -178,8 +179,8 @@ class ClipLoader:
 
     def blank(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What stands for a clip that can't be read."""
-        size = self.processor.crop_size
-        clip = torch.zeros(self.processor.num_frames, len(self.processor.image_mean), size["height"], size["width"])
+        channels = len(self.processor.image_mean)
+        clip = torch.zeros(self.processor.num_frames, channels, *self.processor.clip_size)
         shape = (self.num_labels,) if self.multi_label else ()
         return clip, torch.full(shape, IGNORED_LABEL, dtype=torch.float32 if self.multi_label else torch.int64)
 

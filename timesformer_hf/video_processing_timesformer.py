@@ -15,6 +15,21 @@ from .video_decoding import decode_frames, is_video_source
 from .video_sampling import sample_frame_indices
 
 
+FRAME_SETTINGS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_flip_channel_order",
+)
+
+
 class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
     """
     frame_sampling (`str`, *optional*):
@@ -118,6 +133,23 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         batch = super().preprocess(clips, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
+
+    @property
+    def clip_size(self) -> tuple[int, int] | None:
+        """
+        Height and width of every clip: of the crop, or what frames are squeezed to without one. `None` where it depends
+        on the video.
+        """
+        if self.do_center_crop:
+            return self.crop_size["height"], self.crop_size["width"]
+        squeezed = self.do_resize and "height" in self.size and "width" in self.size
+        return (self.size["height"], self.size["width"]) if squeezed else None
+
+    def image_processor(self):
+        """The [`TimesformerImageProcessor`] that does the same to frames: all that the built-in model knows."""
+        from .image_processing_timesformer import TimesformerImageProcessor
+
+        return TimesformerImageProcessor(**{name: getattr(self, name) for name in FRAME_SETTINGS})
 
     def view_settings(self, **settings) -> ViewSettings:
         """

@@ -114,13 +114,14 @@ def main() -> int:
 
 
 def save(model: TimesformerForVideoClassification, args: argparse.Namespace, history: list[dict]) -> None:
-    size = {"height": args.size, "width": args.size}
+    size = {"height": args.size, "width": args.size}  # whole frames, squeezed: at the sides the camera is told best
     processor = TimesformerVideoProcessor(
-        size={"shortest_edge": args.size}, crop_size=size, num_frames=args.frames, frame_sampling_rate=4
+        size=size, do_center_crop=False, num_frames=args.frames, frame_sampling_rate=4
     )
     with output_folder(args.out, overwrite=True, own_files=OWN_FILES) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        processor.image_processor().save_pretrained(folder)
         (Path(folder) / "pretraining.json").write_text(json.dumps(history, indent=1) + "\n")
 
 
