@@ -202,6 +202,7 @@ def train_with_trainer(model_folder: Path, output: Path, resume: bool = False, n
     The ClipTrainer on so many clips for two epochs, with a checkpoint after each; then its predictions for 5 clips.
     With `resume` it goes on from the first.
     """
+    from timesformer_hf import TimesformerVideoProcessor
     from timesformer_hf.clip_losses import ClipLoss
     from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
 
@@ -231,6 +232,7 @@ def train_with_trainer(model_folder: Path, output: Path, resume: bool = False, n
         train_dataset=RandomClips(number),
         eval_dataset=RandomClips(5),
         compute_metrics=clip_metrics,
+        processing_class=TimesformerVideoProcessor(),
     )
     trainer.train(resume_from_checkpoint=str(output / f"checkpoint-{-(-number // 4)}") if resume else None)
     prediction = trainer.predict(trainer.eval_dataset)

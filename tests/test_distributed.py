@@ -34,7 +34,12 @@ from test_modeling import FLOAT32, SCHEMES, make_model
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
-from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
+from timesformer_hf import (
+    TimesformerConfig,
+    TimesformerForVideoClassification,
+    TimesformerModel,
+    TimesformerVideoProcessor,
+)
 
 
 REPOSITORY = Path(__file__).parents[1]
@@ -271,6 +276,14 @@ class TestTrainer:
         found, folder = sharded_training
         self.assert_same(found, one_process)
         assert len(list((folder / "checkpoint-2" / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2
+
+    def test_merged_checkpoint(self, sharded_training):
+        """As docs/distributed.md says: it is then a model's folder."""
+        found, folder = sharded_training
+        launch(1, merge, folder / "checkpoint-4" / "pytorch_model_fsdp_0", folder / "checkpoint-4")
+        model = TimesformerForVideoClassification.from_pretrained(folder / "checkpoint-4")
+        torch.testing.assert_close(model.state_dict(), found["weights"], rtol=0, atol=0)
+        assert TimesformerVideoProcessor.from_pretrained(folder / "checkpoint-4").clip_size == (224, 224)
 
     def test_checkpoint_of_two_in_one(self, model_folder, fsdp, one_process, sharded_training):
         found = launch(1, train_with_trainer, model_folder, sharded_training[1], True, environment=fsdp)

@@ -75,7 +75,8 @@ class ClipTrainer(Trainer):
         loss: see [`ClipLoss`].
         skipped: where the datasets note clips that can't be read.
         max_unreadable: how many of them there may be; with 0 the first one stops the training.
-        settings: as of `Trainer`, with `args` a [`ClipTrainingArguments`].
+        settings: as of `Trainer`, with `args` a [`ClipTrainingArguments`] and `processing_class` a
+            [`TimesformerVideoProcessor`].
 
     Raises:
         UnreadableClipsError: while training or evaluating.
@@ -150,14 +151,14 @@ class ClipTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
-        """Also what Trainer leaves out: the config beside FSDP's shards, and the frames' own processor."""
+        """Also what Trainer leaves out: config and processor beside FSDP's shards, and a processor of frames."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.processing_class.image_processor().save_pretrained(folder)
             if self.is_fsdp_enabled:
-                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
                 self.processing_class.save_pretrained(folder)
+                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
