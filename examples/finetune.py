@@ -310,6 +310,12 @@ def make_trainer(
     )
 
 
+def tell_what_is_trained(trainer: ClipTrainer) -> None:
+    if trainer.is_world_process_zero():
+        trained, total = trainer.get_num_trainable_parameters(), sum(p.numel() for p in trainer.model.parameters())
+        print(f"finetune: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})", file=sys.stderr)
+
+
 def as_dataset(videos: LabelledVideos | VideoStream, load: ClipLoader) -> ClipDataset | ClipStream:
     return ClipStream(videos, load) if isinstance(videos, VideoStream) else ClipDataset(videos, load)
 
@@ -395,6 +401,8 @@ def run(
     with training.main_process_first(desc="starting the reports"):
         skipped = start_reports(data, training, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
+    if model_args.freeze is not None or model_args.lora_rank:
+        tell_what_is_trained(trainer)
     if model_args.model is None and model_args.motion_start and checkpoint is None:
         start_for_motion(trainer.model, first_clips(trainer.train_dataset))
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -329,13 +329,15 @@ class TestAdaptersAndFreezing:
         assert not any("layernorm" in name for name in trained)
 
     @pytest.mark.parametrize("what", ["backbone", "embeddings", "1"])
-    def test_freeze(self, what, data, model, tmp_path):
+    def test_freeze(self, what, data, model, tmp_path, capsys):
         run(tmp_path / "out", data, model=model, freeze=what, learning_rate=0.01, num_train_epochs=1)
         before, after = weights(model), weights(tmp_path / "out")
         kept = {name for name in before if torch.equal(before[name], after[name])}
         frozen = {"backbone": ("timesformer.",), "embeddings": ("timesformer.embeddings.",)}
         frozen = frozen.get(what, ("timesformer.embeddings.", "timesformer.encoder.layer.0."))
         assert kept == {name for name in before if name.startswith(frozen)}
+        total, trained = (sum(before[name].numel() for name in names) for names in (before, before.keys() - kept))
+        assert f"finetune: {trained:,} of {total:,} parameters are trained" in capsys.readouterr().err
 
     def test_bad(self, data, model, tmp_path, capsys):
         with pytest.raises(
