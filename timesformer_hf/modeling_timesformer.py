@@ -173,14 +173,16 @@ class TimesformerSelfAttention(nn.Module):
         groups: torch.Tensor,
         real_tokens: torch.Tensor | None = None,
         output_attentions: bool = False,
+        first_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         (groups, length, hidden_size) -> the same, and the probabilities (groups, heads, length, length). `real_tokens`
-        (groups, length) is False where a group is padded.
+        (groups, length) is False where a group is padded. With `first_only`, the first token alone of each group.
         """
         qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
+        query = query[:, :, :1] if first_only else query
         implementation = "eager" if output_attentions else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         context, probabilities = attention_interface(
@@ -282,10 +284,16 @@ class TimesformerLayer(GradientCheckpointingLayer):
         self.output = TimesformerOutput(config)
         self.drop_path = TimesformerDropPath(config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1))
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        """(batch, 1 + patches * frames, hidden_size) -> the same"""
-        for step in self.steps:
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """(batch, 1 + patches * frames, hidden_size) -> the same; with `cls_only`, CLS alone: (batch, 1, hidden_size)"""
+        for step in self.steps[:-1]:
             hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
+        if cls_only and not self.steps[-1].halved:
+            hidden_states = hidden_states[:, :1] + self.attend_with_cls(hidden_states, grid, **kwargs)
+        else:
+            hidden_states = hidden_states + self.attend(self.steps[-1], hidden_states, grid, **kwargs)
         residual = self.output(self.intermediate(self.layernorm_after(hidden_states)))
         return hidden_states + self.drop_path(residual)
 
@@ -302,14 +310,27 @@ class TimesformerLayer(GradientCheckpointingLayer):
         return step.restore(residual, grid)
 
 
+    def attend_with_cls(
+        self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """What the last attention step brings to CLS: (batch, 1, hidden_size), the mean of its copies."""
+        step = self.steps[-1]
+        groups = step.regroup(getattr(self, step.norm)(hidden_states), grid)
+        residual, _ = getattr(self, step.attention)(groups, first_only=True, **kwargs)
+        return self.drop_path(residual).unflatten(0, (hidden_states.shape[0], -1)).mean(dim=1)
+
+
 class TimesformerEncoder(nn.Module):
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.layer = nn.ModuleList([TimesformerLayer(config, index) for index in range(config.num_hidden_layers)])
 
-    def forward(self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        for layer in self.layer:
-            hidden_states = layer(hidden_states, grid, **kwargs)
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        last = len(self.layer) - 1
+        for number, layer in enumerate(self.layer):
+            hidden_states = layer(hidden_states, grid, cls_only=cls_only and number == last, **kwargs)
         return hidden_states
 
 
@@ -511,11 +532,16 @@ class TimesformerModel(TimesformerPreTrainedModel):
     @record_every_attention
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> TimesformerModelOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> TimesformerModelOutput:
         """
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
                 Normalised frames: any number of them, any height and width that are multiples of the patch.
+            cls_only (`bool`, *optional*):
+                Whether the tokens after CLS are of no use: what they alone need of the last block is then left out,
+                and `last_hidden_state` may end after CLS.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
                 As everywhere in transformers; see [`TimesformerModelOutput`]. The config's values by default.
 
@@ -529,7 +555,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
         if kwargs.pop("attention_mask", None) is not None:  # PEFT passes one of `None`
             raise ValueError("TimeSformer takes no attention_mask: it attends to every patch of every frame")
         hidden_states, grid = self.embeddings(pixel_values)
-        hidden_states = self.encoder(hidden_states, grid, **kwargs)
+        hidden_states = self.encoder(hidden_states, grid, cls_only=cls_only, **kwargs)
         if self.scheme.frames_apart:
             hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
         return TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states))
@@ -585,7 +611,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         Raises:
             TypeError, ValueError: where pixels or labels don't fit; the message names what came and what is expected.
         """
-        outputs = self.timesformer(pixel_values, return_dict=True, **kwargs)
+        outputs = self.timesformer(pixel_values, return_dict=True, cls_only=not self.wants_more(**kwargs), **kwargs)
         logits = self.classifier(outputs.last_hidden_state[:, 0])
         loss = None if labels is None else self.compute_loss(logits, labels)
         return TimesformerClassifierOutput(
@@ -597,6 +623,13 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             local_attentions=outputs.local_attentions,
             width_attentions=outputs.width_attentions,
         )
+
+    def wants_more(
+        self, output_hidden_states: bool | None = None, output_attentions: bool | None = None, **kwargs
+    ) -> bool:
+        """Whether a call with these arguments returns more than logits."""
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        return any(getattr(self.config, name) if value is None else value for name, value in wanted.items())
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
