@@ -7,10 +7,10 @@ import sys
 import threading
 
 from . import __version__
-from .commands import classify, convert, cost, embed, export, info
+from .commands import bench, classify, convert, cost, embed, export, info
 
 
-COMMANDS = (classify, embed, convert, info, cost, export)
+COMMANDS = (classify, embed, convert, info, cost, export, bench)
 
 
 def main(arguments: list[str] | None = None) -> int:

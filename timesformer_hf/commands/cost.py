@@ -4,11 +4,11 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..atomic_outputs import check_output_file, output_file
+from ..markdown_table import markdown_table
 from .common import frame_size, positive, quiet_transformers
 
 
@@ -178,7 +178,7 @@ def scheme_table(columns: dict) -> str:
         [f"`{scheme}`", *(say(scheme_cost(scheme, *size)) for say, size in columns.values())]
         for scheme in ATTENTION_SCHEMES
     ]
-    return markdown(["scheme", *columns], rows)
+    return markdown_table(["scheme", *columns], rows)
 
 
 def model_table(cost: "ModelCost") -> str:
@@ -187,15 +187,7 @@ def model_table(cost: "ModelCost") -> str:
     row = [f"`{cost.attention_type}`", str(cost.num_frames), size, parameters(cost)]
     counts = [f"{cost.multiply_accumulates / 1e12:.4g}", f"{cost.tera_over_crops:.4g}"]
     heads = ["scheme", "frames", "pixels", "parameters", "10^12 multiply-accumulates, one crop", "three crops"]
-    return markdown(heads, [[*row, *counts]])
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, names to the left and numbers to the right, aligned for those who read it in a terminal."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (heads, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(heads, [[*row, *counts]])
 
 
 def write_plot(path: str, overwrite: bool) -> None:

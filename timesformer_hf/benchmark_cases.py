@@ -1,0 +1,230 @@
+"""
+The table of what `timesformer-hf bench` measures. Plain data: nothing here imports torch.
+
+A row of `CASES` is a case; its `kind` names the module that knows how to prepare it, and `paths` who takes part, by
+names in that module's own table of paths. To add a case, add a row. To add a way to compute one, add it to the table of
+its kind, and its name to the rows that it can compute.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+
+QUICK = "quick"
+# kind -> the module with its `PATHS`, and its `make_workload`
+KINDS = {
+    "inference": "benchmark_inference",
+    "joint": "benchmark_inference",
+    "training": "benchmark_training",
+    "decode": "benchmark_videos",
+    "file-to-label": "benchmark_labels",
+    "import": "benchmark_imports",
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video to generate: H.264, 25 frames a second, the encoder's own groups of pictures."""
+
+    width: int
+    height: int
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    A row of the table.
+
+    Attributes:
+        name: unique.
+        kind: a name in `KINDS`.
+        about: a phrase.
+        tags: what it can be chosen by, besides its name and its kind.
+        paths: names in the table of paths of its kind, in the order in which they take turns.
+        config: fields of the `TimesformerConfig`, where they aren't the default, ViT-Base's.
+        batch_size: clips.
+        dtype: a name in `DTYPES` of `benchmark_models`.
+        clip: the video.
+        memory: whether peak memory is measured as well.
+    """
+
+    name: str
+    kind: str
+    about: str
+    tags: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    config: dict = field(default_factory=dict)
+    batch_size: int = 1
+    dtype: str = "fp32"
+    clip: Clip | None = None
+    memory: bool = False
+
+    @property
+    def labels(self) -> set[str]:
+        """All that selects it."""
+        return {self.name, self.kind, *self.tags}
+
+
+VARIANTS = {"base": (8, 224), "hr": (16, 448), "l": (96, 224)}  # frames, side in pixels (paper, Section 4.3)
+BATCH_SIZES = (1, 8, 32)
+JOINT_FRAMES = (8, 16, 32, 64, 96)
+DTYPES = ("fp32", "bf16", "fp16", "int8", "fp8")
+QUANTIZED = ("int8", "fp8")
+CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
+NUM_LABELS = 400
+
+MODEL_PATHS = ("ours", "ours-compiled", "built-in", "built-in-compiled", "onnxruntime", "matrix-products")
+QUANTIZED_PATHS = (
+    "ours",
+    "ours-compiled",
+    "built-in",
+    "built-in-compiled",
+    "built-in-unquantized",
+    "matrix-products",
+)
+TRAINING_PATHS = (
+    "ours",
+    "ours-checkpointed",
+    "ours-compiled",
+    "built-in",
+    "built-in-checkpointed",
+    "built-in-compiled",
+    "matrix-products",
+)
+DECODE_PATHS = ("ours", "pyav-sequential", "torchcodec", "torchcodec-threads", "full-decode")
+LABEL_PATHS = ("ours", "built-in-torchcodec", "built-in-pyav", "full-decode-and-products")
+
+
+def quick(condition: bool) -> tuple[str, ...]:
+    """The tag of the short run, on a condition."""
+    return (QUICK,) if condition else ()
+
+
+def model_config(frames: int, side: int) -> dict:
+    return {"num_frames": frames, "image_size": side, "num_labels": NUM_LABELS}
+
+
+def inference_case(variant: str, batch_size: int, dtype: str) -> Case:
+    frames, side = VARIANTS[variant]
+    return Case(
+        name=f"inference-{variant}-b{batch_size}-{dtype}",
+        kind="inference",
+        about=f"forward pass of {variant} ({frames} x {side} x {side}), batch of {batch_size}, {dtype}",
+        tags=(variant, f"b{batch_size}", dtype, *quick((variant, batch_size, dtype) == ("base", 1, "fp32"))),
+        paths=QUANTIZED_PATHS if dtype in QUANTIZED else MODEL_PATHS,
+        config=model_config(frames, side),
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+
+
+def training_case(batch_size: int, dtype: str) -> Case:
+    frames, side = VARIANTS["base"]
+    precision = dtype if dtype == "fp32" else f"{dtype} (autocast; weights in fp32)"
+    return Case(
+        name=f"training-base-b{batch_size}-{dtype}",
+        kind="training",
+        about=f"training step of base ({frames} x {side} x {side}) with AdamW, batch of {batch_size}, {precision}",
+        tags=("base", f"b{batch_size}", dtype, "memory"),
+        paths=TRAINING_PATHS,
+        config=model_config(frames, side),
+        batch_size=batch_size,
+        dtype=dtype,
+        memory=True,
+    )
+
+
+def joint_case(frames: int, dtype: str) -> Case:
+    return Case(
+        name=f"joint-{frames}f-{dtype}",
+        kind="joint",
+        about=f"joint attention, forward pass of {frames} x 224 x 224, {dtype}: {1 + 196 * frames} tokens",
+        tags=(f"{frames}f", dtype, "memory"),
+        paths=("ours", "ours-compiled", "built-in", "built-in-compiled", "matrix-products"),
+        config=model_config(frames, 224) | {"attention_type": "joint_space_time"},
+        dtype=dtype,
+        memory=True,
+    )
+
+
+def clip_text(clip: Clip) -> str:
+    return f"{clip.seconds} s of {clip.width} x {clip.height} H.264"
+
+
+CASES: tuple[Case, ...] = (
+    *(inference_case(variant, size, dtype) for variant in VARIANTS for dtype in DTYPES for size in BATCH_SIZES),
+    *(training_case(size, dtype) for dtype in ("fp32", "bf16") for size in BATCH_SIZES),
+    *(joint_case(frames, dtype) for dtype in ("fp32", "bf16") for frames in JOINT_FRAMES),
+    *(
+        Case(
+            name=f"decode-{name}",
+            kind="decode",
+            about=f"8 frames spread over {clip_text(clip)}, as RGB",
+            tags=(name, *quick(name == "small")),
+            paths=DECODE_PATHS,
+            clip=clip,
+        )
+        for name, clip in CLIPS.items()
+    ),
+    *(
+        Case(
+            name=f"file-to-label-{name}-{dtype}",
+            kind="file-to-label",
+            about=f"from {clip_text(clip)} to labels, base, {dtype}",
+            tags=("base", name, dtype),
+            paths=LABEL_PATHS,
+            config=model_config(*VARIANTS["base"]),
+            dtype=dtype,
+            clip=clip,
+        )
+        for name, clip in CLIPS.items()
+        for dtype in ("fp32", "bf16")
+    ),
+    Case(
+        name="import-package",
+        kind="import",
+        about="import the package in a fresh interpreter; the limit is an interpreter that does nothing",
+        tags=(QUICK,),
+        paths=("ours", "transformers", "interpreter"),
+    ),
+    Case(
+        name="import-model",
+        kind="import",
+        about="import the classifier's class in a fresh interpreter; the limit is importing torch",
+        paths=("ours-model", "transformers-model", "torch"),
+    ),
+)
+
+
+def select_cases(selectors: Sequence[str] = ()) -> list[Case]:
+    """
+    Those that any of the selectors chooses, in the order of the table; without a selector the quick ones.
+
+    Args:
+        selectors: each a name, a kind or a tag, in which * stands for anything, or several of them joined by +, all of
+            which must hold: `"inference+base+b1"`.
+
+    Raises:
+        ValueError: where one chooses nothing; it names what there is.
+    """
+    chosen = set()
+    for selector in selectors or [QUICK]:
+        found = [case.name for case in CASES if all(holds(part, case) for part in selector.split("+"))]
+        if not found:
+            raise ValueError(
+                f"No case is {selector!r}. Kinds and tags, which + joins: {', '.join(all_labels(CASES))}. "
+                "Names: timesformer-hf bench --list"
+            )
+        chosen |= set(found)
+    return [case for case in CASES if case.name in chosen]
+
+
+def holds(pattern: str, case: Case) -> bool:
+    return any(fnmatchcase(label, pattern) for label in case.labels)
+
+
+def all_labels(cases: Iterable[Case]) -> list[str]:
+    """Kinds and tags, without the names."""
+    return list(dict.fromkeys(label for case in cases for label in (case.kind, *case.tags)))

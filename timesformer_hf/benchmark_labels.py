@@ -1,0 +1,117 @@
+"""Everything from a video file to the probabilities of its labels."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .benchmark import CodePath, Environment, Prepared, Workload
+from .benchmark_cases import Case
+from .benchmark_models import TOLERANCES, ModelBench, check_dtype, relative_difference
+from .benchmark_videos import (
+    DecodeFrames,
+    check_torchcodec,
+    decode_all,
+    decode_sequentially,
+    decode_with_torchcodec,
+    generated_clip,
+    num_frames,
+)
+from .matrix_products import count
+from .video_sampling import uniform
+
+
+MEAN, STD = [0.45] * 3, [0.225] * 3
+# Of the probabilities, in units of the largest. Frames are converted and resized by other libraries, whose roundings
+# are half a grey level apart: little against the dtypes' own, except fp32's.
+LEAST_TOLERANCE = 0.02
+Task = tuple[ModelBench, Path, Sequence[int]]  # the model, a file, the indices of the model's frames
+
+
+def make_workload(case: Case, environment: Environment) -> Workload:
+    """
+    Raises:
+        UnavailableError: where no H.264 can be encoded here, or the hardware hasn't the case's dtype.
+    """
+    check_dtype(case.dtype, environment.device)
+    bench, file = ModelBench(case, environment), generated_clip(case.clip, environment)
+    task = (bench, file, uniform(total_num_frames=num_frames(case.clip), num_frames=bench.config.num_frames))
+    return Workload(
+        prepare={name: partial(PATHS[name].prepare, task) for name in case.paths},
+        reference=lambda: prepare_labels(decode_sequentially, *task, dtype=torch.float32).run(),
+        difference=relative_difference,
+        tolerance=lambda path: max(LEAST_TOLERANCE, TOLERANCES[case.dtype]),
+        multiply_accumulates=count(bench.products),
+    )
+
+
+def prepare_pipeline(task: Task) -> Prepared:
+    """`pipeline()`, which decodes, resizes, classifies and names the labels."""
+    from transformers import pipeline
+
+    from .video_processing_timesformer import TimesformerVideoProcessor
+
+    bench, file, _ = task
+    size = {"height": bench.image_size[0], "width": bench.image_size[1]}
+    processor = TimesformerVideoProcessor(
+        size={"shortest_edge": min(bench.image_size)}, crop_size=size, num_frames=bench.config.num_frames
+    )
+    classifier = pipeline("video-classification", model=bench.ours(), video_processor=processor, device=bench.device)
+    labels = [bench.config.id2label[index] for index in range(bench.config.num_labels)]
+
+    def run() -> torch.Tensor:
+        scores = {row["label"]: row["score"] for row in classifier(str(file), top_k=len(labels))}
+        return torch.tensor([scores[label] for label in labels])
+
+    return Prepared(run)
+
+
+def prepare_labels(
+    decode: DecodeFrames, bench: ModelBench, file: Path, indices: Sequence[int], dtype: torch.dtype | None = None
+) -> Prepared:
+    """The built-in model, with the image processor that the Hub's checkpoints name."""
+    from transformers.models.videomae.image_processing_videomae import VideoMAEImageProcessor
+
+    size = {"height": bench.image_size[0], "width": bench.image_size[1]}
+    processor = VideoMAEImageProcessor(
+        size={"shortest_edge": min(bench.image_size)}, crop_size=size, image_mean=MEAN, image_std=STD
+    )
+    model = bench.built_in(dtype)
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        frames = decode(file, indices)
+        pixel_values = processor(list(frames), return_tensors="pt").pixel_values
+        logits = model(pixel_values.to(bench.device, model.dtype)).logits
+        return logits.float().softmax(-1)[0].cpu()
+
+    return Prepared(run)
+
+
+def prepare_labels_torchcodec(task: Task) -> Prepared:
+    check_torchcodec()
+    return prepare_labels(decode_with_torchcodec, *task)
+
+
+def prepare_labels_pyav(task: Task) -> Prepared:
+    return prepare_labels(decode_sequentially, *task)
+
+
+def prepare_label_limit(task: Task) -> Prepared:
+    bench, file, _ = task
+    run_products = torch.inference_mode()(bench.prepare_products())
+
+    def run() -> None:
+        decode_all(file)
+        run_products()
+
+    return Prepared(run)
+
+
+PATHS = {
+    "ours": CodePath("ours", "timesformer_hf, pipeline()", prepare_pipeline),
+    "built-in-torchcodec": CodePath("peer", "torchcodec and the built-in model", prepare_labels_torchcodec),
+    "built-in-pyav": CodePath("peer", "PyAV, every frame, and the built-in model", prepare_labels_pyav),
+    "full-decode-and-products": CodePath("limit", "the codec and the matrix products", prepare_label_limit),
+}

@@ -1,0 +1,177 @@
+"""Decoding some frames of a generated video."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .atomic_outputs import output_file
+from .benchmark import CodePath, Environment, Prepared, UnavailableError, Workload
+from .benchmark_cases import Case, Clip
+from .video_decoding import decode_frames
+from .video_sampling import uniform
+
+
+ENCODER, FPS = "libx264", 25
+ENCODER_OPTIONS = {"preset": "veryfast"}
+TILE, PAN = 8, (2, 6)  # pixels of one tone; rows and columns a frame moves on: no two frames are alike
+NOISE = 18  # grey levels
+CHOSEN = 8  # frames, spread over the video
+# Mean difference in grey levels. Ours and plain PyAV decode and convert with the same libraries: bit for bit.
+# torchcodec may convert YUV to RGB with other roundings. Frames that follow on each other are some ten levels apart.
+SAME, OTHER_CONVERSION = 0.0, 3.0
+DecodeFrames = Callable[[Path, Sequence[int]], np.ndarray]
+Task = tuple[Path, Sequence[int]]  # a file, and the indices of the wanted frames
+
+
+def make_workload(case: Case, environment: Environment) -> Workload:
+    """
+    Raises:
+        UnavailableError: where no H.264 can be encoded here.
+    """
+    task = (generated_clip(case.clip, environment), uniform(total_num_frames=num_frames(case.clip), num_frames=CHOSEN))
+    return Workload(
+        prepare={name: partial(PATHS[name].prepare, task) for name in case.paths},
+        reference=lambda: decode_sequentially(*task),
+        difference=frame_difference,
+        tolerance=lambda path: OTHER_CONVERSION if path.startswith("torchcodec") else SAME,
+    )
+
+
+def num_frames(clip: Clip) -> int:
+    return clip.seconds * FPS
+
+
+def generated_clip(clip: Clip, environment: Environment) -> Path:
+    """
+    The file of a clip.
+
+    Raises:
+        UnavailableError: where PyAV is missing, or was built without an H.264 encoder.
+    """
+    path = environment.folder / f"clip-{clip.width}x{clip.height}-{clip.seconds}s-{environment.seed}.mp4"
+    if not path.exists():
+        with output_file(path) as temporary:
+            write_clip(temporary, clip, environment.seed)
+    return path
+
+
+def write_clip(path: Path, clip: Clip, seed: int) -> None:
+    """A camera with some noise of its own that pans over tiles of random tones: some 6 Mbit/s at 1080p."""
+    try:
+        import av
+
+        codec = av.codec.Codec(ENCODER, "w")
+    except (ImportError, ValueError) as error:  # av's UnknownCodecError is one
+        raise UnavailableError(f"a clip can't be generated: {error}; it takes PyAV with {ENCODER}") from error
+    random = np.random.default_rng(seed)
+    picture, noise = random_picture(clip, random), random_noise(clip, random)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec.name, rate=FPS, options=ENCODER_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
+        for frame in range(num_frames(clip)):
+            position = (frame * PAN[0] % clip.height, frame * PAN[1] % clip.width)
+            pixels = window(picture, clip, *position) + window(noise, clip, *random.integers((clip.height, clip.width)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def window(picture: np.ndarray, clip: Clip, row: int, column: int) -> np.ndarray:
+    """What the camera sees of a picture that is twice as high and wide."""
+    return picture[row : row + clip.height, column : column + clip.width]
+
+
+def random_picture(clip: Clip, random: np.random.Generator) -> np.ndarray:
+    """(2 * height, 2 * width, 3), uint8"""
+    rows, columns = 2 * clip.height, 2 * clip.width
+    tones = random.integers(20, 220, (-(-rows // TILE), -(-columns // TILE), 3), dtype=np.uint8)
+    return tones.repeat(TILE, axis=0).repeat(TILE, axis=1)[:rows, :columns]
+
+
+def random_noise(clip: Clip, random: np.random.Generator) -> np.ndarray:
+    """(2 * height, 2 * width, 1), uint8"""
+    return random.integers(0, NOISE, (2 * clip.height, 2 * clip.width, 1), dtype=np.uint8)
+
+
+def decode_sequentially(file: Path, indices: Sequence[int]) -> np.ndarray:
+    """Every frame from the first to the last of `indices`, by the plainest loop: (frames, height, width, 3), uint8"""
+    import av
+
+    frames = {}
+    with av.open(str(file)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in indices:
+                frames[index] = frame.to_ndarray(format="rgb24")
+            if index == max(indices):
+                break
+    return np.stack([frames[index] for index in indices])
+
+
+def decode_ours(file: Path, indices: Sequence[int]) -> np.ndarray:
+    return decode_frames(str(file), lambda about: indices)[0]
+
+
+def decode_with_torchcodec(file: Path, indices: Sequence[int], threads: int = 1) -> np.ndarray:
+    """`threads` are FFmpeg's, of which torchcodec takes one where it isn't told otherwise; 0 is as many as it likes."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(file), dimension_order="NHWC", num_ffmpeg_threads=threads)
+    return decoder.get_frames_at(list(indices)).data.numpy()
+
+
+def decode_all(file: Path) -> None:
+    """What the codec itself takes for the whole file: no frame is converted or kept."""
+    import av
+
+    with av.open(str(file)) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for _ in container.decode(video=0):
+            pass
+
+
+def check_torchcodec() -> None:
+    """
+    Raises:
+        UnavailableError: where it isn't installed or finds no FFmpeg.
+    """
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UnavailableError(f"torchcodec isn't there ({reason}): pip install torchcodec, and FFmpeg") from error
+
+
+def frame_difference(got: np.ndarray, expected: np.ndarray) -> float:
+    """The mean of the frame that differs most, in grey levels."""
+    if got.shape != expected.shape:
+        raise ValueError(f"the frames are {got.shape}, the reference's {expected.shape}")
+    return max(float(np.abs(one.astype(np.int16) - other).mean()) for one, other in zip(got, expected, strict=True))
+
+
+def prepare_decoding(decode: DecodeFrames, task: Task) -> Prepared:
+    if decode is not decode_ours and decode is not decode_sequentially:
+        check_torchcodec()
+    return Prepared(lambda: decode(*task))
+
+
+def prepare_decode_all(task: Task) -> Prepared:
+    return Prepared(lambda: decode_all(task[0]))
+
+
+PATHS = {
+    "ours": CodePath("ours", "timesformer_hf, only what is needed", partial(prepare_decoding, decode_ours)),
+    "pyav-sequential": CodePath(
+        "peer", "PyAV, every frame up to the last one", partial(prepare_decoding, decode_sequentially)
+    ),
+    "torchcodec": CodePath(
+        "peer", "torchcodec as it comes, one thread", partial(prepare_decoding, decode_with_torchcodec)
+    ),
+    "torchcodec-threads": CodePath(
+        "peer",
+        "torchcodec, FFmpeg's own number of threads",
+        partial(prepare_decoding, partial(decode_with_torchcodec, threads=0)),
+    ),
+    "full-decode": CodePath("limit", "the codec alone, the whole file", prepare_decode_all),
+}

@@ -1,0 +1,326 @@
+"""`timesformer-hf bench`: ours and its peers, side by side."""
+
+import argparse
+import contextlib
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import default_device, positive, quiet_transformers
+
+
+if TYPE_CHECKING:
+    from ..benchmark import Environment
+    from ..benchmark_cases import Case
+    from ..benchmark_results import CaseResult, Results
+
+
+DESCRIPTION = """\
+Measure this package against its peers on this machine: the model built into transformers, ONNX Runtime, PyAV and
+torchcodec. All do the same work in one process, with the same random weights, and take turns; before that the results
+of each are compared with a reference, and a path that disagrees is reported as failed and not timed. Beside them stands
+the machine's own limit: the model's matrix products alone, or the codec alone.
+
+Without arguments, a short run of about two minutes on two cores. --list shows all cases and who takes part in them. A
+case is chosen by its name, its kind or a tag; + joins those that must hold together, and * stands for anything. What is
+not installed is listed as missing, with the reason. Paths that take minutes to prepare, those with torch.compile, are
+measured only where --paths names them.
+
+Printed are medians and, for ratios, quartiles in brackets: 1.20x [1.18, 1.23] is 1.2 times as fast. On a machine with
+other work to do, the ratios are steadier than the times. The exit code is 1 where a path disagrees or one of ours
+breaks.
+"""
+EXAMPLES = """\
+examples:
+  timesformer-hf bench
+  timesformer-hf bench --list
+  timesformer-hf bench --cases inference+base+fp32 decode --repetitions 7 --out results.json
+  timesformer-hf bench --cases joint-32f-fp32 'training-base-b8-*' --threads 2
+  timesformer-hf bench --cases inference+base+b32+bf16 --device cuda --paths all
+  timesformer-hf bench --page docs/performance.md laptop.json server.json
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure speed and memory against the peers",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "results", nargs="*", metavar="JSON", help="with --page or --plot: what earlier runs wrote; nothing is measured"
+    )
+    parser.add_argument("--list", action="store_true", help="show the cases and their paths, and measure nothing")
+    parser.add_argument("--cases", nargs="+", metavar="CASE", help="which to measure (default: those tagged quick)")
+    parser.add_argument(
+        "--paths",
+        nargs="+",
+        metavar="PATH",
+        help='which paths of them, by name, or "all" (default: all that are prepared in seconds)',
+    )
+    parser.add_argument("--device", help='"cpu", "cuda", "cuda:1" (default: an accelerator where there is one)')
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="of the libraries that compute (default: torch's own choice)"
+    )
+    parser.add_argument("--repetitions", type=positive, default=3, metavar="N", help="of each path (default: 3)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, clips and videos (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="write every single time, with machine and versions, as JSON")
+    parser.add_argument(
+        "--page", metavar="FILE", help="write a page in Markdown, and beside it the chart that it shows, in .svg"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="write the chart alone, to .svg or .png")
+    parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..benchmark_cases import CASES, select_cases
+
+    if args.list:
+        print(list_of_cases(select_cases(args.cases) if args.cases else CASES))
+        return 0
+    check_outputs(args)
+    if args.results:
+        results = read_all(args)
+    else:
+        results = [run_cases(select_cases(args.cases or ()), args)]
+        print(terminal_text(results[0]))
+    write_outputs(args, results)
+    return 1 if not args.results and results[0].failed else 0
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError, FileExistsError, ImportError: where arguments don't go together or a file can't be written.
+    """
+    from ..atomic_outputs import check_output_file
+    from ..cost_plot import check_can_plot
+
+    if args.results and not (args.page or args.plot):
+        raise ValueError(f"{args.results[0]}: results of earlier runs are for --page or --plot; give one of them")
+    measuring = [f"--{name}" for name in ("cases", "paths", "device", "threads", "out") if getattr(args, name)]
+    if args.results and measuring:
+        raise ValueError(f"{', '.join(measuring)} are for measuring, and with results of earlier runs nothing is")
+    if args.page and Path(args.page).suffix != ".md":
+        raise ValueError(f"--page {args.page}: the name of a page must end in .md")
+    for path in plots(args):
+        check_can_plot(path)
+    for path in (args.out, args.page, *plots(args)):
+        if path is not None:
+            check_output_file(path, args.overwrite)
+
+
+def plots(args: argparse.Namespace) -> list[str]:
+    """The charts to write."""
+    return [*([args.plot] if args.plot else []), *([str(Path(args.page).with_suffix(".svg"))] if args.page else [])]
+
+
+def read_all(args: argparse.Namespace) -> list["Results"]:
+    from ..benchmark_results import read_results
+
+    return [read_results(path) for path in args.results]
+
+
+def list_of_cases(cases: Sequence["Case"]) -> str:
+    """A line for each case, then who takes part, by kind."""
+    from ..benchmark_cases import KINDS
+
+    width = max(len(case.name) for case in cases)
+    lines = [f"{case.name:<{width}}  {case.about}  [{', '.join((case.kind, *case.tags))}]" for case in cases]
+    for kind in KINDS:
+        names = dict.fromkeys(name for case in cases if case.kind == kind for name in case.paths)
+        table = paths_of(kind)
+        if names:
+            lines += ["", f"paths of {kind}:"]
+        for name in names:
+            asked = " (only where --paths names it)" if table[name].on_request else ""
+            lines.append(f"  {name:<{width - 2}}  {table[name].role}: {table[name].about}{asked}")
+    return "\n".join(lines)
+
+
+def paths_of(kind: str) -> dict:
+    """The table of paths of a kind of case."""
+    from ..benchmark_cases import KINDS
+
+    return import_module(f"..{KINDS[kind]}", __package__).PATHS
+
+
+def run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
+    """
+    Measure them, and write `--out` after each, so that what was measured stays where the rest is interrupted.
+
+    Raises:
+        ValueError: for a device that isn't there, or a path that no case has.
+    """
+    from ..benchmark_results import write_results
+
+    device = check_device(default_device(args.device))
+    check_paths(args.paths, cases)
+    results, overwrite = new_results(device, args), args.overwrite
+    with environment(device, args) as here, progress(len(cases), args) as bar:
+        for number, case in enumerate(cases, start=1):
+            bar.set_description(case.name)
+            results.cases.append(run_case(case, here, args, bar.update))
+            bar.n = number * steps(args)  # where a case broke off, too
+            if args.out is not None:
+                write_results(args.out, results, overwrite)
+                overwrite = True  # our own
+    return results
+
+
+def steps(args: argparse.Namespace) -> int:
+    """Of a case, for the progress bar: memory, agreement, repetitions."""
+    return 2 + args.repetitions
+
+
+def progress(num_cases: int, args: argparse.Namespace):
+    from tqdm import tqdm
+
+    return tqdm(total=num_cases * steps(args), unit="step", disable=None)
+
+
+@contextlib.contextmanager
+def environment(device: str, args: argparse.Namespace) -> Iterator["Environment"]:
+    """A folder that goes at the end, and torch's threads set until then."""
+    import torch
+
+    from ..benchmark import Environment
+
+    threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="timesformer-hf-bench-") as folder, quiet_transformers():
+        torch.set_num_threads(args.threads or threads)
+        try:
+            yield Environment(device, torch.get_num_threads(), args.seed, Path(folder))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def run_case(case: "Case", here: "Environment", args: argparse.Namespace, advance) -> "CaseResult":
+    """Measure one; what goes wrong with it is in its result, and the others are measured all the same."""
+    from ..benchmark import Stopwatch, UnavailableError, measure, one_line
+    from ..benchmark_cases import KINDS
+    from ..benchmark_models import free_memory, synchronizer
+    from ..benchmark_results import CaseResult, PathResult
+
+    chosen = chosen_paths(case, args.paths)
+    result = CaseResult(case.name, case.about, case.kind)
+    if not chosen:
+        result.skipped = "--paths names none of its paths"
+        return result
+    try:
+        workload = import_module(f"..{KINDS[case.kind]}", __package__).make_workload(case, here)
+        result.paths = [PathResult(name, paths_of(case.kind)[name].role) for name in chosen]
+        result.multiply_accumulates = workload.multiply_accumulates
+        measure(result, workload, args.repetitions, Stopwatch(synchronize=synchronizer(here.device)), advance)
+    except Exception as error:  # the others are measured all the same
+        result.paths, result.skipped = [], one_line(error)
+        result.broken = not isinstance(error, (UnavailableError, ImportError))
+    free_memory(here.device)
+    return result
+
+
+def chosen_paths(case: "Case", names: Sequence[str] | None) -> list[str]:
+    """In the order of the case."""
+    if names is None:
+        return [name for name in case.paths if not paths_of(case.kind)[name].on_request]
+    return [name for name in case.paths if "all" in names or name in names]
+
+
+def check_paths(names: Sequence[str] | None, cases: Sequence["Case"]) -> None:
+    """
+    Raises:
+        ValueError: for one that none of the cases has.
+    """
+    known = dict.fromkeys(name for case in cases for name in case.paths)
+    for name in names or ():
+        if name != "all" and name not in known:
+            raise ValueError(f'--paths {name}: the chosen cases have {", ".join(known)}; or "all"')
+
+
+def check_device(device: str) -> str:
+    """
+    Raises:
+        ValueError: where torch doesn't know it or it isn't there.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+        if torch.device(device).type != "meta":
+            return device
+        reason = "it computes nothing"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.append(str(torch.accelerator.current_accelerator()))
+    raise ValueError(f"--device {device}: can't compute there ({reason}); this machine has {', '.join(there)}")
+
+
+def new_results(device: str, args: argparse.Namespace) -> "Results":
+    import torch
+
+    from ..benchmark_machine import describe_machine, describe_versions
+    from ..benchmark_results import Results
+
+    return Results(
+        machine=describe_machine(device),
+        versions=describe_versions(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_of(args),
+        settings={
+            "device": device,
+            "threads": args.threads or torch.get_num_threads(),
+            "repetitions": args.repetitions,
+            "seed": args.seed,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+    )
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """What to call to measure the same, wherever the outputs go."""
+    words = ["timesformer-hf", "bench"]
+    for name in ("cases", "paths", "device", "threads", "repetitions", "seed"):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def terminal_text(results: "Results") -> str:
+    """Each case, then all at a glance."""
+    from ..benchmark_page import about, case_text, summary
+
+    cases = [f"{case.name}\n{case_text(case)}" for case in results.cases]
+    return "\n\n".join([about(results), *cases, summary(results.cases)])
+
+
+def write_outputs(args: argparse.Namespace, results: Sequence["Results"]) -> None:
+    """The page and the charts, where there is something to draw; `--out` is there already."""
+    from ..atomic_outputs import output_file
+    from ..benchmark_page import performance_page, plotted_rows
+    from ..benchmark_plot import plot_ratios
+
+    rows = plotted_rows(results)
+    charts = plots(args) if rows else []
+    if plots(args) and not rows:
+        print("timesformer-hf: no chart, since no case has both ours and a peer measured", file=sys.stderr)
+    for path in charts:
+        with output_file(path, args.overwrite) as temporary:
+            plot_ratios(temporary, rows)
+    if args.page is not None:
+        chart = Path(args.page).with_suffix(".svg").name if rows else None
+        with output_file(args.page, args.overwrite) as temporary:
+            temporary.write_text(performance_page(results, chart))
+    for path in (args.out, args.page, *charts):
+        if path is not None:
+            print(f"timesformer-hf: wrote {path}", file=sys.stderr)

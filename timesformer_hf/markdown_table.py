@@ -1,0 +1,11 @@
+"""Tables in Markdown that are aligned too for those who read them in a terminal."""
+
+from collections.abc import Sequence
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Names to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (heads, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
