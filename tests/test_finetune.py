@@ -528,6 +528,51 @@ class TestResuming:
     def test_nothing_to_resume(self, data, model, tmp_path):
         run(tmp_path / "out", data, model=model, resume=True, num_train_epochs=1)
 
+    def test_killed_when_the_last_step_was_done(self, data, model, tmp_path):
+        """Nothing is left to train, also where the steps don't fill an epoch."""
+        settings = {"model": model, "max_steps": 6, "lr_scheduler_type": "constant"} | STEPS
+        run(tmp_path / "out", data, **settings)
+        before = weights(tmp_path / "out")
+        (tmp_path / "out" / "config.json").unlink()
+        run(tmp_path / "out", data, resume=True, **settings)
+        assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "out").items())
+
+
+class TestResumingStreams:
+    """Two shards of 4 and 3 clips in batches of 2: a pass over them has 4 batches."""
+
+    SETTINGS = {"streaming": True, "eval_strategy": "no", "logging_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+    @pytest.fixture
+    def shards(self, data, tmp_path):
+        folder = tmp_path / "set"
+        save_data_set(data, folder)
+        datasets = pytest.importorskip("datasets")
+        rows = datasets.Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(tmp_path / "cache"))
+        (folder / "train.parquet").unlink()
+        for shard, part in enumerate((range(4), range(4, 7))):
+            rows.select(part).to_parquet(folder / f"train-{shard}.parquet")
+        return folder
+
+    @pytest.mark.parametrize(
+        ("num_workers", "accumulation", "steps"), [(0, 1, (2, 4, 6, 9, 10)), (2, 1, (6, 9)), (0, 3, (1, 2, 4))]
+    )
+    def test_same_weights(self, num_workers, accumulation, steps, shards, model, tmp_path, monkeypatch):
+        """From the first, second and third pass, at an end of one, and with batches that a pass leaves over."""
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
+        settings = {"model": model, "dataloader_num_workers": num_workers, "max_steps": 10} | self.SETTINGS
+        settings |= {"gradient_accumulation_steps": accumulation, "save_total_limit": 100}
+        if accumulation > 1:
+            settings["max_steps"] = 5
+        whole = tmp_path / "whole"
+        run(whole, shards, **settings)
+        for step in steps:
+            out = tmp_path / f"{step}"
+            shutil.copytree(whole / f"checkpoint-{step}", out / f"checkpoint-{step}")
+            run(out, shards, resume=True, **settings)
+            assert_same_weights(out, whole)
+            assert losses(out) == losses(whole)
+
 
 class TestUnreadableClips:
     @pytest.fixture

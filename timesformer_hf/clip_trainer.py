@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .classification_metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
 from .clip_losses import ClipLoss
 from .training_callbacks import EpochCallback, InterruptionCallback, UnreadableClipsCallback, resume_hint
 from .training_recipes import drop_factor, parameter_groups, scaled_learning_rate
-from .video_dataset import IGNORED_LABEL, EpochSampler, SkippedClips
+from .video_dataset import IGNORED_LABEL, ClipStream, EpochSampler, SkippedClips
 
 
 class CheckpointError(OSError):
@@ -133,6 +134,22 @@ class ClipTrainer(Trainer):
     def compute_loss(self, model, *args, **kwargs):
         self.clip_loss.training = model.training
         return super().compute_loss(model, *args, **kwargs)
+
+    def _init_training_state(self, max_steps, steps_of_epoch, num_epochs, checkpoint, trial) -> tuple[int, int]:
+        """
+        The epoch that is gone on with, and how many batches of it are done. Trainer takes a pass over a stream to be as
+        long as the training, so how often one has ended stands in its state alone; and it would add a step to a
+        training that is finished.
+        """
+        place = super()._init_training_state(max_steps, steps_of_epoch, num_epochs, checkpoint, trial)
+        if self.state.global_step >= max_steps:
+            return num_epochs, 0
+        if checkpoint is None or not isinstance(self.train_dataset, ClipStream):
+            return place
+        stored = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))  # its max_steps may be another
+        passes, part = divmod(stored.epoch, 1)
+        batches = round(part * stored.max_steps * self.args.gradient_accumulation_steps)
+        return int(passes), 0 if self.args.ignore_data_skip else batches
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         step = self.state.global_step
