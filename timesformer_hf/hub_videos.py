@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from .feature_extraction import is_url
-from .labelled_videos import LabelledVideo, as_labels, find_columns, group_of_name
+from .labelled_videos import LabelledVideo, as_labels, find_columns, name_group, name_split
 from .video_decoding import VideoSource
 
 
@@ -22,7 +22,7 @@ def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple
             title = title or f"{source}, {split}, row {index}"
             labels_of_row = as_labels(label, name_of)
             fetch = partial(fetch_row, rows, index, video_column)
-            videos.append(LabelledVideo(title, labels_of_row, str(group or group_of_name(title)), split, fetch))
+            videos.append(LabelledVideo(title, labels_of_row, name_group(group, title), name_split(split), fetch))
     return videos, names
 
 
@@ -116,9 +116,10 @@ class VideoStream:
         seed: int = 0,
     ):
         splits = load_data_set(source, config, streaming=True)
-        if split not in splits:
+        found = split if split in splits else {name_split(name): name for name in splits}.get(name_split(split))
+        if found is None:
             raise ValueError(f"{source} has no split {split!r}; its splits are {', '.join(splits)}")
-        rows, self.video_column, self.label_column, names = open_columns(source, splits[split])
+        rows, self.video_column, self.label_column, names = open_columns(source, splits[found])
         if label_names is None and names is None:
             raise ValueError(f"{source} doesn't name its classes; give their names, a streamed set can't be searched")
         self.source, self.split = source, split

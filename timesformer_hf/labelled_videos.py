@@ -22,7 +22,7 @@ from .feature_extraction import VIDEO_EXTENSIONS, is_url
 from .video_decoding import VideoSource
 
 
-SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -42,7 +42,7 @@ class LabelledVideo:
         name: its path or URL, or what its data set calls it.
         labels: one, or with several labels a video any number of them.
         group: of videos that must stay on one side of a split.
-        split: `"train"`, `"validation"`, `"test"`, another name of its data set's, or `None`.
+        split: `"train"`, `"validation"`, `"test"`, another name of its source's, or `None`.
         fetch: gives what to decode where that isn't a file of that name.
     """
 
@@ -85,9 +85,13 @@ class LabelledVideos(Sequence):
         """
         The videos of one split, with the label names of all.
 
+        Args:
+            split: its name, or another one for it, such as `val` for `validation`.
+
         Raises:
             ValueError: where there is no such split; the message lists those that there are.
         """
+        split = name_split(split)
         videos = [video for video in self.videos if video.split == split]
         if not videos:
             raise ValueError(f"There is no split {split!r}; the splits are {', '.join(self.splits) or 'not given'}")
@@ -186,7 +190,7 @@ def read_class_folders(folder: Path) -> list[LabelledVideo]:
         ValueError: for a folder without class folders, a class folder without a video, or splits beside classes.
     """
     folders = class_folders(folder)
-    splits = {path: SPLIT_FOLDERS[path.name.lower()] for path in folders if path.name.lower() in SPLIT_FOLDERS}
+    splits = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
     if "train" not in splits.values():  # a lone `test` may be a class
         return [video for path in folders for video in read_class_folder(path)]
     if others := [path.name for path in folders if path not in splits]:
@@ -239,6 +243,17 @@ def group_of_name(path: str) -> str:
     return next((match.group(1) for match in matches if match), path)
 
 
+def name_split(name: str | None) -> str | None:
+    """`"train"`, `"validation"` or `"test"` for whatever name they go by; others as they are."""
+    return SPLIT_NAMES.get(name.strip().lower(), name) if name else None
+
+
+def name_group(value, name: str) -> str:
+    """The group that a table gives a video of that name, 0 being one too; without, what the name says."""
+    is_missing = value is None or value == "" or value != value  # NaN, as pandas writes it
+    return group_of_name(name) if is_missing else str(value)
+
+
 def read_table(path: Path) -> list[LabelledVideo]:
     """
     Raises:
@@ -255,8 +270,8 @@ def read_table(path: Path) -> list[LabelledVideo]:
         if not name:
             raise ValueError(f"{path}: row {number} has no {path_column}")
         name = name if is_url(name) else str(path.parent / name)
-        group = row.get("group") or group_of_name(name)
-        videos.append(LabelledVideo(name, as_labels(row[label_column]), str(group), row.get("split") or None))
+        group, split = name_group(row.get("group"), name), name_split(row.get("split"))
+        videos.append(LabelledVideo(name, as_labels(row[label_column]), group, split))
     check_some_exist(path, [video.name for video in videos if not is_url(video.name)])
     return videos
 
