@@ -42,8 +42,8 @@ from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
 from timesformer_hf.training_recipes import RECIPES
 from timesformer_hf.training_report import TrainingReport, base_model
+from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
-from timesformer_hf.video_splits import find_leaks, train_validation_split
 
 
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
@@ -174,15 +174,10 @@ def load_data(args: DataArguments, training: ClipTrainingArguments) -> Data:
     if args.streaming:
         return load_streams(args, training, names)
     videos = read_labelled_videos(args.data, None, names, args.multi_label, args.data_config)
-    if args.validation_data is None and args.validation_split in videos.splits:
-        train, validation = videos.of_split(args.train_split), videos.of_split(args.validation_split)
-    else:
-        train = videos.of_split(args.train_split) if videos.splits else videos
-        if args.validation_data is None:
-            train, validation = train_validation_split(train, args.validation_share, args.split_seed)
-        else:
-            validation = load_validation_data(args, videos)
-    check_splits(train, validation)
+    validation = None if args.validation_data is None else load_validation_data(args, videos)
+    train, validation = choose_splits(
+        videos, args.validation_share, args.split_seed, args.train_split, args.validation_split, validation
+    )
     return Data(train, validation, videos.label_names, videos.multi_label)
 
 
@@ -206,23 +201,6 @@ def load_streams(args: DataArguments, training: ClipTrainingArguments, names: li
     else:
         validation = VideoStream(args.data, args.validation_split, **settings)
     return Data(train, validation, train.label_names, multi_label)
-
-
-def check_splits(train: LabelledVideos, validation: LabelledVideos) -> None:
-    """
-    Warns of videos that are in both.
-
-    Raises:
-        ValueError: for a class that is validated and not trained.
-    """
-    trained = {label for video in train for label in video.labels}
-    if missing := sorted({label for video in validation for label in video.labels} - trained):
-        raise ValueError(f"No training video has the label {', '.join(missing[:5])}, with which it is validated")
-    if leaks := find_leaks(train, validation):
-        logger.warning(
-            f"{len(leaks)} videos to validate with are also trained with, or cut from the same source, {leaks[0]} for "
-            "one: the accuracy will be too good"
-        )
 
 
 def start_model(args: ModelArguments, data: Data) -> tuple:

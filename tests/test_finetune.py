@@ -916,6 +916,23 @@ class TestAccelerate:
         assert accuracy == sum(right) / len(right)
         assert not torch.equal(weights(out)["classifier.weight"], weights(model)["classifier.weight"])
 
+    def test_given_splits(self, data, model, tmp_path):
+        """What is to be tested or validated with is not trained."""
+        split_of = ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
+        for number, split in enumerate(split_of):
+            name = f"{('cat', 'dog')[number % 2]}/{number}.mp4"
+            (tmp_path / "data" / split / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / name, tmp_path / "data" / split / name)
+        example = load_example("finetune_accelerate")
+        args = example.parse_arguments(flags(data=tmp_path / "data", model=model, output_dir=tmp_path / "out"))
+        _, processor, label2id = start_from_checkpoint(model, ["cat", "dog"])
+        videos = example.read_labelled_videos(args.data)
+        for loader, split in zip(
+            example.make_loaders(args, videos, processor, label2id), ("train", "validation"), strict=False
+        ):
+            found = {Path(video.name).name for video in loader.dataset.videos}
+            assert found == {f"{number}.mp4" for number in range(12) if split_of[number] == split}
+
 
 def timesformer_split(data: Path):
     from timesformer_hf.video_dataset import read_labelled_videos, train_validation_split
