@@ -36,7 +36,7 @@ from timesformer_hf.feature_extraction import is_url
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
 from timesformer_hf.label_lists import read_labels
-from timesformer_hf.labelled_videos import LabelledVideos, read_labelled_videos
+from timesformer_hf.labelled_videos import LabelledVideos, name_split, read_labelled_videos
 from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
@@ -183,7 +183,7 @@ def load_data(args: DataArguments, training: ClipTrainingArguments) -> Data:
 
 def load_validation_data(args: DataArguments, train: LabelledVideos) -> LabelledVideos:
     videos = read_labelled_videos(args.validation_data, None, train.label_names, train.multi_label, args.data_config)
-    return videos.of_split(args.validation_split) if args.validation_split in videos.splits else videos
+    return videos.of_split(args.validation_split) if name_split(args.validation_split) in videos.splits else videos
 
 
 def load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.clip_augmentation import ClipAugmentation, make_clip_transform
 from timesformer_hf.random_sampling import RANDOM_SAMPLING, random_frame_indices
+from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import (
     ClipDataset,
     ClipLoader,
@@ -142,6 +143,25 @@ class TestTables:
         assert videos.label_names == ["cat", "dog"]
         assert not videos.multi_label
 
+    def test_group_zero_and_missing_groups(self, tmp_path):
+        """Whole numbers with some missing, which pandas writes as numbers with a fraction and NaN."""
+        pa = pytest.importorskip("pyarrow")
+        names = touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4") and ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+        for groups in ([0, 0, None, None], [0.0, 0.0, float("nan"), float("nan")]):
+            table = pa.table({"path": names, "label": ["x", "y", "x", "y"], "group": groups})
+            pa.parquet.write_table(table, tmp_path / "t.parquet")
+            found = [video.group for video in read_labelled_videos(tmp_path / "t.parquet")]
+            assert [found.index(group) for group in found] == [0, 0, 2, 3]
+
+    @pytest.mark.parametrize(("train", "validation"), [("Train", "val"), ("training", "Valid"), ("train ", "DEV")])
+    def test_names_of_splits(self, train, validation, tmp_path):
+        """Those that folders may have."""
+        text = f"path,label,split\na.mp4,cat,{train}\nsub/b.mp4,dog,{validation}\n"
+        videos = read_labelled_videos(self.write(tmp_path / "t.csv", text))
+        assert videos.splits == ["train", "validation"]
+        assert listing(videos.of_split(train)) == listing(videos.of_split("train")) == [("a.mp4", ("cat",))]
+        assert listing(videos.of_split(validation)) == [("b.mp4", ("dog",))]
+
     def test_several_labels(self, tmp_path):
         videos = read_labelled_videos(self.write(tmp_path / "t.csv", "path,labels\na.mp4,cat|dog\nsub/b.mp4,\n"))
         assert videos.multi_label
@@ -214,6 +234,27 @@ class TestDataSets:
         assert videos.splits == ["train", "test"]
         assert listing(videos.of_split("test")) == [("test_0.mp4", ("right",)), ("test_1.mp4", ("left",))]
         assert videos.of_split("train")[3].source == b"train 3"
+
+    def test_names_of_splits(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        load = datasets.load_dataset
+
+        def with_other_names(*args, **settings):  # one has any in a data set's script or card
+            return {{"test": "eval"}.get(name, name): rows for name, rows in load(*args, **settings).items()}
+
+        monkeypatch.setattr(datasets, "load_dataset", with_other_names)
+        assert read_labelled_videos(folder).splits == ["train", "test"]
+        for name in ("test", "eval"):
+            assert len(list(VideoStream(folder, name))) == 2
+
+    def test_group_zero(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        for file in (folder / "data").iterdir():
+            rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "rows"))
+            rows.add_column("group", [0] * len(rows)).to_parquet(file)
+        assert {video.group for video in read_labelled_videos(folder)} == {"0"}
 
     def test_stream(self, folder):
         stream = VideoStream(folder, "train")
@@ -313,6 +354,28 @@ class TestSplit:
         videos = read_labelled_videos(data)
         leaks = find_leaks(videos.of_split("train"), videos.of_split("test"))
         assert [Path(name).name for name in leaks] == ["3.mp4", "v_B_g01_c02.avi"]
+
+
+class TestChosenSplits:
+    def choose(self, tmp_path, splits: list[str], **settings):
+        """Two videos, a `cat` and a `dog`, in each of the splits that a table names."""
+        rows = [f"{i}{label}.mp4,{label},{split}" for i, split in enumerate(splits) for label in ("cat", "dog")]
+        touch(tmp_path, "0cat.mp4")
+        (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+        return choose_splits(read_labelled_videos(tmp_path / "t.csv"), **settings)
+
+    @pytest.mark.parametrize("name", ["validation", "val", "Dev"])
+    def test_whatever_they_are_called(self, name, tmp_path):
+        for settings in ({}, {"validation_split": name}):
+            train, validation = self.choose(tmp_path, ["training", name], **settings)
+            assert [Path(video.name).name for video in train] == ["0cat.mp4", "0dog.mp4"]
+            assert [Path(video.name).name for video in validation] == ["1cat.mp4", "1dog.mp4"]
+
+    def test_videos_of_no_use(self, tmp_path, caplog):
+        self.choose(tmp_path, ["train", "val", "test"])
+        assert "neither trained" not in caplog.text
+        self.choose(tmp_path, ["train", "val", "vall", "", ""])
+        assert "neither trained nor validated with: 2 in 'vall', 4 in no split" in caplog.text
 
 
 class TestRandomSampling:

@@ -1,8 +1,10 @@
 """Which of the labelled videos are trained and which validated with, where their source has splits or has none."""
 
+from collections import Counter
+
 from transformers.utils import logging
 
-from .labelled_videos import LabelledVideos
+from .labelled_videos import LabelledVideos, name_split
 from .video_splits import find_leaks, train_validation_split
 
 
@@ -30,12 +32,22 @@ def choose_splits(
         ValueError: where the first or the second would be empty, or has a label to validate with that isn't trained.
     """
     train = videos.of_split(train_split) if videos.splits else videos
-    if validation is None and validation_split in videos.splits:
+    if validation is None and name_split(validation_split) in videos.splits:
         validation = videos.of_split(validation_split)
+    if videos.splits:
+        warn_of_unused(videos, {"test", *map(name_split, (train_split, validation_split))})
     if validation is None:
         train, validation = train_validation_split(train, share, seed)
     check_splits(train, validation)
     return train, validation
+
+
+def warn_of_unused(videos: LabelledVideos, known: set[str]) -> None:
+    """Warns of videos in other splits than the known ones, or in none; their names may be misspelt."""
+    unused = Counter(video.split for video in videos if video.split not in known)
+    if unused:
+        places = (f"{count} in " + ("no split" if split is None else repr(split)) for split, count in unused.items())
+        logger.warning(f"Videos that are neither trained nor validated with: {', '.join(places)}")
 
 
 def check_splits(train: LabelledVideos, validation: LabelledVideos) -> None:
