@@ -36,7 +36,7 @@ from timesformer_hf.feature_extraction import is_url
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
 from timesformer_hf.label_lists import read_labels
-from timesformer_hf.labelled_videos import LabelledVideos, name_split, read_labelled_videos
+from timesformer_hf.labelled_videos import LabelledVideos, check_text, name_split, read_labelled_videos
 from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
@@ -189,10 +189,10 @@ def load_validation_data(args: DataArguments, train: LabelledVideos) -> Labelled
 def load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:
     if training.max_steps <= 0:
         raise ValueError("--streaming needs --max_steps: the length of a stream is not known")
-    settings = {"label_names": names, "config": args.data_config}
+    multi_label = bool(args.multi_label)
+    settings = {"label_names": names, "config": args.data_config, "multi_label": multi_label}
     shuffling = {"buffer_size": args.shuffle_buffer, "seed": training.seed}
     train = VideoStream(args.data, args.train_split, **settings, **shuffling)
-    multi_label = bool(args.multi_label)
     known = LabelledVideos([], train.label_names, multi_label)
     if args.validation_data is not None:
         validation = load_validation_data(args, known)
@@ -346,10 +346,11 @@ def write_split(data: Data, path: Path, resumed: bool) -> None:
     What is trained and what validated with, as a table that `--data` takes.
 
     Raises:
-        ValueError: where a run that is continued began with something else.
+        ValueError: where a run that is continued began with something else, or a name is no text.
     """
     if isinstance(data.train, VideoStream):
         return
+    check_text(text for video in (*data.train, *data.validation) for text in (video.name, *video.labels))
     rows = [["path", "label", "group", "split"]]
     for split, videos in (("train", data.train), ("validation", data.validation)):
         for video in videos:

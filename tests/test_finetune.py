@@ -574,6 +574,30 @@ class TestResumingStreams:
             assert losses(out) == losses(whole)
 
 
+class TestLabelsAndNames:
+    def test_stream_of_several_labels(self, data, model, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
+        datasets = pytest.importorskip("datasets")
+        paths = [str(path) for path in sorted(data.rglob("*.mp4"))[:4]]
+        rows = {"video": paths, "labels": [["cat", "dog"], ["cat"], [], ["dog"]]}
+        (tmp_path / "set").mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "set" / "train.parquet")
+        (tmp_path / "labels.txt").write_text("cat\ndog\n")
+        settings = {"model": model, "streaming": True, "labels": tmp_path / "labels.txt", "max_steps": 2}
+        settings |= {"eval_strategy": "no", "save_strategy": "no", "logging_steps": 1}
+        run(tmp_path / "one", tmp_path / "set", code=2, **settings)
+        assert re.search(r"\.mp4 in .*set has (no label|2 labels, cat, dog); one is exp", capsys.readouterr().err)
+        run(tmp_path / "several", tmp_path / "set", multi_label=True, **settings)
+        config = TimesformerConfig.from_pretrained(tmp_path / "several")
+        assert config.problem_type == "multi_label_classification"
+
+    def test_name_that_is_no_text(self, data, model, tmp_path, capsys):
+        folder = shutil.copytree(data, tmp_path / "data")
+        (folder / "cat" / "4.mp4").rename(folder / "cat" / os.fsdecode(b"\xff.mp4"))
+        run(tmp_path / "out", folder, code=2, model=model)
+        assert r"/cat/\udcff.mp4' of a file or folder is no text in UTF-8; rename it" in capsys.readouterr().err
+
+
 class TestUnreadableClips:
     @pytest.fixture
     def broken(self, data, tmp_path):

@@ -100,6 +100,10 @@ class TestClassFolders:
         with pytest.raises(ValueError, match=r"class folder .*dog holds no video .*\.mp4"):
             read_labelled_videos(data)
 
+    def test_bar_in_a_name(self, tmp_path):
+        with pytest.raises(ValueError, match=r"class folder .*up\|down has a \| in its name, .*; rename it"):
+            read_labelled_videos(touch(tmp_path, "up|down/a.mp4", "left/b.mp4"))
+
     def test_one_class(self, tmp_path):
         with pytest.raises(ValueError, match="one class only, cat: there is nothing to tell apart"):
             read_labelled_videos(touch(tmp_path, "cat/a.mp4"))
@@ -169,6 +173,17 @@ class TestTables:
         with pytest.raises(ValueError, match=r"a\.mp4 in .* has 2 labels, cat, dog; one is expected"):
             read_labelled_videos(tmp_path / "t.csv", multi_label=False)
 
+    def test_a_missing_label_is_no_choice_of_several(self, tmp_path):
+        table = self.write(tmp_path / "t.csv", "path,label\na.mp4,cat\nsub/b.mp4,\nc.mp4,dog\n")
+        with pytest.raises(ValueError, match=r"b\.mp4 in .* has no label; one is expected, .*--multi_label true"):
+            read_labelled_videos(table)
+        assert read_labelled_videos(table, multi_label=True).multi_label
+
+    def test_other_encoding(self, tmp_path):
+        (tmp_path / "t.csv").write_bytes("path,label\na.mp4,chêne\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=r"t\.csv is no text in UTF-8 \(.*\); save it in that encoding"):
+            read_labelled_videos(tmp_path / "t.csv")
+
     def test_parquet(self, tmp_path):
         pa = pytest.importorskip("pyarrow")
         touch(tmp_path, "a.mp4", "b.mp4")
@@ -200,7 +215,7 @@ class TestTables:
             ("path,label\na.mp4,x\n,y\n", "row 2 has no path"),
             ("path,label\na.mp4,x\nsub/b.mp4\n", "row 2 has more or fewer columns"),
             ("path,label\na.mp4,x\nsub/b.mp4,\n", r"b\.mp4 in .* has no label"),
-            ("path,label\n", "no column of videos"),
+            ("path,label\n", "has no rows; it must have one for each video"),
         ],
     )
     def test_bad(self, text, message, tmp_path):
@@ -281,6 +296,50 @@ class TestDataSets:
         with pytest.raises(ValueError, match="doesn't name its classes; give their names"):
             VideoStream(tmp_path / "nameless", "train")
         assert [video.labels for video in VideoStream(tmp_path / "nameless", "train", ["cat"])] == [("cat",)]
+        (tmp_path / "t.csv").write_text("path,label\na.mp4,cat\n")
+        with pytest.raises(ValueError, match=r"t\.csv is a table, .*; leave --streaming out"):
+            VideoStream(tmp_path / "t.csv", "train")
+
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [
+            ("eel", r"c\.org/b\.mp4 in .*set has the label eel, which is not among the 2 given names \(--labels\)"),
+            (7, r"c\.org/b\.mp4 in .*set: There is no class 7; the 2 classes are 0 to 1"),
+            (-1, "There is no class -1"),
+            ("dog|cat", r"c\.org/b\.mp4 in .*set has 2 labels, dog, cat; one is expected"),
+            (None, r"c\.org/b\.mp4 in .*set has no label"),
+        ],
+    )
+    def test_bad_label_in_a_stream(self, label, message, tmp_path):
+        datasets = pytest.importorskip("datasets")
+        labels = [0 if isinstance(label, int) else "dog", label]
+        rows = datasets.Dataset.from_dict(
+            {"video": ["https://c.org/a.mp4", "https://c.org/b.mp4"], "label": labels},
+        )
+        (tmp_path / "set").mkdir()
+        rows.to_parquet(tmp_path / "set" / "train.parquet")
+        videos = iter(VideoStream(tmp_path / "set", "train", ["dog", "cat"]))
+        assert next(videos).labels == ("dog",)
+        with pytest.raises(ValueError, match=message):
+            next(videos)
+        several = iter(VideoStream(tmp_path / "set", "train", ["dog", "cat"], multi_label=True))
+        if label in (None, "dog|cat"):
+            assert [len(video.labels) for video in several] == [1, 0 if label is None else 2]
+
+    def test_labels_that_are_kept_back(self, folder, tmp_path, monkeypatch):
+        """-1, which isn't the last class: a whole split of it has nothing to say, among others it is an error."""
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        (file,) = (folder / "data").glob("test-*")
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "rows"))
+
+        def relabel(labels: list[int]):
+            rows.remove_columns("label").add_column("label", labels).cast(rows.features).to_parquet(file)
+            return read_labelled_videos(folder)
+
+        assert relabel([-1, -1]).splits == ["train"]
+        with pytest.raises(ValueError, match=r"test_1\.mp4 in .*: There is no class -1; the 2 classes are 0 to 1"):
+            relabel([0, -1])
 
 
 def make_videos(*groups: tuple[int, str]) -> LabelledVideos:

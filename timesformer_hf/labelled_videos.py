@@ -14,7 +14,7 @@ A group is what must not be torn apart between training and validation, such as 
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,7 +113,7 @@ def read_labelled_videos(
         split: only the videos of it; those of all splits where `None`.
         label_names: all classes, in order. Labels that are whole numbers are then places in it, as in the authors'
             tables.
-        multi_label: whether a video may have several labels or none; found out where `None`.
+        multi_label: whether a video may have several labels or none; where `None`, whether one has several.
         config: of a data set on the Hub that has several.
 
     Raises:
@@ -134,7 +134,7 @@ def read_labelled_videos(
         videos, names = read_data_set(source, config)
     videos = name_classes(videos, label_names, source)
     if multi_label is None:
-        multi_label = any(len(video.labels) != 1 for video in videos)
+        multi_label = any(len(video.labels) > 1 for video in videos)
     check_number_of_labels(videos, multi_label, source)
     names = list(label_names or names or sort_names({label for video in videos for label in video.labels}))
     if len(names) < 2 and not multi_label:
@@ -181,7 +181,10 @@ def check_number_of_labels(videos: list[LabelledVideo], multi_label: bool, sourc
     wrong = next((video for video in videos if len(video.labels) != 1), None)
     if wrong is not None and not multi_label:
         got = f"{len(wrong.labels)} labels, {', '.join(wrong.labels)}" if wrong.labels else "no label"
-        raise ValueError(f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label")
+        raise ValueError(
+            f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label "
+            "(finetune.py: --multi_label true)"
+        )
 
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
@@ -218,8 +221,10 @@ def read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
     The videos anywhere below the folder of a class, without hidden ones.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or the name can't be one label in a table.
     """
+    if "|" in folder.name:
+        raise ValueError(f"The class folder {folder} has a | in its name, which parts labels in a table; rename it")
     found = False
     for directory, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -243,27 +248,33 @@ def group_of_name(path: str) -> str:
     return next((match.group(1) for match in matches if match), path)
 
 
-def name_split(name: str | None) -> str | None:
+def is_missing(value) -> bool:
+    """Whether a cell of a table is empty: 0 isn't, and NaN is what pandas makes of an empty one."""
+    return value is None or value == "" or value != value
+
+
+def name_split(name) -> str | None:
     """`"train"`, `"validation"` or `"test"` for whatever name they go by; others as they are."""
-    return SPLIT_NAMES.get(name.strip().lower(), name) if name else None
+    return None if is_missing(name) else SPLIT_NAMES.get(str(name).strip().lower(), str(name))
 
 
 def name_group(value, name: str) -> str:
     """The group that a table gives a video of that name, 0 being one too; without, what the name says."""
-    is_missing = value is None or value == "" or value != value  # NaN, as pandas writes it
-    return group_of_name(name) if is_missing else str(value)
+    return group_of_name(name) if is_missing(value) else str(value)
 
 
 def read_table(path: Path) -> list[LabelledVideo]:
     """
     Raises:
         FileNotFoundError: where there is no such file, or none of the files that it names.
-        ValueError: for missing columns, or a row without a path.
+        ValueError: for missing columns, no rows, or a row without a path.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}")
     rows = read_csv(path) if path.suffix.lower() == ".csv" else read_parquet(path)
-    path_column, label_column = find_columns(path, rows[0].keys() if rows else ())
+    if not rows:
+        raise ValueError(f"{path} has no rows; it must have one for each video")
+    path_column, label_column = find_columns(path, rows[0].keys())
     videos = []
     for number, row in enumerate(rows, start=1):
         name = row[path_column]
@@ -277,8 +288,11 @@ def read_table(path: Path) -> list[LabelledVideo]:
 
 
 def read_csv(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it in that encoding") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"{path}: row {number} has more or fewer columns than the header ({', '.join(rows[0])})")
@@ -326,6 +340,16 @@ def as_labels(value, name_of: Callable[[int], str] = str) -> tuple[str, ...]:
     return tuple(label if isinstance(label, str) else name_of(label) for label in values)
 
 
+def name_class(names: Sequence[str], number: int) -> str:
+    """
+    Raises:
+        ValueError: for a number that no class has, such as the -1 of data sets that keep their labels to themselves.
+    """
+    if not 0 <= number < len(names):
+        raise ValueError(f"There is no class {number}; the {len(names)} classes are 0 to {len(names) - 1}")
+    return names[number]
+
+
 def check_some_exist(table: Path, paths: list[str]) -> None:
     """
     Single files that are missing are found out when they are read. That all are missing is worth knowing at once.
@@ -339,6 +363,18 @@ def check_some_exist(table: Path, paths: list[str]) -> None:
             f"None of the files that {table} names is there, {sample[0]} for one; relative paths start at the folder "
             f"of the table"
         )
+
+
+def check_text(values: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: for a name on disk that is no text, which no table can hold.
+    """
+    for value in values:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The name {value!a} of a file or folder is no text in UTF-8; rename it") from error
 
 
 def is_data_set(folder: Path) -> bool:
