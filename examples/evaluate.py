@@ -39,6 +39,7 @@ from timesformer_hf.evaluation_results import multi_label_results, single_label_
 from timesformer_hf.feature_extraction import EmbeddedVideo, choose_sampling, describe_settings
 from timesformer_hf.feature_table import FeatureParts, import_pyarrow, read_rows, source_of
 from timesformer_hf.label_lists import read_labels
+from timesformer_hf.label_matching import match_names
 from timesformer_hf.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
 from timesformer_hf.multi_view import AVERAGES, VIEW_PROTOCOLS, average_views, score_views
 
@@ -188,14 +189,14 @@ def read_videos(args: EvaluationArguments, config) -> LabelledVideos:
 
 def match_labels(videos: LabelledVideos, names: list[str]) -> np.ndarray:
     """
-    The labels of videos as the model numbers its `names`, matched by name: integers (videos,), or where a video may
-    have several, 0 or 1 for each (videos, labels).
+    The labels of videos as the model numbers its `names`, matched by name as for training: integers (videos,), or
+    where a video may have several, 0 or 1 for each (videos, labels).
 
     Raises:
         ValueError: for labels that the model doesn't have.
     """
-    label2id = {name: label for label, name in enumerate(names)}
     used = dict.fromkeys(label for video in videos for label in video.labels)
+    label2id = match_names(list(used), dict(enumerate(names)))
     if unknown := [label for label in used if label not in label2id]:
         hint = "; for labels that are numbers, --label_names says what they stand for"
         raise ValueError(

@@ -848,6 +848,21 @@ class TestStarts:
         with pytest.raises(LabelMismatchError, match="it lacks 1 of the data's 2"):
             match_labels("m", ["swim", "fly"], known)
 
+    @pytest.mark.parametrize(
+        ("data", "known"),
+        [
+            (["-1", "+1"], ["1", "2"]),
+            (["c++", "C"], ["c", "d"]),
+            (["!", "?"], ["...", "d"]),
+            (["Up", "up"], ["up", "down"]),
+            (["go!"], ["go", "go?"]),
+        ],
+    )
+    def test_two_labels_do_not_become_one(self, data, known):
+        with pytest.raises(LabelMismatchError, match="other labels: it lacks"):
+            match_labels("m", data, dict(enumerate(known)))
+        assert match_labels("m", known, dict(enumerate(known))) == {known[0]: 0, known[1]: 1}
+
     def test_new_head(self, tmp_path):
         """The rest is the checkpoint's; the head has the original's initial values."""
         base = save_model(tmp_path / "base", ["a", "b"])

@@ -15,6 +15,7 @@ from .checkpoint_files import read_checkpoint
 from .checkpoint_formats import find_format
 from .checkpoint_processors import HUB_BGR, save_processors
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
+from .label_matching import match_names
 from .modeling_timesformer import TimesformerForVideoClassification
 from .video_processing_timesformer import TimesformerVideoProcessor
 
@@ -37,7 +38,7 @@ def start_from_checkpoint(
     """
     A model to train on other data, its processor, and the number that it gives each of the data's labels.
 
-    A TimeSformer whose labels include those of the data, whatever their case and punctuation, keeps its head and its
+    A TimeSformer whose labels include those of the data, but for case and punctuation, keeps its head and its
     numbers. One without names of labels, and an image ViT, get a new head.
 
     Args:
@@ -114,13 +115,8 @@ def match_labels(
     """
     if all(name == f"LABEL_{number}" for number, name in known.items()):
         return None
-
-    def letters(name: str) -> str:
-        return "".join(filter(str.isalnum, name)).casefold()
-
-    numbers = {letters(name): number for number, name in known.items()} | {name: n for n, name in known.items()}
-    found = {name: numbers.get(name, numbers.get(letters(name))) for name in label_names}
-    if missing := [name for name, number in found.items() if number is None]:
+    found = match_names(label_names, known)
+    if missing := [name for name in label_names if name not in found]:
         raise LabelMismatchError(
             f"{checkpoint} was trained on other labels: it lacks {len(missing)} of the data's {len(label_names)}.\n"
             f"  the data's:       {listing(label_names)}\n"
