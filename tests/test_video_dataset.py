@@ -1,6 +1,7 @@
 """Where labelled videos come from, how they are split, and what clips become of them."""
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from timesformer_hf.video_dataset import (
     train_validation_split,
 )
 from timesformer_hf.video_sampling import FRAME_SAMPLING, sample_frame_indices
+from timesformer_hf.video_splits import choose_groups
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -352,6 +354,22 @@ def make_videos(*groups: tuple[int, str]) -> LabelledVideos:
     return LabelledVideos(videos, sorted({label for video in videos for label in video.labels}), multi_label=True)
 
 
+def choose_slowly(groups: list[Counter], share: float, seed: int) -> set[int]:
+    """What is left and held is counted anew for every group."""
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    labels = {label for group in groups for label in group}
+    of_label = {label: [index for index in order if label in groups[index]] for label in labels}
+    chosen = set()
+    for label in sorted(labels, key=lambda label: (len(of_label[label]), label)):
+        wanted = max(1, round(share * sum(group[label] for group in groups)))
+        for index in sorted(of_label[label], key=lambda index: max(groups[index][label], wanted)):
+            held = sum(groups[other][label] for other in chosen)
+            keeps_all = all(set(of_label[other]) - chosen - {index} for other in groups[index])
+            if index not in chosen and keeps_all and (not held or groups[index][label] < 2 * (wanted - held)):
+                chosen.add(index)
+    return chosen
+
+
 class TestSplit:
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
@@ -382,8 +400,11 @@ class TestSplit:
                 assert sides[0] > 0
                 assert abs(sides[1] - 0.25 * sum(sides)) <= 6  # the largest group
 
-    def test_class_of_one_group_is_trained(self):
+    def test_class_of_one_group_is_trained(self, caplog):
+        train_validation_split(make_videos((1, "a"), (1, "a"), (1, "b"), (1, "b")), 0.2)
+        assert not caplog.text
         train, validation = train_validation_split(make_videos((5, "a"), (1, "b"), (1, "b")), 0.2)
+        assert "No validation video has the label a (1 of 2 labels)" in caplog.text
         assert {video.labels for video in validation} == {("b",)}
         assert {video.labels for video in train} == {("a",), ("b",)}
 
@@ -405,6 +426,30 @@ class TestSplit:
             copies = {"a/0.mp4", "a/1.mp4", "a/2.mp4", "a/3.mp4", "b/0.mp4"}
             assert copies <= held_out or not copies & held_out
             assert not find_leaks(train, validation)
+
+    def test_choice_against_a_slow_twin(self):
+        rng = np.random.default_rng(1)
+        for seed in range(30):
+            groups = [Counter(rng.choice(list("aabcde"), rng.integers(6)).tolist()) for _ in range(40)]
+            assert choose_groups(groups, 0.3, seed) == choose_slowly(groups, 0.3, seed)
+
+    def test_many_groups(self):
+        """In proportion to their number: a choice that looks at all groups for each one takes minutes."""
+        began = time.monotonic()
+        assert len(choose_groups([Counter("a")] * 50_000 + [Counter("b")] * 50_000, 0.2, 0)) == 20_000
+        assert time.monotonic() - began < 10
+
+    def test_copies_with_other_labels(self, tmp_path, caplog):
+        data = touch(tmp_path, "cat/1.mp4", "cat/2.mp4", "dog/3.mp4", "dog/4.mp4", "dog/5.mp4")
+        shutil.copy(data / "cat/1.mp4", data / "cat/6.mp4")
+        train_validation_split(read_labelled_videos(data))
+        assert "Copies" not in caplog.text
+        shutil.copy(data / "cat/1.mp4", data / "dog/1.mp4")
+        train, validation = train_validation_split(read_labelled_videos(data))
+        find_leaks(train, validation)
+        (message,) = [record.message for record in caplog.records if "Copies" in record.message]
+        example = f"{data}/dog/1.mp4 (dog) of {data}/cat/1.mp4 (cat)"
+        assert message == f"Copies of a file that have other labels than it: 1, {example} for one"
 
     def test_leaks(self, tmp_path):
         data = touch(tmp_path, "train/a/1.mp4", "train/b/v_B_g01_c01.avi", "test/a/2.mp4", "test/b/v_B_g01_c02.avi")
