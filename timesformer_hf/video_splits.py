@@ -54,7 +54,7 @@ def train_validation_split(
     if missing := sorted(trained - validated):
         logger.warning(
             f"No validation video has the label {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
-            f" ({len(missing)} of {len(trained)} labels): their videos can't be split, each label is of one group"
+            f" ({len(missing)} of {len(trained)} labels): a label needs two groups, one for each side"
         )
     return replace(videos, videos=train), replace(videos, videos=validation)
 
