@@ -888,6 +888,21 @@ class TestAccelerate:
             found = {Path(video.name).name for video in loader.dataset.videos}
             assert found == {f"{number}.mp4" for number in range(12) if split_of[number] == split}
 
+    def test_bad(self, data, model, tmp_path):
+        """Several labels a video, and clips none of which can be read: neither is trained to the end."""
+        example = load_example("finetune_accelerate")
+        videos = [(path, path.parent.name) for path in sorted(data.rglob("*.mp4"))]
+        (tmp_path / "videos.csv").write_text("path,label\n" + "".join(f"{path},cat|dog\n" for path, _ in videos))
+        settings = {"model": model, "epochs": 1, "num_workers": 0, "output_dir": tmp_path / "out"}
+        with pytest.raises(ValueError, match="has 2 labels, cat, dog; one is expected"):
+            example.main(flags(data=tmp_path / "videos.csv", **settings))
+        for path, label in videos:
+            (tmp_path / "broken" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "broken" / label / path.name).write_text(f"no video {path}")
+        with pytest.raises(ValueError, match="None of the clips to validate with can be read"):
+            example.main(flags(data=tmp_path / "broken", **settings))
+        assert not (tmp_path / "out" / "config.json").exists()
+
 
 def timesformer_split(data: Path):
     from timesformer_hf.video_dataset import read_labelled_videos, train_validation_split
