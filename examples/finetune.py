@@ -139,7 +139,6 @@ def default_arguments() -> dict:
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 10,
-        "metric_for_best_model": "accuracy",
         "report_to": "tensorboard",
     }
 

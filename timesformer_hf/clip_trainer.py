@@ -183,15 +183,15 @@ def mixed_seed(*numbers: int) -> int:
 def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[str, float]:
     """
     The metrics of a validation, over the clips that could be read, as `compute_metrics` of a Trainer: `accuracy`,
-    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision` and `accuracy`,
-    the share of right answers to its yes-no questions.
+    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision`, where any clip
+    has a label, and `label_accuracy`, the share of right answers to its yes-no questions, most of which are no.
     """
     scores, labels = readable(prediction.predictions, prediction.label_ids)
     if not len(labels):
         return {}
     if multi_label:
-        accuracy = float(((scores > 0) == (labels > 0.5)).mean())
-        return {"accuracy": accuracy, "mean_average_precision": mean_average_precision(scores, labels)}
+        metrics = {"mean_average_precision": mean_average_precision(scores, labels)} if labels.any() else {}
+        return metrics | {"label_accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
     metrics = {"accuracy": top_k_accuracy(scores, labels)}
     if scores.shape[1] > 5:
         metrics["top_5_accuracy"] = top_k_accuracy(scores, labels, 5)

@@ -17,7 +17,7 @@ from .training_card import TrainingCard
 from .training_curves import plot_training_curves
 
 
-METRICS = ("accuracy", "top_5_accuracy", "mean_class_accuracy", "mean_average_precision", "loss")
+METRICS = ("accuracy", "top_5_accuracy", "mean_class_accuracy", "mean_average_precision", "label_accuracy", "loss")
 SETTINGS = ("num_train_epochs", "learning_rate", "weight_decay", "layer_decay", "label_smoothing_factor")
 SETTINGS += ("seed", "bf16")
 
@@ -97,13 +97,14 @@ class TrainingReport:
         }
 
     def summary(self) -> str:
-        """The validation accuracy in a line."""
-        if "accuracy" not in self.metrics:
+        """The accuracy of the validation, or with several labels a clip the mean average precision, in a line."""
+        name = "mean_average_precision" if self.multi_label else "accuracy"
+        if name not in self.metrics:
             return "no validation"
         clips = f"{len(self.labels)} clips"
         if not self.multi_label:
             clips = f"{(self.scores.argmax(axis=1) == self.labels).sum()} of {clips}"
-        return f"validation accuracy: {self.metrics['accuracy']:.2%} ({clips})"
+        return f"validation {name.replace('_', ' ')}: {self.metrics[name]:.2%} ({clips})"
 
 
 def base_model(model):
