@@ -591,8 +591,41 @@ class TestUnreadableClips:
             name = f"{('cat', 'dog')[number % 2]}/{number}.mp4"
             (tmp_path / "validation" / name).parent.mkdir(exist_ok=True)
             shutil.move(broken / name, tmp_path / "validation" / name)
-        result = run(tmp_path / "out", broken, model=model, validation_data=tmp_path / "validation")
+        settings = {"model": model, "validation_data": tmp_path / "validation", "per_device_eval_batch_size": 1}
+        result = run(tmp_path / "out", broken, **settings)
         assert result["validation"]["accuracy"] in (0, 0.5, 1)
+        trained = AutoModelForVideoClassification.from_pretrained(tmp_path / "out")
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "out")
+        losses = []
+        for name, label in (("dog/1.mp4", 0), ("cat/0.mp4", 1)):
+            clip = processor(str(tmp_path / "validation" / name), return_tensors="pt")
+            with torch.no_grad():
+                losses.append(trained(**clip, labels=torch.tensor([label])).loss.item())
+        assert result["validation"]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+    def test_no_validation_clip(self, broken, model, tmp_path, capsys):
+        for label in ("cat", "dog"):
+            (tmp_path / "validation" / label).mkdir(parents=True)
+            (tmp_path / "validation" / label / "0.mp4").write_text("no video")
+        settings = {"validation_data": tmp_path / "validation", "max_unreadable": 0.9}
+        run(tmp_path / "out", broken, code=2, model=model, **settings)
+        message = capsys.readouterr().err
+        assert "None of the 2 clips to validate with can be read; " in message
+        assert "_skipped_clips.csv says why" in message
+
+    def test_no_label_to_validate_with(self, data, model, tmp_path, capsys):
+        """Given, it is refused; where the clips with labels can't be read, there is no average precision."""
+        videos = sorted(map(str, data.rglob("*.mp4")))
+        (tmp_path / "broken.mp4").write_text("no video")
+        settings = {"model": model, "multi_label": True, "num_train_epochs": 1}
+        for name, labelled in (("given", []), ("unreadable", [f"{tmp_path / 'broken.mp4'},cat,validation"])):
+            rows = [f"{path},{('cat', 'cat|dog')[number % 2]},train" for number, path in enumerate(videos[:10])]
+            rows += [f"{path},,validation" for path in videos[10:]] + labelled
+            (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *rows]))
+        run(tmp_path / "out", tmp_path / "given.csv", code=2, **settings)
+        assert "No video to validate with has a label" in capsys.readouterr().err
+        result = run(tmp_path / "out", tmp_path / "unreadable.csv", **settings)
+        assert result["validation"].keys() == {"label_accuracy", "loss"}
 
 
 class TestBadInput:

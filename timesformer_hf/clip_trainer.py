@@ -15,7 +15,13 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from .classification_metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
 from .clip_losses import ClipLoss
-from .training_callbacks import EpochCallback, InterruptionCallback, UnreadableClipsCallback, resume_hint
+from .training_callbacks import (
+    EpochCallback,
+    InterruptionCallback,
+    UnreadableClipsCallback,
+    UnreadableClipsError,
+    resume_hint,
+)
 from .training_recipes import drop_factor, parameter_groups, scaled_learning_rate
 from .video_dataset import IGNORED_LABEL, EpochSampler, SkippedClips
 
@@ -79,7 +85,7 @@ class ClipTrainer(Trainer):
             [`TimesformerVideoProcessor`].
 
     Raises:
-        UnreadableClipsError: while training or evaluating.
+        UnreadableClipsError: while training or evaluating; also where no clip to evaluate with can be read.
         TrainingInterrupted: on a signal.
         CheckpointError: where a checkpoint can't be written.
     """
@@ -133,6 +139,21 @@ class ClipTrainer(Trainer):
     def compute_loss(self, model, *args, **kwargs):
         self.clip_loss.training = model.training
         return super().compute_loss(model, *args, **kwargs)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """The loss is the mean over the clips that could be read, each once; Trainer's is one over batches."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and output.label_ids is not None:
+            scores, labels = readable(output.predictions, output.label_ids)
+            if not len(labels):
+                where = "" if self.skipped is None else f"; {self.skipped.path} says why"
+                raise UnreadableClipsError(
+                    f"None of the {output.num_samples} clips to validate with can be read{where}"
+                )
+            self.clip_loss.training = False
+            loss = self.clip_loss({"logits": torch.from_numpy(scores)}, torch.from_numpy(labels))
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         step = self.state.global_step
