@@ -372,7 +372,7 @@ def run(
     checkpoint = find_checkpoint(training)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
-    adjust(training, data)
+    adjust(training, data, augmentation)
     set_seed(training.seed)
     start = start_model(model_args, data)
     with training.main_process_first(desc="starting the reports"):
@@ -386,9 +386,9 @@ def run(
     finish(trainer, data, model_args, data_args)
 
 
-def adjust(training: ClipTrainingArguments, data: Data) -> None:
+def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmentation) -> None:
     """
-    Settings that follow from the data, or are no choice here.
+    Settings that follow from the data, or are no choice here. Warns of clips that are never mixed.
 
     Raises:
         ValueError: for several processes that don't know of each other, which would train apart into one folder.
@@ -407,6 +407,8 @@ def adjust(training: ClipTrainingArguments, data: Data) -> None:
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
     if data.multi_label:
         training.label_smoothing_factor = 0.0  # it is for a choice of one
+    if (augmentation.mixup or augmentation.cutmix) and training.train_batch_size == 1:
+        logger.warning("--mixup and --cutmix mix the clips of a batch, so none with --per_device_train_batch_size 1")
 
 
 def start_reports(data: Data, training: ClipTrainingArguments, resumed: bool) -> SkippedClips:
@@ -466,7 +468,8 @@ def out_of_memory_message(training: ClipTrainingArguments, error: Exception) -> 
     return (
         f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"
         "  Lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much: the result is the "
-        "same.\n  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
+        "same,\n  but for --mixup and --cutmix, which mix the clips that are computed at once.\n"
+        "  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
         "--image_size,\n  --freeze and --lora_rank. While validating: --per_device_eval_batch_size"
     )
 

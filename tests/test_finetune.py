@@ -629,6 +629,14 @@ class TestUnreadableClips:
 
 
 class TestBadInput:
+    def test_nothing_to_mix_with(self, data, model, tmp_path, caplog):
+        warning = "none with --per_device_train_batch_size 1"
+        settings = {"model": model, "num_train_epochs": 1, "per_device_train_batch_size": 1}
+        run(tmp_path / "unmixed", data, mixup=0, cutmix=0, **settings)
+        assert warning not in caplog.text
+        run(tmp_path / "out", data, **settings)
+        assert warning in caplog.text
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
