@@ -14,6 +14,7 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 
 import csv
 import itertools
+import json
 import math
 import os
 import sys
@@ -49,6 +50,8 @@ from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, Sk
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
 SPLIT_FILE = "_split.csv"
 SKIPPED_FILE = "_skipped_clips.csv"
+# Of a model's config, what a training that goes on may have otherwise: weights keep their shapes and their meaning.
+MAY_CHANGE = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 logger = logging.get_logger("finetune")
 
@@ -340,6 +343,23 @@ def find_checkpoint(training: ClipTrainingArguments) -> str | None:
     return None
 
 
+def check_same_model(model, checkpoint: str) -> None:
+    """
+    Raises:
+        ValueError: for a checkpoint of another model, whose weights don't fit or would mean something else.
+    """
+    stored = TimesformerConfig.from_json_file(Path(checkpoint, "config.json"))
+    before, now = (json.loads(config.to_json_string(use_diff=False)) for config in (stored, base_model(model).config))
+    names = ["id2label", "problem_type", *TimesformerConfig.__annotations__]
+    changed = [name for name in names if before[name] != now[name] and name not in MAY_CHANGE]
+    if changed:
+        differences = "".join(f"\n  {name}: {before[name]}, now {now[name]}" for name in changed)
+        raise ValueError(
+            f"{checkpoint} is of another model than this command starts with:{differences}\n"
+            "Give --model and the settings that the training began with, or start another one in another --output_dir"
+        )
+
+
 def write_split(data: Data, path: Path, resumed: bool) -> None:
     """
     What is trained and what validated with, as a table that `--data` takes.
@@ -375,6 +395,8 @@ def run(
     adjust(training, data, augmentation)
     set_seed(training.seed)
     start = start_model(model_args, data)
+    if checkpoint is not None:
+        check_same_model(start[0], checkpoint)
     with training.main_process_first(desc="starting the reports"):
         skipped = start_reports(data, training, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
@@ -451,8 +473,6 @@ def save_model(trainer: ClipTrainer, args: ModelArguments) -> None:
             trainer.model.save_pretrained(Path(trainer.args.output_dir, "adapter"))
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
     trainer.save_model(_internal_call=True)  # which doesn't push it yet: the README isn't there
-    if trainer.is_world_process_zero():
-        base_model(trainer.model).config.save_pretrained(trainer.args.output_dir)  # beside adapters too
 
 
 def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:

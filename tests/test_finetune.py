@@ -536,6 +536,26 @@ class TestResuming:
         run(tmp_path / "out", data, code=2, model=model, resume=True, split_seed=1, **STEPS)
         assert "The data are not those that this training began with" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("adapters", [{}, {"lora_rank": 2}])
+    def test_another_model(self, adapters, data, model, tmp_path, capsys):
+        """Of the same shapes, but with labels in another order; and with settings that the weights don't fit."""
+        settings = {"model": model} | adapters | STEPS
+        run_until(tmp_path / "out", data, 4, **settings)
+        permuted = save_model(tmp_path / "permuted", ["cat", "dog"])
+        for change, difference in (
+            ({"model": permuted}, "id2label: {'0': 'dog', '1': 'cat'}, now {'0': 'cat', '1': 'dog'}"),
+            ({"num_frames": 6}, "num_frames: 4, now 6"),
+            ({"image_size": (32, 48)}, "image_size: 32, now [32, 48]"),
+            ({"attention_type": "joint_space_time"}, "attention_type: divided_space_time, now joint_space_time"),
+        ):
+            run(tmp_path / "out", data, code=2, resume=True, **settings | change)
+            message = capsys.readouterr().err
+            assert "checkpoint-3 is of another model than this command starts with:\n" in message
+            assert message.count(", now ") == 1
+            assert difference in message
+        assert not (tmp_path / "out" / "config.json").exists()
+        run(tmp_path / "out", data, resume=True, drop_path_rate=0.2, **settings)
+
     def test_nothing_to_resume(self, data, model, tmp_path):
         run(tmp_path / "out", data, model=model, resume=True, num_train_epochs=1)
 

@@ -172,14 +172,14 @@ class ClipTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
-        """Also what Trainer leaves out: config and processor beside FSDP's shards, and a processor of frames."""
+        """Also what Trainer leaves out: config and processor beside FSDP's shards and adapters, and one of frames."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.processing_class.image_processor().save_pretrained(folder)
+            self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
             if self.is_fsdp_enabled:
                 self.processing_class.save_pretrained(folder)
-                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
