@@ -398,7 +398,7 @@ def run(
     if checkpoint is not None:
         check_same_model(start[0], checkpoint)
     with training.main_process_first(desc="starting the reports"):
-        skipped = start_reports(data, training, resumed=checkpoint is not None)
+        skipped = start_reports(data, training, start, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
     if model_args.freeze is not None or model_args.lora_rank:
         tell_what_is_trained(trainer)
@@ -433,13 +433,24 @@ def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmen
         logger.warning("--mixup and --cutmix mix the clips of a batch, so none with --per_device_train_batch_size 1")
 
 
-def start_reports(data: Data, training: ClipTrainingArguments, resumed: bool) -> SkippedClips:
-    folder = Path(training.output_dir)
-    if training.process_index == 0:
-        write_split(data, folder / SPLIT_FILE, resumed)
-        if not resumed:
-            (folder / SKIPPED_FILE).unlink(missing_ok=True)
-    return SkippedClips(folder / SKIPPED_FILE)
+def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, resumed: bool) -> SkippedClips:
+    """
+    The table of what is trained and validated with, and that of clips that can't be read. Of those that a continued
+    training couldn't read, the ones that were not repaired since.
+    """
+    split, path = Path(training.output_dir, SPLIT_FILE), Path(training.output_dir, SKIPPED_FILE)
+    if training.process_index:
+        return SkippedClips(path)
+    write_split(data, split, resumed)
+    before = SkippedClips(path).read() if resumed else {}
+    path.unlink(missing_ok=True)
+    skipped = SkippedClips(path)
+    if before and not isinstance(data.train, VideoStream):  # which is read from its beginning again
+        load = ClipLoader(*start[1:], data.multi_label, skipped=skipped)
+        for video in (*data.train, *data.validation):
+            if video.name in before:
+                load(video, (0, 0))
+    return skipped
 
 
 def finish(trainer: ClipTrainer, data: Data, model_args: ModelArguments, data_args: DataArguments) -> None:

@@ -578,6 +578,17 @@ class TestUnreadableClips:
         assert result["unreadable_clips"] == 1
         assert "clips that couldn't be read: 1" in capsys.readouterr().out
 
+    def test_repaired(self, broken, data, model, tmp_path):
+        """A training that goes on knows the clips that it couldn't read, but not those that were repaired."""
+        settings = {"model": model, "max_unreadable": 0.2} | STEPS
+        run_until(tmp_path / "out", broken, 7, **settings)
+        run_until(tmp_path / "out", broken, 6, resume=True, **settings)
+        with (tmp_path / "out" / "_skipped_clips.csv").open(newline="") as file:
+            assert [row["video"] for row in csv.DictReader(file)] == [str(broken / "cat" / "4.mp4")]
+        shutil.copy(data / "cat" / "4.mp4", broken / "cat" / "4.mp4")
+        result = run(tmp_path / "out", broken, resume=True, strict=True, **settings)
+        assert result["unreadable_clips"] == 0
+
     def test_nothing_takes_its_place(self, data, model, tmp_path):
         """A step on a batch with an unreadable clip is the step on the others of it."""
         videos = [(path, path.parent.name) for path in sorted(data.rglob("*.mp4"))]
