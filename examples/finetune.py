@@ -326,20 +326,25 @@ def class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> torc
     return weights
 
 
-def find_checkpoint(training: ClipTrainingArguments) -> str | None:
+def find_checkpoint(training: ClipTrainingArguments, data: str) -> str | None:
     """
     The checkpoint to go on from, if there is one and it is asked for.
 
     Raises:
-        ValueError: where the output folder holds a training that isn't to go on, or a model that would be overwritten.
+        ValueError: where the output folder holds a training that isn't to go on, or something else that would be
+            overwritten, or where it lies in the folder of the data.
     """
     folder = Path(training.output_dir)
+    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{folder} lies in {data}, where it would be taken for a class; give another --output_dir")
     checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
     if checkpoint is not None or training.process_index:
         return checkpoint and str(checkpoint)
     if (folder / "config.json").exists() or (next(folder.glob("checkpoint-*"), None) and not training.resume):
         how = "has no whole checkpoint to go on from" if training.resume else "go on with --resume"
         raise ValueError(f"{folder} holds a training already: {how}, or give another --output_dir")
+    if foreign := [name for name in ("README.md", "results.json") if (folder / name).exists()]:  # written last of all
+        raise ValueError(f"{folder} holds {' and '.join(foreign)} of something else; give another --output_dir")
     return None
 
 
@@ -389,7 +394,7 @@ def run(
     training: ClipTrainingArguments,
 ) -> None:
     augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
-    checkpoint = find_checkpoint(training)
+    checkpoint = find_checkpoint(training, data_args.data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
     adjust(training, data, augmentation)

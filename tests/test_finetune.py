@@ -690,6 +690,20 @@ class TestBadInput:
         assert finetune.main(flags(**QUICK | {"output_dir": tmp_path / "out"} | settings)) == 2
         assert message in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["README.md", "results.json"])
+    def test_folder_of_something_else(self, name, data, model, tmp_path, capsys):
+        (tmp_path / name).write_text("mine")
+        run(tmp_path, data, code=2, model=model)
+        assert f"{tmp_path} holds {name} of something else" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    @pytest.mark.parametrize("folder", [".", "out", "cat/out"])
+    def test_output_among_the_data(self, folder, data, model, capsys):
+        before = sorted(data.rglob("*"))
+        run(data / folder, data, code=2, model=model)
+        assert f"lies in {data}, where it would be taken for a class" in capsys.readouterr().err
+        assert sorted(data.rglob("*")) == before
+
     def test_out_of_memory(self, data, model, tmp_path, capsys, monkeypatch):
         def forward(self, *args, **kwargs):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
