@@ -42,7 +42,7 @@ from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
 from timesformer_hf.training_recipes import RECIPES
-from timesformer_hf.training_report import TrainingReport, base_model
+from timesformer_hf.training_report import TrainingReport, base_model, has_adapters
 from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
 
@@ -253,6 +253,8 @@ def restrict_training(args: ModelArguments, model):
     """Freeze, or add adapters."""
     if args.freeze is not None and args.lora_rank:
         raise ValueError("--freeze and --lora_rank exclude each other: with adapters all else is frozen")
+    if args.lora_rank and args.model is None and not args.merge_lora:
+        raise ValueError("--merge_lora false needs --model: the new model that the adapters are for isn't saved")
     if args.freeze is not None:
         freeze(model, args.freeze)
     if not args.lora_rank:
@@ -496,8 +498,13 @@ def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
     print(report.summary())
     if unreadable:
         print(f"clips that couldn't be read: {unreadable}, see {Path(folder, SKIPPED_FILE)}")
-    print(f"{folder}: the model, README.md, results.json, curves.png, confusion_matrix.png")
-    print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
+    names = ("README.md", "results.json", "curves.png", "confusion_matrix.png")
+    files = ", ".join(name for name in names if Path(folder, name).exists())
+    if has_adapters(trainer.model):
+        print(f"{folder}: adapters of {report.base_model}, {files}; README.md shows how they are used")
+    else:
+        print(f"{folder}: the model, {files}")
+        print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
 
 
 def out_of_memory_message(training: ClipTrainingArguments, error: Exception) -> str:

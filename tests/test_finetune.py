@@ -247,8 +247,10 @@ class TestWholeRuns:
         result = run(tmp_path / "out", table, model=model, class_weights=True)
         assert result["validation"].keys() == {"mean_average_precision", "label_accuracy", "loss"}
         precision = result["validation"]["mean_average_precision"]
-        assert f"validation mean average precision: {precision:.2%} (" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert f"validation mean average precision: {precision:.2%} (" in shown
         assert not (tmp_path / "out" / "confusion_matrix.png").exists()
+        assert "confusion_matrix.png" not in shown
         trained = AutoModelForVideoClassification.from_pretrained(tmp_path / "out")
         assert trained.config.problem_type == "multi_label_classification"
         processor = AutoVideoProcessor.from_pretrained(tmp_path / "out")
@@ -327,10 +329,27 @@ class TestAdaptersAndFreezing:
         run(tmp_path / "broken", data, resume=True, **settings)
         assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
-    def test_adapters_alone(self, data, model, tmp_path):
-        run(tmp_path / "out", data, model=model, lora_rank=2, merge_lora=False, num_train_epochs=1)
-        assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-        assert not (tmp_path / "out" / "model.safetensors").exists()
+    @pytest.mark.usefixtures("plots")
+    @pytest.mark.parametrize("settings", [{}, {"reset_head": True, "num_frames": 6, "image_size": (32, 48)}])
+    def test_adapters_alone(self, settings, data, model, tmp_path, capsys):
+        """They, and what the card says to do with them, make the model that merging makes."""
+        settings = {"model": model, "lora_rank": 2, "learning_rate": 0.01, "num_train_epochs": 1} | settings
+        run(tmp_path / "merged", data, **settings)
+        assert "the model, README.md, results.json, curves.png, confusion_matrix.png\n" in capsys.readouterr().out
+        out = tmp_path / "out"
+        run(out, data, merge_lora=False, **settings)
+        shown = capsys.readouterr().out
+        assert f"{out}: adapters of {model}, README.md, results.json, curves.png, confusion_matrix.png; " in shown
+        assert "timesformer-hf classify" not in shown
+        assert (out / "adapter_model.safetensors").exists()
+        assert not (out / "model.safetensors").exists()
+        code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
+        found = {}
+        exec(code.split("model(")[0].replace('"out"', repr(str(out))), found)
+        merged = AutoModelForVideoClassification.from_pretrained(tmp_path / "merged").eval()
+        clip = found["processor"](str(data / "cat/0.mp4"), return_tensors="pt")
+        assert torch.allclose(found["model"](**clip).logits, merged(**clip).logits, atol=1e-5)
+        assert found["model"].config.id2label == merged.config.id2label
 
     def test_lora_trains_a_new_time_table(self):
         config = TimesformerConfig(**TINY, num_labels=2)
@@ -357,6 +376,9 @@ class TestAdaptersAndFreezing:
             freeze(TimesformerForVideoClassification(TimesformerConfig(**TINY)), "3")
         run(tmp_path / "out", data, code=2, model=model, lora_rank=2, freeze="backbone")
         assert "exclude each other" in capsys.readouterr().err
+        overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
+        run(tmp_path / "out", data, code=2, config_overrides=overrides, lora_rank=2, merge_lora=False)
+        assert "--merge_lora false needs --model" in capsys.readouterr().err
 
 
 STEPS = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}

@@ -68,6 +68,7 @@ class TrainingReport:
             metrics=self.metrics,
             training=settings,
             multi_label=self.multi_label,
+            adapters=has_adapters(trainer.model),
         )
         write_text(folder / "README.md", card.render(config, trainer.processing_class))
         plot_training_curves(folder / "curves.png", trainer.state.log_history)
@@ -107,9 +108,13 @@ class TrainingReport:
         return f"validation {name.replace('_', ' ')}: {self.metrics[name]:.2%} ({clips})"
 
 
+def has_adapters(model) -> bool:
+    return hasattr(model, "get_base_model")
+
+
 def base_model(model):
     """The model inside its adapters, if it has any."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.get_base_model() if has_adapters(model) else model
 
 
 def write_text(path: Path, text: str) -> None:
