@@ -33,6 +33,7 @@ from timesformer_hf.atomic_outputs import output_file
 from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
 from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
 from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+from timesformer_hf.cost_plot import check_can_plot
 from timesformer_hf.feature_extraction import is_url
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
@@ -396,6 +397,7 @@ def run(
     training: ClipTrainingArguments,
 ) -> None:
     augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
+    check_can_plot("curves.png")  # not after hours of training
     checkpoint = find_checkpoint(training, data_args.data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)

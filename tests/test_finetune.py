@@ -300,6 +300,23 @@ class TestWholeRuns:
             kept = {path.name for path in (tmp_path / name).glob("checkpoint-*")}
             assert kept == {f"checkpoint-{step}" for step in steps}
 
+    @pytest.mark.usefixtures("plots")
+    @pytest.mark.parametrize(
+        "settings", [{"logging_strategy": "no", "eval_strategy": "no"}, {"num_train_epochs": 0, "save_strategy": "no"}]
+    )
+    def test_nothing_to_draw(self, settings, data, model, tmp_path, capsys):
+        run(tmp_path / "out", data, model=model, **settings)
+        shown = capsys.readouterr().out
+        assert "validation accuracy: " in shown
+        assert "the model, README.md, results.json, confusion_matrix.png\n" in shown
+
+    def test_without_matplotlib(self, data, model, tmp_path, capsys, monkeypatch):
+        """It is said before the training."""
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        run(tmp_path / "out", data, code=2, model=model)
+        assert "matplotlib" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.slow
     def test_torch_compile(self, data, model, tmp_path):
         run(tmp_path / "out", data, model=model, torch_compile=True)

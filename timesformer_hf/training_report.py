@@ -14,7 +14,7 @@ from .clip_trainer import ClipTrainer, readable
 from .confusion_plot import plot_confusion_matrix
 from .model_card import find_licence
 from .training_card import TrainingCard
-from .training_curves import plot_training_curves
+from .training_curves import plot_training_curves, read_curves
 
 
 METRICS = ("accuracy", "top_5_accuracy", "mean_class_accuracy", "mean_average_precision", "label_accuracy", "loss")
@@ -71,7 +71,8 @@ class TrainingReport:
             adapters=has_adapters(trainer.model),
         )
         write_text(folder / "README.md", card.render(config, trainer.processing_class))
-        plot_training_curves(folder / "curves.png", trainer.state.log_history)
+        if read_curves(trainer.state.log_history):  # of a training without logs or steps there are none
+            plot_training_curves(folder / "curves.png", trainer.state.log_history)
         if self.scores is not None and len(self.scores) and not self.multi_label:
             names = [config.id2label[number] for number in sorted(config.id2label)]
             counts = confusion_matrix(self.scores.argmax(axis=1), self.labels, len(names))
