@@ -14,6 +14,7 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 
 import csv
 import itertools
+import json
 import math
 import os
 import sys
@@ -32,6 +33,7 @@ from timesformer_hf.atomic_outputs import output_file
 from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
 from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
 from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+from timesformer_hf.cost_plot import check_can_plot
 from timesformer_hf.feature_extraction import is_url
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
@@ -41,7 +43,7 @@ from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
 from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
 from timesformer_hf.training_recipes import RECIPES
-from timesformer_hf.training_report import TrainingReport, base_model
+from timesformer_hf.training_report import TrainingReport, base_model, has_adapters
 from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
 
@@ -49,6 +51,8 @@ from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, Sk
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
 SPLIT_FILE = "_split.csv"
 SKIPPED_FILE = "_skipped_clips.csv"
+# Of a model's config, what a training that goes on may have otherwise: weights keep their shapes and their meaning.
+MAY_CHANGE = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 logger = logging.get_logger("finetune")
 
@@ -139,7 +143,6 @@ def default_arguments() -> dict:
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 10,
-        "metric_for_best_model": "accuracy",
         "report_to": "tensorboard",
     }
 
@@ -251,6 +254,8 @@ def restrict_training(args: ModelArguments, model):
     """Freeze, or add adapters."""
     if args.freeze is not None and args.lora_rank:
         raise ValueError("--freeze and --lora_rank exclude each other: with adapters all else is frozen")
+    if args.lora_rank and args.model is None and not args.merge_lora:
+        raise ValueError("--merge_lora false needs --model: the new model that the adapters are for isn't saved")
     if args.freeze is not None:
         freeze(model, args.freeze)
     if not args.lora_rank:
@@ -324,21 +329,43 @@ def class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> torc
     return weights
 
 
-def find_checkpoint(training: ClipTrainingArguments) -> str | None:
+def find_checkpoint(training: ClipTrainingArguments, data: str) -> str | None:
     """
     The checkpoint to go on from, if there is one and it is asked for.
 
     Raises:
-        ValueError: where the output folder holds a training that isn't to go on, or a model that would be overwritten.
+        ValueError: where the output folder holds a training that isn't to go on, or something else that would be
+            overwritten, or where it lies in the folder of the data.
     """
     folder = Path(training.output_dir)
+    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"{folder} lies in {data}, where it would be taken for a class; give another --output_dir")
     checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
     if checkpoint is not None or training.process_index:
         return checkpoint and str(checkpoint)
     if (folder / "config.json").exists() or (next(folder.glob("checkpoint-*"), None) and not training.resume):
         how = "has no whole checkpoint to go on from" if training.resume else "go on with --resume"
         raise ValueError(f"{folder} holds a training already: {how}, or give another --output_dir")
+    if foreign := [name for name in ("README.md", "results.json") if (folder / name).exists()]:  # written last of all
+        raise ValueError(f"{folder} holds {' and '.join(foreign)} of something else; give another --output_dir")
     return None
+
+
+def check_same_model(model, checkpoint: str) -> None:
+    """
+    Raises:
+        ValueError: for a checkpoint of another model, whose weights don't fit or would mean something else.
+    """
+    stored = TimesformerConfig.from_json_file(Path(checkpoint, "config.json"))
+    before, now = (json.loads(config.to_json_string(use_diff=False)) for config in (stored, base_model(model).config))
+    names = ["id2label", "problem_type", *TimesformerConfig.__annotations__]
+    changed = [name for name in names if before[name] != now[name] and name not in MAY_CHANGE]
+    if changed:
+        differences = "".join(f"\n  {name}: {before[name]}, now {now[name]}" for name in changed)
+        raise ValueError(
+            f"{checkpoint} is of another model than this command starts with:{differences}\n"
+            "Give --model and the settings that the training began with, or start another one in another --output_dir"
+        )
 
 
 def write_split(data: Data, path: Path, resumed: bool) -> None:
@@ -371,14 +398,17 @@ def run(
     training: ClipTrainingArguments,
 ) -> None:
     augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
-    checkpoint = find_checkpoint(training)
+    check_can_plot("curves.png")  # not after hours of training
+    checkpoint = find_checkpoint(training, data_args.data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
-    adjust(training, data)
+    adjust(training, data, augmentation)
     set_seed(training.seed)
     start = start_model(model_args, data)
+    if checkpoint is not None:
+        check_same_model(start[0], checkpoint)
     with training.main_process_first(desc="starting the reports"):
-        skipped = start_reports(data, training, resumed=checkpoint is not None)
+        skipped = start_reports(data, training, start, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
     if model_args.freeze is not None or model_args.lora_rank:
         tell_what_is_trained(trainer)
@@ -388,9 +418,9 @@ def run(
     finish(trainer, data, model_args, data_args)
 
 
-def adjust(training: ClipTrainingArguments, data: Data) -> None:
+def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmentation) -> None:
     """
-    Settings that follow from the data, or are no choice here.
+    Settings that follow from the data, or are no choice here. Warns of clips that are never mixed.
 
     Raises:
         ValueError: for several processes that don't know of each other, which would train apart into one folder.
@@ -409,15 +439,28 @@ def adjust(training: ClipTrainingArguments, data: Data) -> None:
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
     if data.multi_label:
         training.label_smoothing_factor = 0.0  # it is for a choice of one
+    if (augmentation.mixup or augmentation.cutmix) and training.train_batch_size == 1:
+        logger.warning("--mixup and --cutmix mix the clips of a batch, so none with --per_device_train_batch_size 1")
 
 
-def start_reports(data: Data, training: ClipTrainingArguments, resumed: bool) -> SkippedClips:
-    folder = Path(training.output_dir)
-    if training.process_index == 0:
-        write_split(data, folder / SPLIT_FILE, resumed)
-        if not resumed:
-            (folder / SKIPPED_FILE).unlink(missing_ok=True)
-    return SkippedClips(folder / SKIPPED_FILE)
+def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, resumed: bool) -> SkippedClips:
+    """
+    The table of what is trained and validated with, and that of clips that can't be read. Of those that a continued
+    training couldn't read, the ones that were not repaired since.
+    """
+    split, path = Path(training.output_dir, SPLIT_FILE), Path(training.output_dir, SKIPPED_FILE)
+    if training.process_index:
+        return SkippedClips(path)
+    write_split(data, split, resumed)
+    before = SkippedClips(path).read() if resumed else {}
+    path.unlink(missing_ok=True)
+    skipped = SkippedClips(path)
+    if before and not isinstance(data.train, VideoStream):  # which is read from its beginning again
+        load = ClipLoader(*start[1:], data.multi_label, skipped=skipped)
+        for video in (*data.train, *data.validation):
+            if video.name in before:
+                load(video, (0, 0))
+    return skipped
 
 
 def finish(trainer: ClipTrainer, data: Data, model_args: ModelArguments, data_args: DataArguments) -> None:
@@ -451,8 +494,6 @@ def save_model(trainer: ClipTrainer, args: ModelArguments) -> None:
             trainer.model.save_pretrained(Path(trainer.args.output_dir, "adapter"))
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
     trainer.save_model(_internal_call=True)  # which doesn't push it yet: the README isn't there
-    if trainer.is_world_process_zero():
-        base_model(trainer.model).config.save_pretrained(trainer.args.output_dir)  # beside adapters too
 
 
 def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
@@ -460,15 +501,21 @@ def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
     print(report.summary())
     if unreadable:
         print(f"clips that couldn't be read: {unreadable}, see {Path(folder, SKIPPED_FILE)}")
-    print(f"{folder}: the model, README.md, results.json, curves.png, confusion_matrix.png")
-    print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
+    names = ("README.md", "results.json", "curves.png", "confusion_matrix.png")
+    files = ", ".join(name for name in names if Path(folder, name).exists())
+    if has_adapters(trainer.model):
+        print(f"{folder}: adapters of {report.base_model}, {files}; README.md shows how they are used")
+    else:
+        print(f"{folder}: the model, {files}")
+        print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
 
 
 def out_of_memory_message(training: ClipTrainingArguments, error: Exception) -> str:
     return (
         f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"
         "  Lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much: the result is the "
-        "same.\n  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
+        "same,\n  but for --mixup and --cutmix, which mix the clips that are computed at once.\n"
+        "  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
         "--image_size,\n  --freeze and --lora_rank. While validating: --per_device_eval_batch_size"
     )
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> float:
     if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
         raise ValueError("There is no accelerator, so each process would train alone; give --cpu to train together")
     set_seed(args.seed)
-    videos = read_labelled_videos(args.data)
+    videos = read_labelled_videos(args.data, multi_label=False)
     model, processor, label2id = start_from_checkpoint(args.model, videos.label_names, args.reset_head)
     train_loader, validation_loader, sampler = make_loaders(args, videos, processor, label2id)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.learning_rate, weight_decay=0.05, layer_decay=0.75))
@@ -99,7 +99,9 @@ def validate(accelerator: Accelerator, model, loader: DataLoader) -> float:
         readable = labels != -100
         right += (predictions == labels)[readable].sum().item()
         total += readable.sum().item()
-    return right / max(total, 1)
+    if not total:
+        raise ValueError("None of the clips to validate with can be read; _skipped_clips.csv in --output_dir says why")
+    return right / total
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

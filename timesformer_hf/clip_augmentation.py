@@ -31,7 +31,8 @@ class ClipAugmentation:
         rand_augment: operations of RandAugment (Cubuk et al. 2020) a clip; 0 for none.
         magnitude: of these, 0 to 30.
         mixup, cutmix: parameter of the beta distribution by which two clips' pixels (Zhang et al. 2018), or areas (Yun
-            et al. 2019), and labels are mixed; 0 for none. With both, each batch has one of them.
+            et al. 2019), and labels are mixed; 0 for none. With both, each batch has one of them; a batch of one clip
+            has nothing to mix.
     """
 
     jitter: tuple[float, float] = (256 / 224, 320 / 224)

@@ -216,3 +216,25 @@ def add_lora(
         modules_to_save=["classifier", *(["timesformer.embeddings"] if train_embeddings else [])],
     )
     return get_peft_model(model, settings)
+
+
+def load_adapters(
+    folder: str | os.PathLike, base: str | os.PathLike
+) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
+    """
+    The model that adapters of [`add_lora`] make of another one, merged into it, and its processor.
+
+    Args:
+        folder: of the adapters, or their Hub name, with the config and processor that `ClipTrainer` saves beside them.
+        base: what they were trained on, as of [`start_from_checkpoint`].
+
+    Raises:
+        OSError, ValueError: where there is no such thing, or the one doesn't fit the other.
+    """
+    from peft import PeftModel
+
+    config = TimesformerConfig.from_pretrained(folder)
+    labels = [config.id2label[number] for number in sorted(config.id2label)]
+    fields = {name: getattr(config, name) for name in ("attention_type", "num_frames", "image_size")}
+    model, _, _ = start_from_checkpoint(base, labels, True, config.problem_type, **fields)  # the head is an adapter
+    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), stored_processor(folder)
