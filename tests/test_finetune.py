@@ -792,6 +792,27 @@ class TestArguments:
         assert model.recipe == "scratch"
         assert augmentation.jitter == [1.0, 1.5]
 
+    def test_values_of_a_file(self, tmp_path):
+        """Are what they would be on the command line."""
+        lines = ["image_size: 64", "freeze: 1", "save_strategy: no", "bf16: false", "reset_head: 'yes'", "model: null"]
+        lines += ["lr_drops: [0.5, 0.75]", "lr_scheduler_kwargs: {num_cycles: 2}", "output_dir: -3", "data: 2024"]
+        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        words = ["--image_size", 64, "--freeze", 1, "--save_strategy", "no", "--bf16", False, "--reset_head", "yes"]
+        words += ["--lr_drops", 0.5, 0.75, "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--output_dir=-3"]
+        found = self.parse(tmp_path / "settings.yaml", "--use_cpu")
+        expected = self.parse(*words, "--data", 2024, "--use_cpu")
+        assert [vars(part) for part in found[:3]] == [vars(part) for part in expected[:3]]
+        assert found[3].to_dict() == expected[3].to_dict()
+        assert (found[0].image_size, found[0].freeze, found[0].model) == ([64], "1", None)
+
+    @pytest.mark.parametrize("text", ["frame_sampling_rate: 2.5", "num_train_epochs: many"])
+    def test_wrong_types_in_a_file(self, text, tmp_path, capsys):
+        (tmp_path / "settings.yaml").write_text(f"data: videos\noutput_dir: out\n{text}\n")
+        with pytest.raises(SystemExit):
+            finetune.main([str(tmp_path / "settings.yaml")])
+        name, value = text.split(": ")
+        assert re.search(f"argument --{name}.*: invalid \\w+ value: '{value}'", capsys.readouterr().err)
+
     def test_learning_rate_follows_the_batch(self):
         common = ("--data", "d", "--output_dir", "o", "--use_cpu", "--recipe")
         training = self.parse(
