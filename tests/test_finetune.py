@@ -238,6 +238,12 @@ class TestWholeRuns:
         assert AutoVideoProcessor.from_pretrained(tmp_path / "out").frame_sampling_rate == 2
         assert "from scratch" in (tmp_path / "out" / "README.md").read_text()
 
+    def test_pairs_in_overrides(self):
+        config = TimesformerConfig()
+        assert finetune.read_overrides(None, config) == {}
+        found = finetune.read_overrides("image_size=[32,48],hidden_act=relu,qkv_bias=false", config)
+        assert found == {"image_size": [32, 48], "hidden_act": "relu", "qkv_bias": False}
+
     def test_several_labels(self, data, model, tmp_path, capsys):
         """A table of labels between bars; the pipeline's scores are those of independent questions."""
         videos = sorted(data.rglob("*.mp4"))
@@ -718,6 +724,16 @@ class TestBadInput:
             ({"attention_type": "both"}, "attention_type='both' must be one of"),
             ({"frame_sampling": "center"}, "needs a frame_sampling_rate"),
             ({"mixup": -1}, "mixup=-1.0 must be 0"),
+            ({"jitter": 1}, "jitter=(1.0,) must be a range, two numbers, from at least 1"),
+            ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in [0, 1]"),
+            (
+                {"dataloader_drop_last": True, "per_device_train_batch_size": 100},
+                "drops all of 8 clips to train with, which make no whole batch of 100",
+            ),
+            ({"model": None, "config_overrides": "hidden=3"}, "there is no field 'hidden' in the config"),
+            ({"model": None, "config_overrides": "image_size=[32"}, "must be names and values, as hidden_size=192"),
+            ({"model": None, "config_overrides": "hidden_size"}, "hidden_size"),
+            ({"model": None, "config_overrides": "hidden_size=abc"}, "hidden_size"),
             ({"lr_scaling": "cubic"}, "lr_scaling='cubic' must be one of 'none', 'linear', 'sqrt'"),
             ({"streaming": True}, "--streaming needs --max_steps"),
         ],
