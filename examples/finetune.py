@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -239,15 +240,30 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
 def new_config(args: ModelArguments, fields: dict) -> TimesformerConfig:
     config = TimesformerConfig() if args.config is None else TimesformerConfig.from_pretrained(args.config)
     implementation = fields.pop("attn_implementation", None)
-    values = config.to_dict() | fields
-    for entry in (args.config_overrides or "").split(","):
-        name, _, value = entry.partition("=")
-        if entry and name not in values:
-            raise ValueError(f"--config_overrides: there is no field {name!r} in the config")
-        values |= {name: yaml.safe_load(value)} if entry else {}
-    config = TimesformerConfig.from_dict(values)
+    try:
+        config = TimesformerConfig.from_dict(config.to_dict() | fields | read_overrides(args.config_overrides, config))
+    except StrictDataclassFieldValidationError as error:  # a value of another type
+        raise ValueError(f"--config_overrides: {error}") from error
     config._attn_implementation = implementation
     return config
+
+
+def read_overrides(text: str | None, config: TimesformerConfig) -> dict:
+    """
+    The values of `hidden_size=192,image_size=[32,48]` by their names.
+
+    Raises:
+        ValueError: for another text, or a name that is no field of the config.
+    """
+    try:
+        values = yaml.safe_load("{" + (text or "").replace("=", ": ") + "}")
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--config_overrides={text!r} must be names and values, as hidden_size=192,image_size=[32,48]"
+        ) from error
+    if unknown := [name for name in values if name not in config.to_dict()]:
+        raise ValueError(f"--config_overrides: there is no field {unknown[0]!r} in the config")
+    return values
 
 
 def restrict_training(args: ModelArguments, model):
@@ -423,7 +439,8 @@ def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmen
     Settings that follow from the data, or are no choice here. Warns of clips that are never mixed.
 
     Raises:
-        ValueError: for several processes that don't know of each other, which would train apart into one folder.
+        ValueError: for several processes that don't know of each other, which would train apart into one folder; and
+            where no clip would be trained.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > training.world_size:
         raise ValueError(
@@ -437,6 +454,12 @@ def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmen
         training.dataloader_persistent_workers = False
     if not is_stream and training.logging_steps >= 1:  # often enough for a curve
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
+    batch = training.train_batch_size * training.world_size
+    if not is_stream and training.dataloader_drop_last and len(data.train) < batch:
+        raise ValueError(
+            f"--dataloader_drop_last drops all of {len(data.train)} clips to train with, which make no whole batch of "
+            f"{batch}: leave it away, or lower --per_device_train_batch_size"
+        )
     if data.multi_label:
         training.label_smoothing_factor = 0.0  # it is for a choice of one
     if (augmentation.mixup or augmentation.cutmix) and training.train_batch_size == 1:

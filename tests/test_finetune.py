@@ -238,6 +238,12 @@ class TestWholeRuns:
         assert AutoVideoProcessor.from_pretrained(tmp_path / "out").frame_sampling_rate == 2
         assert "from scratch" in (tmp_path / "out" / "README.md").read_text()
 
+    def test_pairs_in_overrides(self):
+        config = TimesformerConfig()
+        assert finetune.read_overrides(None, config) == {}
+        found = finetune.read_overrides("image_size=[32,48],hidden_act=relu,qkv_bias=false", config)
+        assert found == {"image_size": [32, 48], "hidden_act": "relu", "qkv_bias": False}
+
     def test_several_labels(self, data, model, tmp_path, capsys):
         """A table of labels between bars; the pipeline's scores are those of independent questions."""
         videos = sorted(data.rglob("*.mp4"))
@@ -787,6 +793,16 @@ class TestBadInput:
             ({"attention_type": "both"}, "attention_type='both' must be one of"),
             ({"frame_sampling": "center"}, "needs a frame_sampling_rate"),
             ({"mixup": -1}, "mixup=-1.0 must be 0"),
+            ({"jitter": 1}, "jitter=(1.0,) must be a range, two numbers, from at least 1"),
+            ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in [0, 1]"),
+            (
+                {"dataloader_drop_last": True, "per_device_train_batch_size": 100},
+                "drops all of 8 clips to train with, which make no whole batch of 100",
+            ),
+            ({"model": None, "config_overrides": "hidden=3"}, "there is no field 'hidden' in the config"),
+            ({"model": None, "config_overrides": "image_size=[32"}, "must be names and values, as hidden_size=192"),
+            ({"model": None, "config_overrides": "hidden_size"}, "hidden_size"),
+            ({"model": None, "config_overrides": "hidden_size=abc"}, "hidden_size"),
             ({"lr_scaling": "cubic"}, "lr_scaling='cubic' must be one of 'none', 'linear', 'sqrt'"),
             ({"streaming": True}, "--streaming needs --max_steps"),
         ],
@@ -860,6 +876,27 @@ class TestArguments:
         model, _, augmentation, training = self.parse(tmp_path / "settings.json", "--use_cpu")
         assert model.recipe == "scratch"
         assert augmentation.jitter == [1.0, 1.5]
+
+    def test_values_of_a_file(self, tmp_path):
+        """Are what they would be on the command line."""
+        lines = ["image_size: 64", "freeze: 1", "save_strategy: no", "bf16: false", "reset_head: 'yes'", "model: null"]
+        lines += ["lr_drops: [0.5, 0.75]", "lr_scheduler_kwargs: {num_cycles: 2}", "output_dir: -3", "data: 2024"]
+        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        words = ["--image_size", 64, "--freeze", 1, "--save_strategy", "no", "--bf16", False, "--reset_head", "yes"]
+        words += ["--lr_drops", 0.5, 0.75, "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--output_dir=-3"]
+        found = self.parse(tmp_path / "settings.yaml", "--use_cpu")
+        expected = self.parse(*words, "--data", 2024, "--use_cpu")
+        assert [vars(part) for part in found[:3]] == [vars(part) for part in expected[:3]]
+        assert found[3].to_dict() == expected[3].to_dict()
+        assert (found[0].image_size, found[0].freeze, found[0].model) == ([64], "1", None)
+
+    @pytest.mark.parametrize("text", ["frame_sampling_rate: 2.5", "num_train_epochs: many"])
+    def test_wrong_types_in_a_file(self, text, tmp_path, capsys):
+        (tmp_path / "settings.yaml").write_text(f"data: videos\noutput_dir: out\n{text}\n")
+        with pytest.raises(SystemExit):
+            finetune.main([str(tmp_path / "settings.yaml")])
+        name, value = text.split(": ")
+        assert re.search(f"argument --{name}.*: invalid \\w+ value: '{value}'", capsys.readouterr().err)
 
     def test_learning_rate_follows_the_batch(self):
         common = ("--data", "d", "--output_dir", "o", "--use_cpu", "--recipe")

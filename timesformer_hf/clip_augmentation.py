@@ -43,8 +43,10 @@ class ClipAugmentation:
     cutmix: float = 0.0
 
     def __post_init__(self):
-        if not 1 <= self.jitter[0] <= self.jitter[1]:
-            raise ValueError(f"jitter={self.jitter} must be a range from at least 1, the size of the crop")
+        if len(self.jitter) != 2 or not 1 <= self.jitter[0] <= self.jitter[1]:
+            raise ValueError(
+                f"jitter={self.jitter} must be a range, two numbers, from at least 1, the size of the crop"
+            )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip={self.flip} must be a probability")
         if self.rand_augment < 0 or not 0 <= self.magnitude <= 30:

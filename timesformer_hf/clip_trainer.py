@@ -61,6 +61,8 @@ class ClipTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if not 0 <= self.label_smoothing_factor <= 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1]")
         if self.learning_rate is None:
             self.learning_rate = scaled_learning_rate(
                 self.base_learning_rate, self.base_batch_size, self.total_batch_size, self.lr_scaling
