@@ -12,9 +12,7 @@ my-model is a model like any other:
 docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streaming, and what to do when something fails.
 """
 
-import csv
 import itertools
-import json
 import math
 import os
 import sys
@@ -30,21 +28,20 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig
-from timesformer_hf.atomic_outputs import output_file
 from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
 from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
 from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
 from timesformer_hf.cost_plot import check_can_plot
-from timesformer_hf.feature_extraction import is_url
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
 from timesformer_hf.label_lists import read_labels
-from timesformer_hf.labelled_videos import LabelledVideos, check_text, name_split, read_labelled_videos
+from timesformer_hf.labelled_videos import LabelledVideos, name_split, read_labelled_videos
 from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
-from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
+from timesformer_hf.training_callbacks import TrainingInterrupted
+from timesformer_hf.training_folder import check_same_model, find_checkpoint, write_splits
 from timesformer_hf.training_recipes import RECIPES
-from timesformer_hf.training_report import TrainingReport, base_model, has_adapters
+from timesformer_hf.training_report import TrainingReport, has_adapters
 from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
 
@@ -52,8 +49,6 @@ from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, Sk
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
 SPLIT_FILE = "_split.csv"
 SKIPPED_FILE = "_skipped_clips.csv"
-# Of a model's config, what a training that goes on may have otherwise: weights keep their shapes and their meaning.
-MAY_CHANGE = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 logger = logging.get_logger("finetune")
 
@@ -345,68 +340,6 @@ def class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> torc
     return weights
 
 
-def find_checkpoint(training: ClipTrainingArguments, data: str) -> str | None:
-    """
-    The checkpoint to go on from, if there is one and it is asked for.
-
-    Raises:
-        ValueError: where the output folder holds a training that isn't to go on, or something else that would be
-            overwritten, or where it lies in the folder of the data.
-    """
-    folder = Path(training.output_dir)
-    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise ValueError(f"{folder} lies in {data}, where it would be taken for a class; give another --output_dir")
-    checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
-    if checkpoint is not None or training.process_index:
-        return checkpoint and str(checkpoint)
-    if (folder / "config.json").exists() or (next(folder.glob("checkpoint-*"), None) and not training.resume):
-        how = "has no whole checkpoint to go on from" if training.resume else "go on with --resume"
-        raise ValueError(f"{folder} holds a training already: {how}, or give another --output_dir")
-    if foreign := [name for name in ("README.md", "results.json") if (folder / name).exists()]:  # written last of all
-        raise ValueError(f"{folder} holds {' and '.join(foreign)} of something else; give another --output_dir")
-    return None
-
-
-def check_same_model(model, checkpoint: str) -> None:
-    """
-    Raises:
-        ValueError: for a checkpoint of another model, whose weights don't fit or would mean something else.
-    """
-    stored = TimesformerConfig.from_json_file(Path(checkpoint, "config.json"))
-    before, now = (json.loads(config.to_json_string(use_diff=False)) for config in (stored, base_model(model).config))
-    names = ["id2label", "problem_type", *TimesformerConfig.__annotations__]
-    changed = [name for name in names if before[name] != now[name] and name not in MAY_CHANGE]
-    if changed:
-        differences = "".join(f"\n  {name}: {before[name]}, now {now[name]}" for name in changed)
-        raise ValueError(
-            f"{checkpoint} is of another model than this command starts with:{differences}\n"
-            "Give --model and the settings that the training began with, or start another one in another --output_dir"
-        )
-
-
-def write_split(data: Data, path: Path, resumed: bool) -> None:
-    """
-    What is trained and what validated with, as a table that `--data` takes.
-
-    Raises:
-        ValueError: where a run that is continued began with something else, or a name is no text.
-    """
-    if isinstance(data.train, VideoStream):
-        return
-    check_text(text for video in (*data.train, *data.validation) for text in (video.name, *video.labels))
-    rows = [["path", "label", "group", "split"]]
-    for split, videos in (("train", data.train), ("validation", data.validation)):
-        for video in videos:
-            name = video.name if is_url(video.name) or video.fetch else os.path.abspath(video.name)
-            rows.append([name, "|".join(video.labels), video.group, split])
-    if resumed and path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            if list(csv.reader(file)) != rows:
-                raise ValueError(f"The data are not those that this training began with, which {path} lists")
-    with output_file(path, overwrite=True) as new, new.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
 def run(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -474,7 +407,8 @@ def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, res
     split, path = Path(training.output_dir, SPLIT_FILE), Path(training.output_dir, SKIPPED_FILE)
     if training.process_index:
         return SkippedClips(path)
-    write_split(data, split, resumed)
+    if not isinstance(data.train, VideoStream):
+        write_splits({"train": data.train, "validation": data.validation}, split, resumed)
     before = SkippedClips(path).read() if resumed else {}
     path.unlink(missing_ok=True)
     skipped = SkippedClips(path)

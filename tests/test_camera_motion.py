@@ -1,10 +1,11 @@
 """
-The virtual camera of examples/camera_motion. Its pictures are checked by measuring the movement in them again, by phase
-correlation and by comparing pixels, without its own geometry.
+The shipped camera-motion model, and the virtual camera that it learnt from. The camera's pictures are checked by
+measuring the movement in them again, by phase correlation and by comparing pixels, without its own geometry.
 """
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -135,6 +136,53 @@ class TestVirtualCamera:
             rendering.load_textures(tmp_path)
 
 
+class TestFaintBackground:
+    @pytest.mark.parametrize(("label", "least"), [("static", 0.0), ("pan_left", 0.3)])
+    def test_contrast(self, label, least, camera, rendering, texture):
+        """Of what lies behind the objects, which are left out here: between `least` and 0.6 of what it was."""
+        found = []
+        for seed in range(12):
+            clips = []
+            for faint in (0.0, 1.0):
+                conditions = rendering.Conditions(1.0, 0.0, supersampling=1, faint=faint)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(rendering, "add_object", lambda rng, frames, *others: frames)
+                    patch.setattr(rendering, "wear", lambda rng, frames, damage: frames)
+                    rng = np.random.default_rng(seed)
+                    clip, _ = rendering.random_clip(
+                        rng, lambda rng: texture, label, camera.EASY, 4, (48, 48), conditions
+                    )
+                clips.append(clip)
+            found.append(float(clips[1].std() / clips[0].std()))
+        assert least - 1e-3 <= min(found) < least + 0.2
+        assert 0.4 < max(found) <= 0.6 + 1e-3
+
+
+class TestStir:
+    def test_a_part_moves_and_the_rest_stays(self, camera, rendering, texture):
+        """A part at the left that has come to the right; far from it nothing has changed."""
+        shot = rendering.Shot(np.stack([np.eye(3)] * 2), 1.0)
+        centers = np.array([[[-0.5, 0.0]]] * 2)
+        stir = rendering.Stir(centers, np.array([[[0.0, 0.0]], [[0.15, 0.0]]]), np.array([0.25]))
+        frames = rendering.render(texture, shot, (96, 96), np.zeros(2), 0.5, 2, stir).mean(1).numpy()
+        still = rendering.render(texture, shot, (96, 96), np.zeros(2), 0.5, 2).mean(1).numpy()
+        assert np.abs(frames[0] - still[0]).max() < 0.1
+        assert np.abs(frames[1] - still[1])[:, 60:].max() < 0.1
+        middle = frames[1, 46:50, 23:25]  # of the part; 0.15 half frames are 7.2 pixels
+        assert np.abs(middle - still[1, 46:50, 16:18]).mean() < 0.3 * np.abs(middle - still[1, 46:50, 23:25]).mean()
+
+    def test_at_random(self, camera, rendering, texture):
+        conditions = [rendering.Conditions(0.0, 0.0, 1, stirring=stirring) for stirring in (0.0, 1.0)]
+        clips = [
+            rendering.random_clip(
+                np.random.default_rng(3), lambda rng: texture, "static", camera.EASY, 8, (48, 48), row
+            )[0]
+            for row in conditions
+        ]
+        motion = [float((clip[1:].float() - clip[:-1].float()).abs().mean()) for clip in clips]
+        assert motion[1] > 3 * motion[0]
+
+
 class TestSqueezedFrames:
     def test_a_wide_shot_squeezed_is_the_wide_shot_scaled(self, camera, rendering, texture):
         """Rendered into a square, or rendered wide and then scaled by torch: the same picture, but for the sampling."""
@@ -206,3 +254,95 @@ class TestPrograms:
         path.unlink()
         make_data.make_clip(job)
         assert torch.equal(*shown)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    from transformers import pipeline
+
+    import timesformer_hf
+
+    return pipeline("video-classification", model=timesformer_hf.CAMERA_MOTION)
+
+
+class TestShippedModel:
+    def test_sample_film(self, classifier):
+        """The camera rises slowly: in all corners, where nobody acts, the content sinks."""
+        with av.open(str(SAMPLE)) as container:
+            frames = [frame.to_ndarray(format="gray").astype(float) for frame in container.decode(video=0)]
+        start = (len(frames) - 29) // 2
+        first, last = frames[start], frames[start + 28]
+        corners = [(slice(y, y + 100), slice(x, x + 100)) for y in (0, 140) for x in (0, 326)]
+        shifts = [shift_between(first[corner], last[corner]) for corner in corners]
+        assert all(down >= 4 and down > right >= 0 for right, down in shifts)
+        best = classifier(str(SAMPLE))[0]
+        assert best["label"] == "tilt_up"
+        assert best["score"] > 0.5
+
+    def test_every_label_on_a_film_it_has_never_seen(self, classifier, camera, rendering, texture, tmp_path):
+        """Six H.264 clips of each label, from a frame of the sample film; nine in ten must be right."""
+        write_video = importlib.import_module("make_data").write_video
+        right, wrong = 0, []
+        for label in camera.LABELS:
+            for seed in range(6):
+                rng = np.random.default_rng(seed)
+                conditions = rendering.Conditions(foreground=0.0, damage=0.5, supersampling=1)
+                motion = camera.FULL
+                clip, _ = rendering.random_clip(rng, lambda rng: texture, label, motion, 30, (84, 112), conditions)
+                path = tmp_path / f"{label}-{seed}.mp4"
+                write_video(path, clip, crf=23)
+                found = classifier(str(path), top_k=1)[0]["label"]
+                right += found == label
+                wrong += [(label, found)] if found != label else []
+        assert right >= 54, wrong
+
+    def test_labels_and_size(self, camera):
+        import timesformer_hf
+
+        folder = Path(timesformer_hf.CAMERA_MOTION)
+        config = json.loads((folder / "config.json").read_text())
+        assert tuple(config["id2label"].values()) == camera.LABELS
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+
+    def test_loads_as_float32_and_in_the_built_in_model(self):
+        """The file holds half precision; the built-in model gives the same logits."""
+        from transformers.models.timesformer.modeling_timesformer import (
+            TimesformerForVideoClassification as BuiltIn,
+        )
+
+        import timesformer_hf
+        from timesformer_hf import TimesformerForVideoClassification
+
+        ours = TimesformerForVideoClassification.from_pretrained(timesformer_hf.CAMERA_MOTION)
+        assert ours.dtype == torch.float32
+        theirs = BuiltIn.from_pretrained(timesformer_hf.CAMERA_MOTION, attn_implementation="eager")
+        clip = torch.randn(2, 8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.testing.assert_close(ours(clip).logits, theirs(clip).logits, atol=1e-4, rtol=1e-4)
+
+    def test_without_this_package(self, classifier):
+        """The built-in model's pipeline, given the processor of frames, tells the same of the same frames."""
+        import timesformer_hf
+
+        code = f"""
+import sys
+import av, torch
+from transformers import AutoImageProcessor, AutoModelForVideoClassification
+
+with av.open({str(SAMPLE)!r}) as container:
+    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+start = (len(frames) - 29) // 2
+folder = {timesformer_hf.CAMERA_MOTION!r}
+model = AutoModelForVideoClassification.from_pretrained(folder)
+inputs = AutoImageProcessor.from_pretrained(folder)(frames[start : start + 29 : 4], return_tensors="pt")
+with torch.no_grad():
+    scores = model(**inputs).logits[0].softmax(-1)
+assert "timesformer_hf" not in sys.modules
+print(model.config.id2label[int(scores.argmax())], float(scores.max()))
+"""
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+        assert process.returncode == 0, process.stderr
+        label, score = process.stdout.split()
+        best = classifier(str(SAMPLE))[0]
+        assert label == best["label"]
+        assert float(score) == pytest.approx(best["score"], abs=0.02)  # PIL and torchvision round otherwise

@@ -47,8 +47,8 @@ class ClipSet:
 
 
 SETS = {
-    "train": ClipSet("train", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
-    "validation": ClipSet("validation", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
+    "train": ClipSet("train", (16, 42), Conditions(0.6, 1.0, supersampling=1, faint=0.3, stirring=0.4)),
+    "validation": ClipSet("validation", (16, 42), Conditions(0.6, 1.0, supersampling=1, faint=0.3, stirring=0.4)),
     "test": ClipSet("test", (23, 23), Conditions(0.0, 0.5, supersampling=1)),
     "test_compressed": ClipSet("test", (38, 42), Conditions(0.0, 0.5, supersampling=1)),
     "test_foreground": ClipSet("test", (23, 23), Conditions(1.0, 0.5, supersampling=1)),
