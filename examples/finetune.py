@@ -68,7 +68,7 @@ class ModelArguments:
     attention_type: str | None = option(None, "The attention scheme, such as divided_space_time or joint_space_time.")
     num_frames: int | None = option(None, "Frames of a clip. (None: the checkpoint's)")
     image_size: list[int] | None = field(
-        default=None, metadata={"help": "Side of the crop in pixels, or height and width. (None: the checkpoint's)"}
+        default=None, metadata={"help": "Side of a frame in pixels, or height and width. (None: the checkpoint's)"}
     )
     frame_sampling: str | None = option(None, "How frames are chosen: uniform, center, original or segments.")
     frame_sampling_rate: int | None = option(None, "Frames of the video from one of the clip to the next.")
@@ -113,7 +113,7 @@ class AugmentationArguments:
 
     jitter: list[float] = field(
         default_factory=lambda: [1.0, 320 / 224],
-        metadata={"help": "Range of a frame's shorter side before it is cropped, in sizes of the crop."},
+        metadata={"help": "Range of a frame's shorter side (squeezed: of both) before it is cropped, in crops."},
     )
     flip: float = option(0.5, "Probability of a horizontal flip; 0 where left and right matter.")
     rand_augment: int = option(0, "Operations of RandAugment a clip.")
@@ -348,7 +348,7 @@ def run(
 ) -> None:
     augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
     check_can_plot("curves.png")  # not after hours of training
-    checkpoint = find_checkpoint(training, data_args.data)
+    checkpoint = find_checkpoint(training, data_args.data, data_args.validation_data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
     adjust(training, data, augmentation)
@@ -413,7 +413,7 @@ def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, res
     path.unlink(missing_ok=True)
     skipped = SkippedClips(path)
     if before and not isinstance(data.train, VideoStream):  # which is read from its beginning again
-        load = ClipLoader(*start[1:], data.multi_label, skipped=skipped)
+        load = ClipLoader(*start[1:], data.multi_label, start[0].config.num_labels, skipped=skipped)
         for video in (*data.train, *data.validation):
             if video.name in before:
                 load(video, (0, 0))

@@ -5,6 +5,8 @@ measuring the movement in them again, by phase correlation and by comparing pixe
 
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
 
 av = pytest.importorskip("av", reason="clips are encoded and decoded")
@@ -202,7 +205,7 @@ class TestSqueezedFrames:
 
 
 class TestPrograms:
-    """Each on two pictures, for a few steps."""
+    """Each on a picture a split, for a few steps."""
 
     @pytest.fixture
     def pictures(self, tmp_path):
@@ -214,27 +217,162 @@ class TestPrograms:
             frame.save(folder / "frame.jpg")
         return tmp_path / "pictures"
 
-    def test_pretraining_goes_on_where_it_was(self, pictures, tmp_path, monkeypatch, capsys):
+    @staticmethod
+    def run(program, monkeypatch, *words) -> int:
+        monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, words)])
+        return program.main()
+
+    @pytest.fixture
+    def small(self, pictures, tmp_path):
+        words = [pictures, tmp_path / "model", "--size", "32", "--width", "32", "--depth", "1", "--heads", "2"]
+        return [*words, "--batch-size", "4", "--workers", "0", "--device", "cpu", "--save-steps", "1", "--steps", "3"]
+
+    def test_pretraining_goes_on_where_it_was(self, small, tmp_path, monkeypatch, capsys):
+        """Interrupted after its second checkpoint, it goes on with the weights that are in it."""
         from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 
         pretrain = importlib.import_module("pretrain")
-        out = tmp_path / "model"
-        common = ["pretrain.py", str(pictures), str(out), "--size", "32", "--width", "32", "--depth", "1"]
-        common += ["--heads", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--save-steps", "1"]
-        monkeypatch.setattr(pretrain, "save", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-        monkeypatch.setattr(sys, "argv", [*common, "--steps", "2"])
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.main()
-        monkeypatch.undo()
-        monkeypatch.setattr(sys, "argv", [*common, "--steps", "3"])
-        assert pretrain.main() == 0
+        save_checkpoint, load_state_dict, same = pretrain.save_checkpoint, pretrain.MotionTraining.load_state_dict, []
+
+        def save_and_stop(path, **state):
+            save_checkpoint(path, **state)
+            if state["training"]["done"] == 2:
+                raise KeyboardInterrupt
+
+        def load(training, state):
+            load_state_dict(training, state)
+            stored = torch.load(tmp_path / "model.checkpoint.pt", weights_only=True)["training"]["model"]
+            same.extend(torch.equal(stored[name], tensor) for name, tensor in training.model.state_dict().items())
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pretrain, "save_checkpoint", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                self.run(pretrain, monkeypatch, *small)
+        assert not (tmp_path / "model").exists()
+        monkeypatch.setattr(pretrain.MotionTraining, "load_state_dict", load)
+        assert self.run(pretrain, monkeypatch, *small) == 0
+        assert same
+        assert all(same)
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
         assert [row["step"] for row in rows] == [1, 2, 3]
-        model = TimesformerForVideoClassification.from_pretrained(out)
+        model = TimesformerForVideoClassification.from_pretrained(tmp_path / "model")
         assert model.config.num_labels == 10
-        assert TimesformerVideoProcessor.from_pretrained(out).clip_size == (32, 32)
+        assert TimesformerVideoProcessor.from_pretrained(tmp_path / "model").clip_size == (32, 32)
 
-    def test_data_are_made_once(self, pictures, tmp_path, monkeypatch):
+    def test_mistakes_in_pretraining(self, small, tmp_path, monkeypatch):
+        import timesformer_hf
+
+        pretrain = importlib.import_module("pretrain")
+        with pytest.raises(ValueError, match="--size 40 must be a multiple of 16"):
+            self.run(pretrain, monkeypatch, *small, "--size", "40")
+        with pytest.raises(ValueError, match="has its own width, heads, depth; leave them out"):
+            self.run(pretrain, monkeypatch, *small, "--model", timesformer_hf.CAMERA_MOTION)
+        with pytest.raises(SystemExit):
+            self.run(pretrain, monkeypatch, *small, "--save-steps", "0")
+        torch.save({"settings": {"seed": 1}}, tmp_path / "model.checkpoint.pt")
+        with pytest.raises(ValueError, match=r"is of a training with \{'seed': 1\}, this one has"):
+            self.run(pretrain, monkeypatch, *small)
+
+    def test_schemes_side_by_side(self, pictures, tmp_path, monkeypatch, capsys):
+        compare = importlib.import_module("compare_schemes")
+        monkeypatch.setattr(compare, "TEST_BATCHES", 1)
+        words = [pictures, tmp_path, "--steps", "1", "--still-steps", "1", "--batch-size", "2", "--workers", "0"]
+        assert self.run(compare, monkeypatch, *words, "--seeds", "1") == 0
+        table = (tmp_path / "table1.md").read_text()
+        assert table in capsys.readouterr().out
+        results = json.loads((tmp_path / "results.json").read_text())
+        scheme, *_, motion, picture = table.splitlines()[2].strip("| ").split(" | ")
+        assert float(motion) == pytest.approx(100 * results["camera motion"]["0"][scheme], abs=0.05)
+        assert float(picture) == pytest.approx(100 * results["which picture"]["0"][scheme], abs=0.05)
+        monkeypatch.setattr(compare, "compare", None)  # what is there isn't done again
+        assert self.run(compare, monkeypatch, *words, "--seeds", "1") == 0
+        with pytest.raises(ValueError, match="has results of"):
+            self.run(compare, monkeypatch, *words, "--steps", "2")
+
+    def test_all_sets_of_data(self, pictures, tmp_path, monkeypatch):
+        make_data = importlib.import_module("make_data")
+        words = [pictures, tmp_path / "clips", "--train", "1", "--others", "1", "--workers", "1"]
+        assert self.run(make_data, monkeypatch, *words) == 0
+        for name in make_data.SETS:
+            labels = {path.parent.name for path in (tmp_path / "clips" / name).glob("*/00000.mp4")}
+            assert labels == set(make_data.LABELS)
+        with pytest.raises(ValueError, match="has clips of --seed 0, not of 1; give another folder"):
+            self.run(make_data, monkeypatch, *words, "--seed", "1")
+
+    def test_all_in_order(self, tmp_path):
+        """make_model.sh with a stand-in for Python: in order, on from where it was, and nothing twice."""
+        log, work = tmp_path / "log", tmp_path / "work"
+        stand_in = tmp_path / "python"
+        stand_in.write_text(
+            f"""#!/bin/bash
+echo "$(basename "$1") ${{*:2}}" >> {log}
+case "$1" in
+*sources.py) exit 1 ;;
+*pretrain.py) mkdir -p "$3" ;;
+*finetune.py) mkdir -p {work}/model; [ -f {tmp_path}/broken ] || touch {work}/model/results.json ;;
+*evaluate.py) mkdir -p "${{!#}}"; touch "${{!#}}/results.json" ;;
+esac
+[ ! -f {tmp_path}/broken ] || [[ "$1" != *finetune.py ]]
+"""
+        )
+        stand_in.chmod(0o755)
+
+        def run(*words) -> list[list[str]]:
+            log.write_text("")
+            environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+            code = subprocess.run([EXAMPLE / "make_model.sh", work, *words], env=environment).returncode
+            return [code, *(line.split() for line in log.read_text().splitlines())]
+
+        (tmp_path / "broken").touch()
+        code, *lines = run()
+        assert code
+        names = ["sources.py", "pretrain.py", "pretrain.py", "make_data.py", "finetune.py"]
+        assert [line[0] for line in lines] == names
+        assert "--resume" not in lines[-1]
+        (tmp_path / "broken").unlink()
+        code, *lines = run()
+        assert not code
+        names = ["sources.py", "make_data.py", "finetune.py", "evaluate.py", "evaluate.py", "evaluate.py"]
+        assert [line[0] for line in lines] == names
+        assert "--resume" in lines[2]
+        code, *lines = run("--ship")
+        assert not code
+        assert [line[0] for line in lines] == ["sources.py", "make_data.py", "ship.py"]
+
+    def test_shipping(self, tmp_path, monkeypatch):
+        """From the folder of make_model.sh to half-precision weights and a card with what was measured."""
+        pa = pytest.importorskip("pyarrow", reason="the results of videos are a Parquet file")
+        ship = importlib.import_module("ship")
+        shutil.copytree(ship.SHIPPED, tmp_path / "model")
+        training = {"training_clips": 123, "seed": 7, "num_train_epochs": 3.0}
+        (tmp_path / "model" / "results.json").write_text(
+            json.dumps({"validation": {"accuracy": 0.875}, "settings": training})
+        )
+        for size, steps in (("32", 11), ("64", 22)):
+            (tmp_path / f"motion-{size}").mkdir()
+            (tmp_path / f"motion-{size}" / "pretraining.json").write_text(json.dumps([{"step": 1}, {"step": steps}]))
+        (tmp_path / "pictures" / "train").mkdir(parents=True)
+        for name in ship.SETS:
+            results = {"top_1_accuracy": 0.5, "top_1_interval": [0.25, 0.75], "mean_class_accuracy": 0.5}
+            results |= {"expected_calibration_error": 0.125, "classes": [{"label": "static", "videos": 2}]}
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "results.json").write_text(json.dumps(results))
+            table = pa.table({"label": ["static", "static"], "prediction": ["static", "shake"]})
+            ship.parquet.write_table(table, tmp_path / name / "videos.parquet")
+        monkeypatch.setattr(ship, "SHIPPED", tmp_path / "shipped")
+        assert self.run(ship, monkeypatch, tmp_path) == 0
+        card = (tmp_path / "shipped" / "README.md").read_text()
+        assert "| `static` | 1 |  |  |  |  |  |  |  |  | 1 |" in card
+        assert "| 50.0% | 25.0% to 75.0% | 50.0% | 12.5% |" in card
+        for words in ("87.5% on other pictures", "11 batches of 64", "22 of 64 pixels", "123 H.264 clips", "(seed 7)"):
+            assert words in " ".join(card.split())
+        weights = load_file(tmp_path / "shipped" / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+        assert json.loads((tmp_path / "shipped" / "config.json").read_text())["dtype"] == "float32"
+
+    @pytest.mark.parametrize("name", ["train", "test"])
+    def test_data_are_made_once(self, name, pictures, tmp_path, monkeypatch):
+        """What a clip shows depends on the seed and its name alone, not on what was made before it."""
         make_data = importlib.import_module("make_data")
         shown, write_video = [], make_data.write_video
 
@@ -243,17 +381,18 @@ class TestPrograms:
             write_video(path, frames, crf)
 
         monkeypatch.setattr(make_data, "write_video", seen)
-        job = (pictures, tmp_path / "clips", "test", "zoom_in", 0, 0)
+        job = (pictures, tmp_path / "clips", name, "zoom_in", 0, 0)
         make_data.make_clip(job)
-        path = tmp_path / "clips" / "test" / "zoom_in" / "00000.mp4"
+        path = tmp_path / "clips" / name / "zoom_in" / "00000.mp4"
         with av.open(str(path)) as container:
             assert container.streams.video[0].codec_context.name == "h264"
             assert sum(1 for _ in container.decode(video=0)) == make_data.NUM_FRAMES
         make_data.make_clip(job)
         assert len(shown) == 1
         path.unlink()
+        make_data.make_clip((pictures, tmp_path / "clips", name, "shake", 1, 0))
         make_data.make_clip(job)
-        assert torch.equal(*shown)
+        assert torch.equal(shown[0], shown[2])
 
 
 @pytest.fixture(scope="module")

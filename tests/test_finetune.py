@@ -703,6 +703,17 @@ class TestUnreadableClips:
         result = run(tmp_path / "out", broken, resume=True, strict=True, **settings)
         assert result["unreadable_clips"] == 0
 
+    def test_repaired_with_several_labels(self, broken, data, tmp_path):
+        """Of a model that knows more labels than the data have."""
+        model = save_model(tmp_path / "base", ["bird", "dog", "cat"])
+        rows = [f"{path},{path.parent.name}|dog".replace("dog|dog", "dog") for path in sorted(broken.rglob("*.mp4"))]
+        (tmp_path / "videos.csv").write_text("\n".join(["path,label", *rows]))
+        settings = {"model": model, "max_unreadable": 0.2} | STEPS
+        run_until(tmp_path / "out", tmp_path / "videos.csv", 7, **settings)
+        shutil.copy(data / "cat" / "4.mp4", broken / "cat" / "4.mp4")
+        result = run(tmp_path / "out", tmp_path / "videos.csv", resume=True, strict=True, **settings)
+        assert result["unreadable_clips"] == 0
+
     def test_nothing_takes_its_place(self, data, model, tmp_path):
         """A step on a batch with an unreadable clip is the step on the others of it."""
         videos = [(path, path.parent.name) for path in sorted(data.rglob("*.mp4"))]
@@ -825,6 +836,8 @@ class TestBadInput:
     def test_output_among_the_data(self, folder, data, model, capsys):
         before = sorted(data.rglob("*"))
         run(data / folder, data, code=2, model=model)
+        assert f"lies in {data}, where it would be taken for a class" in capsys.readouterr().err
+        run(data / folder, "videos.csv", code=2, model=model, validation_data=data)
         assert f"lies in {data}, where it would be taken for a class" in capsys.readouterr().err
         assert sorted(data.rglob("*")) == before
 

@@ -21,17 +21,22 @@ from .training_report import base_model
 MAY_CHANGE = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 
-def find_checkpoint(training: ClipTrainingArguments, data: str) -> str | None:
+def find_checkpoint(training: ClipTrainingArguments, *data: str | None) -> str | None:
     """
     The checkpoint to go on from, if there is one and it is asked for.
+
+    Args:
+        data: what is trained and what validated with.
 
     Raises:
         ValueError: where the output folder holds a training that isn't to go on, or something else that would be
             overwritten, or where it lies in the folder of the data.
     """
     folder = Path(training.output_dir)
-    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
-        raise ValueError(f"{folder} lies in {data}, where it would be taken for a class; give another --output_dir")
+    for videos in filter(None, data):
+        if Path(videos).is_dir() and folder.resolve().is_relative_to(Path(videos).resolve()):
+            reason = f"{folder} lies in {videos}, where it would be taken for a class"
+            raise ValueError(f"{reason}; give another --output_dir")
     checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
     if checkpoint is not None or training.process_index:
         return checkpoint and str(checkpoint)

@@ -96,7 +96,7 @@ def any_of(pictures: list[Texture]) -> TextureChooser:
 
 class TextureMix:
     """
-    Chooses textures to train on: pictures, half of them mirrored or with their colours exchanged, and procedural ones.
+    Chooses textures to train on: pictures, many of them mirrored or with their colours exchanged, and procedural ones.
 
     Args:
         rng: makes the procedural ones.

@@ -50,7 +50,7 @@ def add_parser(commands) -> None:
         type=positive,
         metavar="R",
         help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
-        "4 for 96 (default: spread the frames over the whole video)",
+        "4 for 96 (default: as saved with the model, else spread over the whole video)",
     )
     add_views(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
