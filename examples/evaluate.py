@@ -118,7 +118,7 @@ def evaluate(args: EvaluationArguments, accelerator: Accelerator) -> None:
     model, processor = load_model(args, accelerator.device)
     videos = read_videos(args, model.config)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    targets = match_labels(videos, names)
+    targets = encode_labels(videos, names)
     sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
     settings = describe_settings(model, processor, "scores", sampling | scoring)
     parts = SharedParts(args, accelerator.process_index, settings, videos)
@@ -187,7 +187,7 @@ def read_videos(args: EvaluationArguments, config) -> LabelledVideos:
     )
 
 
-def match_labels(videos: LabelledVideos, names: list[str]) -> np.ndarray:
+def encode_labels(videos: LabelledVideos, names: list[str]) -> np.ndarray:
     """
     The labels of videos as the model numbers its `names`, matched by name as for training: integers (videos,), or
     where a video may have several, 0 or 1 for each (videos, labels).
