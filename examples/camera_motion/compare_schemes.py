@@ -39,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("pictures", type=Path, help="a folder with train/ and test/ pictures, as sources.py makes it")
     parser.add_argument("out", type=Path, help="a folder for the results")
     parser.add_argument("--steps", type=int, default=400, help="batches to train on for camera motion (default: 400)")
-    parser.add_argument("--still-steps", type=int, default=60, help="and for the picture (default: 60)")
+    parser.add_argument("--still-steps", type=int, default=150, help="and for the picture (default: 150)")
     parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: 64)")
     parser.add_argument("--seeds", type=int, default=3, help="how many times everything is done (default: 3)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
