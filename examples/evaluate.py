@@ -39,6 +39,7 @@ from timesformer_hf.evaluation_results import multi_label_results, single_label_
 from timesformer_hf.feature_extraction import EmbeddedVideo, choose_sampling, describe_settings
 from timesformer_hf.feature_table import FeatureParts, import_pyarrow, read_rows, source_of
 from timesformer_hf.label_lists import read_labels
+from timesformer_hf.label_matching import match_names
 from timesformer_hf.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
 from timesformer_hf.multi_view import AVERAGES, VIEW_PROTOCOLS, average_views, score_views
 
@@ -117,7 +118,7 @@ def evaluate(args: EvaluationArguments, accelerator: Accelerator) -> None:
     model, processor = load_model(args, accelerator.device)
     videos = read_videos(args, model.config)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
-    targets = match_labels(videos, names)
+    targets = encode_labels(videos, names)
     sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
     settings = describe_settings(model, processor, "scores", sampling | scoring)
     parts = SharedParts(args, accelerator.process_index, settings, videos)
@@ -186,16 +187,16 @@ def read_videos(args: EvaluationArguments, config) -> LabelledVideos:
     )
 
 
-def match_labels(videos: LabelledVideos, names: list[str]) -> np.ndarray:
+def encode_labels(videos: LabelledVideos, names: list[str]) -> np.ndarray:
     """
-    The labels of videos as the model numbers its `names`, matched by name: integers (videos,), or where a video may
-    have several, 0 or 1 for each (videos, labels).
+    The labels of videos as the model numbers its `names`, matched by name as for training: integers (videos,), or
+    where a video may have several, 0 or 1 for each (videos, labels).
 
     Raises:
         ValueError: for labels that the model doesn't have.
     """
-    label2id = {name: label for label, name in enumerate(names)}
     used = dict.fromkeys(label for video in videos for label in video.labels)
+    label2id = match_names(list(used), dict(enumerate(names)))
     if unknown := [label for label in used if label not in label2id]:
         hint = "; for labels that are numbers, --label_names says what they stand for"
         raise ValueError(

@@ -12,7 +12,6 @@ my-model is a model like any other:
 docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streaming, and what to do when something fails.
 """
 
-import csv
 import itertools
 import math
 import os
@@ -24,26 +23,27 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import set_seed
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig
-from timesformer_hf.atomic_outputs import output_file
 from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
 from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
 from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
-from timesformer_hf.feature_extraction import is_url
+from timesformer_hf.cost_plot import check_can_plot
 from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
 from timesformer_hf.hub_videos import VideoStream
 from timesformer_hf.label_lists import read_labels
-from timesformer_hf.labelled_videos import LabelledVideos, read_labelled_videos
+from timesformer_hf.labelled_videos import LabelledVideos, name_split, read_labelled_videos
 from timesformer_hf.motion_start import start_for_motion
 from timesformer_hf.recipe_arguments import parse_with_recipe
-from timesformer_hf.training_callbacks import TrainingInterrupted, last_checkpoint
+from timesformer_hf.training_callbacks import TrainingInterrupted
+from timesformer_hf.training_folder import check_same_model, find_checkpoint, write_splits
 from timesformer_hf.training_recipes import RECIPES
-from timesformer_hf.training_report import TrainingReport, base_model
+from timesformer_hf.training_report import TrainingReport, has_adapters
+from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
-from timesformer_hf.video_splits import find_leaks, train_validation_split
 
 
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
@@ -68,7 +68,7 @@ class ModelArguments:
     attention_type: str | None = option(None, "The attention scheme, such as divided_space_time or joint_space_time.")
     num_frames: int | None = option(None, "Frames of a clip. (None: the checkpoint's)")
     image_size: list[int] | None = field(
-        default=None, metadata={"help": "Side of the crop in pixels, or height and width. (None: the checkpoint's)"}
+        default=None, metadata={"help": "Side of a frame in pixels, or height and width. (None: the checkpoint's)"}
     )
     frame_sampling: str | None = option(None, "How frames are chosen: uniform, center, original or segments.")
     frame_sampling_rate: int | None = option(None, "Frames of the video from one of the clip to the next.")
@@ -113,7 +113,7 @@ class AugmentationArguments:
 
     jitter: list[float] = field(
         default_factory=lambda: [1.0, 320 / 224],
-        metadata={"help": "Range of a frame's shorter side before it is cropped, in sizes of the crop."},
+        metadata={"help": "Range of a frame's shorter side (squeezed: of both) before it is cropped, in crops."},
     )
     flip: float = option(0.5, "Probability of a horizontal flip; 0 where left and right matter.")
     rand_augment: int = option(0, "Operations of RandAugment a clip.")
@@ -139,7 +139,6 @@ def default_arguments() -> dict:
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "logging_steps": 10,
-        "metric_for_best_model": "accuracy",
         "report_to": "tensorboard",
     }
 
@@ -174,30 +173,25 @@ def load_data(args: DataArguments, training: ClipTrainingArguments) -> Data:
     if args.streaming:
         return load_streams(args, training, names)
     videos = read_labelled_videos(args.data, None, names, args.multi_label, args.data_config)
-    if args.validation_data is None and args.validation_split in videos.splits:
-        train, validation = videos.of_split(args.train_split), videos.of_split(args.validation_split)
-    else:
-        train = videos.of_split(args.train_split) if videos.splits else videos
-        if args.validation_data is None:
-            train, validation = train_validation_split(train, args.validation_share, args.split_seed)
-        else:
-            validation = load_validation_data(args, videos)
-    check_splits(train, validation)
+    validation = None if args.validation_data is None else load_validation_data(args, videos)
+    train, validation = choose_splits(
+        videos, args.validation_share, args.split_seed, args.train_split, args.validation_split, validation
+    )
     return Data(train, validation, videos.label_names, videos.multi_label)
 
 
 def load_validation_data(args: DataArguments, train: LabelledVideos) -> LabelledVideos:
     videos = read_labelled_videos(args.validation_data, None, train.label_names, train.multi_label, args.data_config)
-    return videos.of_split(args.validation_split) if args.validation_split in videos.splits else videos
+    return videos.of_split(args.validation_split) if name_split(args.validation_split) in videos.splits else videos
 
 
 def load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:
     if training.max_steps <= 0:
         raise ValueError("--streaming needs --max_steps: the length of a stream is not known")
-    settings = {"label_names": names, "config": args.data_config}
+    multi_label = bool(args.multi_label)
+    settings = {"label_names": names, "config": args.data_config, "multi_label": multi_label}
     shuffling = {"buffer_size": args.shuffle_buffer, "seed": training.seed}
     train = VideoStream(args.data, args.train_split, **settings, **shuffling)
-    multi_label = bool(args.multi_label)
     known = LabelledVideos([], train.label_names, multi_label)
     if args.validation_data is not None:
         validation = load_validation_data(args, known)
@@ -206,23 +200,6 @@ def load_streams(args: DataArguments, training: ClipTrainingArguments, names: li
     else:
         validation = VideoStream(args.data, args.validation_split, **settings)
     return Data(train, validation, train.label_names, multi_label)
-
-
-def check_splits(train: LabelledVideos, validation: LabelledVideos) -> None:
-    """
-    Warns of videos that are in both.
-
-    Raises:
-        ValueError: for a class that is validated and not trained.
-    """
-    trained = {label for video in train for label in video.labels}
-    if missing := sorted({label for video in validation for label in video.labels} - trained):
-        raise ValueError(f"No training video has the label {', '.join(missing[:5])}, with which it is validated")
-    if leaks := find_leaks(train, validation):
-        logger.warning(
-            f"{len(leaks)} videos to validate with are also trained with, or cut from the same source, {leaks[0]} for "
-            "one: the accuracy will be too good"
-        )
 
 
 def start_model(args: ModelArguments, data: Data) -> tuple:
@@ -258,21 +235,38 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
 def new_config(args: ModelArguments, fields: dict) -> TimesformerConfig:
     config = TimesformerConfig() if args.config is None else TimesformerConfig.from_pretrained(args.config)
     implementation = fields.pop("attn_implementation", None)
-    values = config.to_dict() | fields
-    for entry in (args.config_overrides or "").split(","):
-        name, _, value = entry.partition("=")
-        if entry and name not in values:
-            raise ValueError(f"--config_overrides: there is no field {name!r} in the config")
-        values |= {name: yaml.safe_load(value)} if entry else {}
-    config = TimesformerConfig.from_dict(values)
+    try:
+        config = TimesformerConfig.from_dict(config.to_dict() | fields | read_overrides(args.config_overrides, config))
+    except StrictDataclassFieldValidationError as error:  # a value of another type
+        raise ValueError(f"--config_overrides: {error}") from error
     config._attn_implementation = implementation
     return config
+
+
+def read_overrides(text: str | None, config: TimesformerConfig) -> dict:
+    """
+    The values of `hidden_size=192,image_size=[32,48]` by their names.
+
+    Raises:
+        ValueError: for another text, or a name that is no field of the config.
+    """
+    try:
+        values = yaml.safe_load("{" + (text or "").replace("=", ": ") + "}")
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--config_overrides={text!r} must be names and values, as hidden_size=192,image_size=[32,48]"
+        ) from error
+    if unknown := [name for name in values if name not in config.to_dict()]:
+        raise ValueError(f"--config_overrides: there is no field {unknown[0]!r} in the config")
+    return values
 
 
 def restrict_training(args: ModelArguments, model):
     """Freeze, or add adapters."""
     if args.freeze is not None and args.lora_rank:
         raise ValueError("--freeze and --lora_rank exclude each other: with adapters all else is frozen")
+    if args.lora_rank and args.model is None and not args.merge_lora:
+        raise ValueError("--merge_lora false needs --model: the new model that the adapters are for isn't saved")
     if args.freeze is not None:
         freeze(model, args.freeze)
     if not args.lora_rank:
@@ -346,45 +340,6 @@ def class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> torc
     return weights
 
 
-def find_checkpoint(training: ClipTrainingArguments) -> str | None:
-    """
-    The checkpoint to go on from, if there is one and it is asked for.
-
-    Raises:
-        ValueError: where the output folder holds a training that isn't to go on, or a model that would be overwritten.
-    """
-    folder = Path(training.output_dir)
-    checkpoint = last_checkpoint(folder) if training.resume else training.resume_from_checkpoint
-    if checkpoint is not None or training.process_index:
-        return checkpoint and str(checkpoint)
-    if (folder / "config.json").exists() or (next(folder.glob("checkpoint-*"), None) and not training.resume):
-        how = "has no whole checkpoint to go on from" if training.resume else "go on with --resume"
-        raise ValueError(f"{folder} holds a training already: {how}, or give another --output_dir")
-    return None
-
-
-def write_split(data: Data, path: Path, resumed: bool) -> None:
-    """
-    What is trained and what validated with, as a table that `--data` takes.
-
-    Raises:
-        ValueError: where a run that is continued began with something else.
-    """
-    if isinstance(data.train, VideoStream):
-        return
-    rows = [["path", "label", "group", "split"]]
-    for split, videos in (("train", data.train), ("validation", data.validation)):
-        for video in videos:
-            name = video.name if is_url(video.name) or video.fetch else os.path.abspath(video.name)
-            rows.append([name, "|".join(video.labels), video.group, split])
-    if resumed and path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            if list(csv.reader(file)) != rows:
-                raise ValueError(f"The data are not those that this training began with, which {path} lists")
-    with output_file(path, overwrite=True) as new, new.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
-
-
 def run(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -392,14 +347,17 @@ def run(
     training: ClipTrainingArguments,
 ) -> None:
     augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
-    checkpoint = find_checkpoint(training)
+    check_can_plot("curves.png")  # not after hours of training
+    checkpoint = find_checkpoint(training, data_args.data, data_args.validation_data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
-    adjust(training, data)
+    adjust(training, data, augmentation)
     set_seed(training.seed)
     start = start_model(model_args, data)
+    if checkpoint is not None:
+        check_same_model(start[0], checkpoint)
     with training.main_process_first(desc="starting the reports"):
-        skipped = start_reports(data, training, resumed=checkpoint is not None)
+        skipped = start_reports(data, training, start, resumed=checkpoint is not None)
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
     if model_args.freeze is not None or model_args.lora_rank:
         tell_what_is_trained(trainer)
@@ -409,12 +367,13 @@ def run(
     finish(trainer, data, model_args, data_args)
 
 
-def adjust(training: ClipTrainingArguments, data: Data) -> None:
+def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmentation) -> None:
     """
-    Settings that follow from the data, or are no choice here.
+    Settings that follow from the data, or are no choice here. Warns of clips that are never mixed.
 
     Raises:
-        ValueError: for several processes that don't know of each other, which would train apart into one folder.
+        ValueError: for several processes that don't know of each other, which would train apart into one folder; and
+            where no clip would be trained.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > training.world_size:
         raise ValueError(
@@ -428,17 +387,37 @@ def adjust(training: ClipTrainingArguments, data: Data) -> None:
         training.dataloader_persistent_workers = False
     if not is_stream and training.logging_steps >= 1:  # often enough for a curve
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
+    batch = training.train_batch_size * training.world_size
+    if not is_stream and training.dataloader_drop_last and len(data.train) < batch:
+        raise ValueError(
+            f"--dataloader_drop_last drops all of {len(data.train)} clips to train with, which make no whole batch of "
+            f"{batch}: leave it away, or lower --per_device_train_batch_size"
+        )
     if data.multi_label:
         training.label_smoothing_factor = 0.0  # it is for a choice of one
+    if (augmentation.mixup or augmentation.cutmix) and training.train_batch_size == 1:
+        logger.warning("--mixup and --cutmix mix the clips of a batch, so none with --per_device_train_batch_size 1")
 
 
-def start_reports(data: Data, training: ClipTrainingArguments, resumed: bool) -> SkippedClips:
-    folder = Path(training.output_dir)
-    if training.process_index == 0:
-        write_split(data, folder / SPLIT_FILE, resumed)
-        if not resumed:
-            (folder / SKIPPED_FILE).unlink(missing_ok=True)
-    return SkippedClips(folder / SKIPPED_FILE)
+def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, resumed: bool) -> SkippedClips:
+    """
+    The table of what is trained and validated with, and that of clips that can't be read. Of those that a continued
+    training couldn't read, the ones that were not repaired since.
+    """
+    split, path = Path(training.output_dir, SPLIT_FILE), Path(training.output_dir, SKIPPED_FILE)
+    if training.process_index:
+        return SkippedClips(path)
+    if not isinstance(data.train, VideoStream):
+        write_splits({"train": data.train, "validation": data.validation}, split, resumed)
+    before = SkippedClips(path).read() if resumed else {}
+    path.unlink(missing_ok=True)
+    skipped = SkippedClips(path)
+    if before and not isinstance(data.train, VideoStream):  # which is read from its beginning again
+        load = ClipLoader(*start[1:], data.multi_label, start[0].config.num_labels, skipped=skipped)
+        for video in (*data.train, *data.validation):
+            if video.name in before:
+                load(video, (0, 0))
+    return skipped
 
 
 def finish(trainer: ClipTrainer, data: Data, model_args: ModelArguments, data_args: DataArguments) -> None:
@@ -472,8 +451,6 @@ def save_model(trainer: ClipTrainer, args: ModelArguments) -> None:
             trainer.model.save_pretrained(Path(trainer.args.output_dir, "adapter"))
         trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
     trainer.save_model(_internal_call=True)  # which doesn't push it yet: the README isn't there
-    if trainer.is_world_process_zero():
-        base_model(trainer.model).config.save_pretrained(trainer.args.output_dir)  # beside adapters too
 
 
 def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
@@ -481,15 +458,21 @@ def print_summary(trainer: ClipTrainer, report: TrainingReport) -> None:
     print(report.summary())
     if unreadable:
         print(f"clips that couldn't be read: {unreadable}, see {Path(folder, SKIPPED_FILE)}")
-    print(f"{folder}: the model, README.md, results.json, curves.png, confusion_matrix.png")
-    print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
+    names = ("README.md", "results.json", "curves.png", "confusion_matrix.png")
+    files = ", ".join(name for name in names if Path(folder, name).exists())
+    if has_adapters(trainer.model):
+        print(f"{folder}: adapters of {report.base_model}, {files}; README.md shows how they are used")
+    else:
+        print(f"{folder}: the model, {files}")
+        print(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
 
 
 def out_of_memory_message(training: ClipTrainingArguments, error: Exception) -> str:
     return (
         f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"
         "  Lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much: the result is the "
-        "same.\n  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
+        "same,\n  but for --mixup and --cutmix, which mix the clips that are computed at once.\n"
+        "  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
         "--image_size,\n  --freeze and --lora_rank. While validating: --per_device_eval_batch_size"
     )
 

@@ -23,14 +23,8 @@ from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, mak
 from timesformer_hf.clip_losses import ClipLoss
 from timesformer_hf.finetuning import start_from_checkpoint
 from timesformer_hf.training_recipes import parameter_groups
-from timesformer_hf.video_dataset import (
-    ClipDataset,
-    ClipLoader,
-    EpochSampler,
-    SkippedClips,
-    read_labelled_videos,
-    train_validation_split,
-)
+from timesformer_hf.training_splits import choose_splits
+from timesformer_hf.video_dataset import ClipDataset, ClipLoader, EpochSampler, SkippedClips, read_labelled_videos
 
 
 def main(arguments: list[str] | None = None) -> float:
@@ -41,7 +35,7 @@ def main(arguments: list[str] | None = None) -> float:
     if int(os.environ.get("WORLD_SIZE", "1")) > accelerator.num_processes:
         raise ValueError("There is no accelerator, so each process would train alone; give --cpu to train together")
     set_seed(args.seed)
-    videos = read_labelled_videos(args.data)
+    videos = read_labelled_videos(args.data, multi_label=False)
     model, processor, label2id = start_from_checkpoint(args.model, videos.label_names, args.reset_head)
     train_loader, validation_loader, sampler = make_loaders(args, videos, processor, label2id)
     optimizer = torch.optim.AdamW(parameter_groups(model, args.learning_rate, weight_decay=0.05, layer_decay=0.75))
@@ -68,7 +62,7 @@ def main(arguments: list[str] | None = None) -> float:
 
 def make_loaders(args: argparse.Namespace, videos, processor, label2id: dict[str, int]) -> tuple:
     """Batches to train and to validate with, and the sampler of the former."""
-    train_videos, validation_videos = train_validation_split(videos, args.validation_share)
+    train_videos, validation_videos = choose_splits(videos, args.validation_share)
     # Clips that can't be read are noted here; their label of -100 keeps them out of the loss and of the accuracy.
     skipped = SkippedClips(f"{args.output_dir}/_skipped_clips.csv")
     augmentation = ClipAugmentation(flip=args.flip)
@@ -105,7 +99,9 @@ def validate(accelerator: Accelerator, model, loader: DataLoader) -> float:
         readable = labels != -100
         right += (predictions == labels)[readable].sum().item()
         total += readable.sum().item()
-    return right / max(total, 1)
+    if not total:
+        raise ValueError("None of the clips to validate with can be read; _skipped_clips.csv in --output_dir says why")
+    return right / total
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -114,7 +110,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="a TimeSformer or an image ViT: a folder or a name on the Hub")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--reset_head", action="store_true", help="the checkpoint has other labels")
-    parser.add_argument("--validation_share", type=float, default=0.2, help="of each class (default: 0.2)")
+    parser.add_argument(
+        "--validation_share", type=float, default=0.2, help="of each class, without a validation split (default: 0.2)"
+    )
     parser.add_argument("--epochs", type=int, default=20, help="(default: 20)")
     parser.add_argument("--batch_size", type=int, default=8, help="clips a process (default: 8)")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches a step (default: 1)")

@@ -240,6 +240,7 @@ def train_with_trainer(model_folder: Path, output: Path, resume: bool = False, n
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         "logits": torch.from_numpy(prediction.predictions),
         "accuracy": float(prediction.metrics["test_accuracy"]),
+        "loss": float(prediction.metrics["test_loss"]),
         "weights": trainer.accelerator.get_state_dict(trainer.model_wrapped),
     }
 

@@ -265,6 +265,7 @@ class TestTrainer:
         torch.testing.assert_close(found["weights"], expected["weights"], **FLOAT32)
         torch.testing.assert_close(found["logits"], expected["logits"], **FLOAT32)
         assert found["accuracy"] == expected["accuracy"]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
     def test_ddp(self, model_folder, one_process, tmp_path):
         """And its checkpoint, from which one process goes on."""

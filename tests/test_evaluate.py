@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -216,6 +217,17 @@ class TestLabels:
         errors = capsys.readouterr().err
         assert "doesn't know 1 of the 3 labels of the data: flying. It knows running, sitting, jumping" in errors
         assert not (tmp_path / "out").exists()
+
+    def test_case_and_punctuation(self, example, model, data, tmp_path, capsys):
+        """As when it is fine-tuned, where that is clear; results have the model's names."""
+        folder = shutil.copytree(data, tmp_path / "videos")
+        (folder / "jumping").rename(folder / "Jumping_")
+        assert example.main(arguments(model, folder, tmp_path / "out")) == 0
+        rows = pq.read_table(tmp_path / "out" / "videos.parquet").to_pylist()
+        assert Counter(row["label"] for row in rows) == {"running": 3, "sleeping": 2, "jumping": 2}
+        shutil.copytree(data / "jumping", folder / "jumping")
+        assert example.main(arguments(model, folder, tmp_path / "other")) == 2
+        assert "doesn't know 1 of the 4 labels of the data: Jumping_" in capsys.readouterr().err
 
     def test_numbers_need_names(self, example, model, data, tmp_path, capsys):
         """Matched by name, never by order: what a number stands for must be said."""

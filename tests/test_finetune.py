@@ -238,15 +238,25 @@ class TestWholeRuns:
         assert AutoVideoProcessor.from_pretrained(tmp_path / "out").frame_sampling_rate == 2
         assert "from scratch" in (tmp_path / "out" / "README.md").read_text()
 
-    def test_several_labels(self, data, model, tmp_path):
+    def test_pairs_in_overrides(self):
+        config = TimesformerConfig()
+        assert finetune.read_overrides(None, config) == {}
+        found = finetune.read_overrides("image_size=[32,48],hidden_act=relu,qkv_bias=false", config)
+        assert found == {"image_size": [32, 48], "hidden_act": "relu", "qkv_bias": False}
+
+    def test_several_labels(self, data, model, tmp_path, capsys):
         """A table of labels between bars; the pipeline's scores are those of independent questions."""
         videos = sorted(data.rglob("*.mp4"))
         rows = [(path, ("cat|dog", "cat", "", "dog")[number % 4]) for number, path in enumerate(videos)]
         table = tmp_path / "videos.csv"
         table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
         result = run(tmp_path / "out", table, model=model, class_weights=True)
-        assert {"accuracy", "mean_average_precision"} <= result["validation"].keys()
+        assert result["validation"].keys() == {"mean_average_precision", "label_accuracy", "loss"}
+        precision = result["validation"]["mean_average_precision"]
+        shown = capsys.readouterr().out
+        assert f"validation mean average precision: {precision:.2%} (" in shown
         assert not (tmp_path / "out" / "confusion_matrix.png").exists()
+        assert "confusion_matrix.png" not in shown
         trained = AutoModelForVideoClassification.from_pretrained(tmp_path / "out")
         assert trained.config.problem_type == "multi_label_classification"
         processor = AutoVideoProcessor.from_pretrained(tmp_path / "out")
@@ -287,6 +297,32 @@ class TestWholeRuns:
         assert result["settings"]["total_batch_size"] == 4
         assert result["settings"]["steps"] == 4
 
+    def test_the_last_two_checkpoints(self, data, model, tmp_path):
+        """Not the best: with a learning rate of 0 that is the first. It is kept where it is asked for."""
+        settings = {"model": model, "learning_rate": 0.0, "num_train_epochs": 3}
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+        for name, more, steps in (("last", {}, {8, 12}), ("best", best, {4, 12})):
+            run(tmp_path / name, data, **settings | more)
+            kept = {path.name for path in (tmp_path / name).glob("checkpoint-*")}
+            assert kept == {f"checkpoint-{step}" for step in steps}
+
+    @pytest.mark.usefixtures("plots")
+    @pytest.mark.parametrize(
+        "settings", [{"logging_strategy": "no", "eval_strategy": "no"}, {"num_train_epochs": 0, "save_strategy": "no"}]
+    )
+    def test_nothing_to_draw(self, settings, data, model, tmp_path, capsys):
+        run(tmp_path / "out", data, model=model, **settings)
+        shown = capsys.readouterr().out
+        assert "validation accuracy: " in shown
+        assert "the model, README.md, results.json, confusion_matrix.png\n" in shown
+
+    def test_without_matplotlib(self, data, model, tmp_path, capsys, monkeypatch):
+        """It is said before the training."""
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        run(tmp_path / "out", data, code=2, model=model)
+        assert "matplotlib" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.slow
     def test_torch_compile(self, data, model, tmp_path):
         run(tmp_path / "out", data, model=model, torch_compile=True)
@@ -316,10 +352,27 @@ class TestAdaptersAndFreezing:
         run(tmp_path / "broken", data, resume=True, **settings)
         assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
-    def test_adapters_alone(self, data, model, tmp_path):
-        run(tmp_path / "out", data, model=model, lora_rank=2, merge_lora=False, num_train_epochs=1)
-        assert (tmp_path / "out" / "adapter_model.safetensors").exists()
-        assert not (tmp_path / "out" / "model.safetensors").exists()
+    @pytest.mark.usefixtures("plots")
+    @pytest.mark.parametrize("settings", [{}, {"reset_head": True, "num_frames": 6, "image_size": (32, 48)}])
+    def test_adapters_alone(self, settings, data, model, tmp_path, capsys):
+        """They, and what the card says to do with them, make the model that merging makes."""
+        settings = {"model": model, "lora_rank": 2, "learning_rate": 0.01, "num_train_epochs": 1} | settings
+        run(tmp_path / "merged", data, **settings)
+        assert "the model, README.md, results.json, curves.png, confusion_matrix.png\n" in capsys.readouterr().out
+        out = tmp_path / "out"
+        run(out, data, merge_lora=False, **settings)
+        shown = capsys.readouterr().out
+        assert f"{out}: adapters of {model}, README.md, results.json, curves.png, confusion_matrix.png; " in shown
+        assert "timesformer-hf classify" not in shown
+        assert (out / "adapter_model.safetensors").exists()
+        assert not (out / "model.safetensors").exists()
+        code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
+        found = {}
+        exec(code.split("model(")[0].replace('"out"', repr(str(out))), found)
+        merged = AutoModelForVideoClassification.from_pretrained(tmp_path / "merged").eval()
+        clip = found["processor"](str(data / "cat/0.mp4"), return_tensors="pt")
+        assert torch.allclose(found["model"](**clip).logits, merged(**clip).logits, atol=1e-5)
+        assert found["model"].config.id2label == merged.config.id2label
 
     def test_lora_trains_a_new_time_table(self):
         config = TimesformerConfig(**TINY, num_labels=2)
@@ -346,6 +399,9 @@ class TestAdaptersAndFreezing:
             freeze(TimesformerForVideoClassification(TimesformerConfig(**TINY)), "3")
         run(tmp_path / "out", data, code=2, model=model, lora_rank=2, freeze="backbone")
         assert "exclude each other" in capsys.readouterr().err
+        overrides = ",".join(f"{name}={value}" for name, value in TINY.items())
+        run(tmp_path / "out", data, code=2, config_overrides=overrides, lora_rank=2, merge_lora=False)
+        assert "--merge_lora false needs --model" in capsys.readouterr().err
 
 
 STEPS = {"save_strategy": "steps", "save_steps": 3, "logging_steps": 1}
@@ -525,8 +581,97 @@ class TestResuming:
         run(tmp_path / "out", data, code=2, model=model, resume=True, split_seed=1, **STEPS)
         assert "The data are not those that this training began with" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("adapters", [{}, {"lora_rank": 2}])
+    def test_another_model(self, adapters, data, model, tmp_path, capsys):
+        """Of the same shapes, but with labels in another order; and with settings that the weights don't fit."""
+        settings = {"model": model} | adapters | STEPS
+        run_until(tmp_path / "out", data, 4, **settings)
+        permuted = save_model(tmp_path / "permuted", ["cat", "dog"])
+        for change, difference in (
+            ({"model": permuted}, "id2label: {'0': 'dog', '1': 'cat'}, now {'0': 'cat', '1': 'dog'}"),
+            ({"num_frames": 6}, "num_frames: 4, now 6"),
+            ({"image_size": (32, 48)}, "image_size: 32, now [32, 48]"),
+            ({"attention_type": "joint_space_time"}, "attention_type: divided_space_time, now joint_space_time"),
+        ):
+            run(tmp_path / "out", data, code=2, resume=True, **settings | change)
+            message = capsys.readouterr().err
+            assert "checkpoint-3 is of another model than this command starts with:\n" in message
+            assert message.count(", now ") == 1
+            assert difference in message
+        assert not (tmp_path / "out" / "config.json").exists()
+        run(tmp_path / "out", data, resume=True, drop_path_rate=0.2, **settings)
+
     def test_nothing_to_resume(self, data, model, tmp_path):
         run(tmp_path / "out", data, model=model, resume=True, num_train_epochs=1)
+
+    def test_killed_when_the_last_step_was_done(self, data, model, tmp_path):
+        """Nothing is left to train, also where the steps don't fill an epoch."""
+        settings = {"model": model, "max_steps": 6, "lr_scheduler_type": "constant"} | STEPS
+        run(tmp_path / "out", data, **settings)
+        before = weights(tmp_path / "out")
+        (tmp_path / "out" / "config.json").unlink()
+        run(tmp_path / "out", data, resume=True, **settings)
+        assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path / "out").items())
+
+
+class TestResumingStreams:
+    """Two shards of 4 and 3 clips in batches of 2: a pass over them has 4 batches."""
+
+    SETTINGS = {"streaming": True, "eval_strategy": "no", "logging_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+    @pytest.fixture
+    def shards(self, data, tmp_path):
+        folder = tmp_path / "set"
+        save_data_set(data, folder)
+        datasets = pytest.importorskip("datasets")
+        rows = datasets.Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(tmp_path / "cache"))
+        (folder / "train.parquet").unlink()
+        for shard, part in enumerate((range(4), range(4, 7))):
+            rows.select(part).to_parquet(folder / f"train-{shard}.parquet")
+        return folder
+
+    @pytest.mark.parametrize(
+        ("num_workers", "accumulation", "steps"), [(0, 1, (2, 4, 6, 9, 10)), (2, 1, (6, 9)), (0, 3, (1, 2, 4))]
+    )
+    def test_same_weights(self, num_workers, accumulation, steps, shards, model, tmp_path, monkeypatch):
+        """From the first, second and third pass, at an end of one, and with batches that a pass leaves over."""
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
+        settings = {"model": model, "dataloader_num_workers": num_workers, "max_steps": 10} | self.SETTINGS
+        settings |= {"gradient_accumulation_steps": accumulation, "save_total_limit": 100}
+        if accumulation > 1:
+            settings["max_steps"] = 5
+        whole = tmp_path / "whole"
+        run(whole, shards, **settings)
+        for step in steps:
+            out = tmp_path / f"{step}"
+            shutil.copytree(whole / f"checkpoint-{step}", out / f"checkpoint-{step}")
+            run(out, shards, resume=True, **settings)
+            assert_same_weights(out, whole)
+            assert losses(out) == losses(whole)
+
+
+class TestLabelsAndNames:
+    def test_stream_of_several_labels(self, data, model, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
+        datasets = pytest.importorskip("datasets")
+        paths = [str(path) for path in sorted(data.rglob("*.mp4"))[:4]]
+        rows = {"video": paths, "labels": [["cat", "dog"], ["cat"], [], ["dog"]]}
+        (tmp_path / "set").mkdir()
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "set" / "train.parquet")
+        (tmp_path / "labels.txt").write_text("cat\ndog\n")
+        settings = {"model": model, "streaming": True, "labels": tmp_path / "labels.txt", "max_steps": 2}
+        settings |= {"eval_strategy": "no", "save_strategy": "no", "logging_steps": 1}
+        run(tmp_path / "one", tmp_path / "set", code=2, **settings)
+        assert re.search(r"\.mp4 in .*set has (no label|2 labels, cat, dog); one is exp", capsys.readouterr().err)
+        run(tmp_path / "several", tmp_path / "set", multi_label=True, **settings)
+        config = TimesformerConfig.from_pretrained(tmp_path / "several")
+        assert config.problem_type == "multi_label_classification"
+
+    def test_name_that_is_no_text(self, data, model, tmp_path, capsys):
+        folder = shutil.copytree(data, tmp_path / "data")
+        (folder / "cat" / "4.mp4").rename(folder / "cat" / os.fsdecode(b"\xff.mp4"))
+        run(tmp_path / "out", folder, code=2, model=model)
+        assert r"/cat/\udcff.mp4' of a file or folder is no text in UTF-8; rename it" in capsys.readouterr().err
 
 
 class TestUnreadableClips:
@@ -546,6 +691,28 @@ class TestUnreadableClips:
         assert "truncated" in row["reason"]
         assert result["unreadable_clips"] == 1
         assert "clips that couldn't be read: 1" in capsys.readouterr().out
+
+    def test_repaired(self, broken, data, model, tmp_path):
+        """A training that goes on knows the clips that it couldn't read, but not those that were repaired."""
+        settings = {"model": model, "max_unreadable": 0.2} | STEPS
+        run_until(tmp_path / "out", broken, 7, **settings)
+        run_until(tmp_path / "out", broken, 6, resume=True, **settings)
+        with (tmp_path / "out" / "_skipped_clips.csv").open(newline="") as file:
+            assert [row["video"] for row in csv.DictReader(file)] == [str(broken / "cat" / "4.mp4")]
+        shutil.copy(data / "cat" / "4.mp4", broken / "cat" / "4.mp4")
+        result = run(tmp_path / "out", broken, resume=True, strict=True, **settings)
+        assert result["unreadable_clips"] == 0
+
+    def test_repaired_with_several_labels(self, broken, data, tmp_path):
+        """Of a model that knows more labels than the data have."""
+        model = save_model(tmp_path / "base", ["bird", "dog", "cat"])
+        rows = [f"{path},{path.parent.name}|dog".replace("dog|dog", "dog") for path in sorted(broken.rglob("*.mp4"))]
+        (tmp_path / "videos.csv").write_text("\n".join(["path,label", *rows]))
+        settings = {"model": model, "max_unreadable": 0.2} | STEPS
+        run_until(tmp_path / "out", tmp_path / "videos.csv", 7, **settings)
+        shutil.copy(data / "cat" / "4.mp4", broken / "cat" / "4.mp4")
+        result = run(tmp_path / "out", tmp_path / "videos.csv", resume=True, strict=True, **settings)
+        assert result["unreadable_clips"] == 0
 
     def test_nothing_takes_its_place(self, data, model, tmp_path):
         """A step on a batch with an unreadable clip is the step on the others of it."""
@@ -580,11 +747,52 @@ class TestUnreadableClips:
             name = f"{('cat', 'dog')[number % 2]}/{number}.mp4"
             (tmp_path / "validation" / name).parent.mkdir(exist_ok=True)
             shutil.move(broken / name, tmp_path / "validation" / name)
-        result = run(tmp_path / "out", broken, model=model, validation_data=tmp_path / "validation")
+        settings = {"model": model, "validation_data": tmp_path / "validation", "per_device_eval_batch_size": 1}
+        result = run(tmp_path / "out", broken, **settings)
         assert result["validation"]["accuracy"] in (0, 0.5, 1)
+        trained = AutoModelForVideoClassification.from_pretrained(tmp_path / "out")
+        processor = AutoVideoProcessor.from_pretrained(tmp_path / "out")
+        losses = []
+        for name, label in (("dog/1.mp4", 0), ("cat/0.mp4", 1)):
+            clip = processor(str(tmp_path / "validation" / name), return_tensors="pt")
+            with torch.no_grad():
+                losses.append(trained(**clip, labels=torch.tensor([label])).loss.item())
+        assert result["validation"]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+    def test_no_validation_clip(self, broken, model, tmp_path, capsys):
+        for label in ("cat", "dog"):
+            (tmp_path / "validation" / label).mkdir(parents=True)
+            (tmp_path / "validation" / label / "0.mp4").write_text("no video")
+        settings = {"validation_data": tmp_path / "validation", "max_unreadable": 0.9}
+        run(tmp_path / "out", broken, code=2, model=model, **settings)
+        message = capsys.readouterr().err
+        assert "None of the 2 clips to validate with can be read; " in message
+        assert "_skipped_clips.csv says why" in message
+
+    def test_no_label_to_validate_with(self, data, model, tmp_path, capsys):
+        """Given, it is refused; where the clips with labels can't be read, there is no average precision."""
+        videos = sorted(map(str, data.rglob("*.mp4")))
+        (tmp_path / "broken.mp4").write_text("no video")
+        settings = {"model": model, "multi_label": True, "num_train_epochs": 1}
+        for name, labelled in (("given", []), ("unreadable", [f"{tmp_path / 'broken.mp4'},cat,validation"])):
+            rows = [f"{path},{('cat', 'cat|dog')[number % 2]},train" for number, path in enumerate(videos[:10])]
+            rows += [f"{path},,validation" for path in videos[10:]] + labelled
+            (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *rows]))
+        run(tmp_path / "out", tmp_path / "given.csv", code=2, **settings)
+        assert "No video to validate with has a label" in capsys.readouterr().err
+        result = run(tmp_path / "out", tmp_path / "unreadable.csv", **settings)
+        assert result["validation"].keys() == {"label_accuracy", "loss"}
 
 
 class TestBadInput:
+    def test_nothing_to_mix_with(self, data, model, tmp_path, caplog):
+        warning = "none with --per_device_train_batch_size 1"
+        settings = {"model": model, "num_train_epochs": 1, "per_device_train_batch_size": 1}
+        run(tmp_path / "unmixed", data, mixup=0, cutmix=0, **settings)
+        assert warning not in caplog.text
+        run(tmp_path / "out", data, **settings)
+        assert warning in caplog.text
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
@@ -596,6 +804,16 @@ class TestBadInput:
             ({"attention_type": "both"}, "attention_type='both' must be one of"),
             ({"frame_sampling": "center"}, "needs a frame_sampling_rate"),
             ({"mixup": -1}, "mixup=-1.0 must be 0"),
+            ({"jitter": 1}, "jitter=(1.0,) must be a range, two numbers, from at least 1"),
+            ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in [0, 1]"),
+            (
+                {"dataloader_drop_last": True, "per_device_train_batch_size": 100},
+                "drops all of 8 clips to train with, which make no whole batch of 100",
+            ),
+            ({"model": None, "config_overrides": "hidden=3"}, "there is no field 'hidden' in the config"),
+            ({"model": None, "config_overrides": "image_size=[32"}, "must be names and values, as hidden_size=192"),
+            ({"model": None, "config_overrides": "hidden_size"}, "hidden_size"),
+            ({"model": None, "config_overrides": "hidden_size=abc"}, "hidden_size"),
             ({"lr_scaling": "cubic"}, "lr_scaling='cubic' must be one of 'none', 'linear', 'sqrt'"),
             ({"streaming": True}, "--streaming needs --max_steps"),
         ],
@@ -606,6 +824,22 @@ class TestBadInput:
         }
         assert finetune.main(flags(**QUICK | {"output_dir": tmp_path / "out"} | settings)) == 2
         assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["README.md", "results.json"])
+    def test_folder_of_something_else(self, name, data, model, tmp_path, capsys):
+        (tmp_path / name).write_text("mine")
+        run(tmp_path, data, code=2, model=model)
+        assert f"{tmp_path} holds {name} of something else" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    @pytest.mark.parametrize("folder", [".", "out", "cat/out"])
+    def test_output_among_the_data(self, folder, data, model, capsys):
+        before = sorted(data.rglob("*"))
+        run(data / folder, data, code=2, model=model)
+        assert f"lies in {data}, where it would be taken for a class" in capsys.readouterr().err
+        run(data / folder, "videos.csv", code=2, model=model, validation_data=data)
+        assert f"lies in {data}, where it would be taken for a class" in capsys.readouterr().err
+        assert sorted(data.rglob("*")) == before
 
     def test_out_of_memory(self, data, model, tmp_path, capsys, monkeypatch):
         def forward(self, *args, **kwargs):
@@ -655,6 +889,27 @@ class TestArguments:
         model, _, augmentation, training = self.parse(tmp_path / "settings.json", "--use_cpu")
         assert model.recipe == "scratch"
         assert augmentation.jitter == [1.0, 1.5]
+
+    def test_values_of_a_file(self, tmp_path):
+        """Are what they would be on the command line."""
+        lines = ["image_size: 64", "freeze: 1", "save_strategy: no", "bf16: false", "reset_head: 'yes'", "model: null"]
+        lines += ["lr_drops: [0.5, 0.75]", "lr_scheduler_kwargs: {num_cycles: 2}", "output_dir: -3", "data: 2024"]
+        (tmp_path / "settings.yaml").write_text("\n".join(lines))
+        words = ["--image_size", 64, "--freeze", 1, "--save_strategy", "no", "--bf16", False, "--reset_head", "yes"]
+        words += ["--lr_drops", 0.5, 0.75, "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--output_dir=-3"]
+        found = self.parse(tmp_path / "settings.yaml", "--use_cpu")
+        expected = self.parse(*words, "--data", 2024, "--use_cpu")
+        assert [vars(part) for part in found[:3]] == [vars(part) for part in expected[:3]]
+        assert found[3].to_dict() == expected[3].to_dict()
+        assert (found[0].image_size, found[0].freeze, found[0].model) == ([64], "1", None)
+
+    @pytest.mark.parametrize("text", ["frame_sampling_rate: 2.5", "num_train_epochs: many"])
+    def test_wrong_types_in_a_file(self, text, tmp_path, capsys):
+        (tmp_path / "settings.yaml").write_text(f"data: videos\noutput_dir: out\n{text}\n")
+        with pytest.raises(SystemExit):
+            finetune.main([str(tmp_path / "settings.yaml")])
+        name, value = text.split(": ")
+        assert re.search(f"argument --{name}.*: invalid \\w+ value: '{value}'", capsys.readouterr().err)
 
     def test_learning_rate_follows_the_batch(self):
         common = ("--data", "d", "--output_dir", "o", "--use_cpu", "--recipe")
@@ -779,6 +1034,21 @@ class TestStarts:
         with pytest.raises(LabelMismatchError, match="it lacks 1 of the data's 2"):
             match_labels("m", ["swim", "fly"], known)
 
+    @pytest.mark.parametrize(
+        ("data", "known"),
+        [
+            (["-1", "+1"], ["1", "2"]),
+            (["c++", "C"], ["c", "d"]),
+            (["!", "?"], ["...", "d"]),
+            (["Up", "up"], ["up", "down"]),
+            (["go!"], ["go", "go?"]),
+        ],
+    )
+    def test_two_labels_do_not_become_one(self, data, known):
+        with pytest.raises(LabelMismatchError, match="other labels: it lacks"):
+            match_labels("m", data, dict(enumerate(known)))
+        assert match_labels("m", known, dict(enumerate(known))) == {known[0]: 0, known[1]: 1}
+
     def test_new_head(self, tmp_path):
         """The rest is the checkpoint's; the head has the original's initial values."""
         base = save_model(tmp_path / "base", ["a", "b"])
@@ -870,6 +1140,38 @@ class TestAccelerate:
         right = [classifier(video.name, top_k=1)[0]["label"] == video.labels[0] for video in validation]
         assert accuracy == sum(right) / len(right)
         assert not torch.equal(weights(out)["classifier.weight"], weights(model)["classifier.weight"])
+
+    def test_given_splits(self, data, model, tmp_path):
+        """What is to be tested or validated with is not trained."""
+        split_of = ["train"] * 6 + ["validation"] * 2 + ["test"] * 4
+        for number, split in enumerate(split_of):
+            name = f"{('cat', 'dog')[number % 2]}/{number}.mp4"
+            (tmp_path / "data" / split / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / name, tmp_path / "data" / split / name)
+        example = load_example("finetune_accelerate")
+        args = example.parse_arguments(flags(data=tmp_path / "data", model=model, output_dir=tmp_path / "out"))
+        _, processor, label2id = start_from_checkpoint(model, ["cat", "dog"])
+        videos = example.read_labelled_videos(args.data)
+        for loader, split in zip(
+            example.make_loaders(args, videos, processor, label2id), ("train", "validation"), strict=False
+        ):
+            found = {Path(video.name).name for video in loader.dataset.videos}
+            assert found == {f"{number}.mp4" for number in range(12) if split_of[number] == split}
+
+    def test_bad(self, data, model, tmp_path):
+        """Several labels a video, and clips none of which can be read: neither is trained to the end."""
+        example = load_example("finetune_accelerate")
+        videos = [(path, path.parent.name) for path in sorted(data.rglob("*.mp4"))]
+        (tmp_path / "videos.csv").write_text("path,label\n" + "".join(f"{path},cat|dog\n" for path, _ in videos))
+        settings = {"model": model, "epochs": 1, "num_workers": 0, "output_dir": tmp_path / "out"}
+        with pytest.raises(ValueError, match="has 2 labels, cat, dog; one is expected"):
+            example.main(flags(data=tmp_path / "videos.csv", **settings))
+        for path, label in videos:
+            (tmp_path / "broken" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "broken" / label / path.name).write_text(f"no video {path}")
+        with pytest.raises(ValueError, match="None of the clips to validate with can be read"):
+            example.main(flags(data=tmp_path / "broken", **settings))
+        assert not (tmp_path / "out" / "config.json").exists()
 
 
 def timesformer_split(data: Path):

@@ -1,6 +1,7 @@
 """Where labelled videos come from, how they are split, and what clips become of them."""
 
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.clip_augmentation import ClipAugmentation, make_clip_transform
 from timesformer_hf.random_sampling import RANDOM_SAMPLING, random_frame_indices
+from timesformer_hf.training_splits import choose_splits
 from timesformer_hf.video_dataset import (
     ClipDataset,
     ClipLoader,
@@ -27,6 +29,7 @@ from timesformer_hf.video_dataset import (
     train_validation_split,
 )
 from timesformer_hf.video_sampling import FRAME_SAMPLING, sample_frame_indices
+from timesformer_hf.video_splits import choose_groups
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -99,6 +102,10 @@ class TestClassFolders:
         with pytest.raises(ValueError, match=r"class folder .*dog holds no video .*\.mp4"):
             read_labelled_videos(data)
 
+    def test_bar_in_a_name(self, tmp_path):
+        with pytest.raises(ValueError, match=r"class folder .*up\|down has a \| in its name, .*; rename it"):
+            read_labelled_videos(touch(tmp_path, "up|down/a.mp4", "left/b.mp4"))
+
     def test_one_class(self, tmp_path):
         with pytest.raises(ValueError, match="one class only, cat: there is nothing to tell apart"):
             read_labelled_videos(touch(tmp_path, "cat/a.mp4"))
@@ -142,12 +149,42 @@ class TestTables:
         assert videos.label_names == ["cat", "dog"]
         assert not videos.multi_label
 
+    def test_group_zero_and_missing_groups(self, tmp_path):
+        """Whole numbers with some missing, which pandas writes as numbers with a fraction and NaN."""
+        pa = pytest.importorskip("pyarrow")
+        names = touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4") and ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+        for groups in ([0, 0, None, None], [0.0, 0.0, float("nan"), float("nan")]):
+            table = pa.table({"path": names, "label": ["x", "y", "x", "y"], "group": groups})
+            pa.parquet.write_table(table, tmp_path / "t.parquet")
+            found = [video.group for video in read_labelled_videos(tmp_path / "t.parquet")]
+            assert [found.index(group) for group in found] == [0, 0, 2, 3]
+
+    @pytest.mark.parametrize(("train", "validation"), [("Train", "val"), ("training", "Valid"), ("train ", "DEV")])
+    def test_names_of_splits(self, train, validation, tmp_path):
+        """Those that folders may have."""
+        text = f"path,label,split\na.mp4,cat,{train}\nsub/b.mp4,dog,{validation}\n"
+        videos = read_labelled_videos(self.write(tmp_path / "t.csv", text))
+        assert videos.splits == ["train", "validation"]
+        assert listing(videos.of_split(train)) == listing(videos.of_split("train")) == [("a.mp4", ("cat",))]
+        assert listing(videos.of_split(validation)) == [("b.mp4", ("dog",))]
+
     def test_several_labels(self, tmp_path):
         videos = read_labelled_videos(self.write(tmp_path / "t.csv", "path,labels\na.mp4,cat|dog\nsub/b.mp4,\n"))
         assert videos.multi_label
         assert [video.labels for video in videos] == [("cat", "dog"), ()]
         with pytest.raises(ValueError, match=r"a\.mp4 in .* has 2 labels, cat, dog; one is expected"):
             read_labelled_videos(tmp_path / "t.csv", multi_label=False)
+
+    def test_a_missing_label_is_no_choice_of_several(self, tmp_path):
+        table = self.write(tmp_path / "t.csv", "path,label\na.mp4,cat\nsub/b.mp4,\nc.mp4,dog\n")
+        with pytest.raises(ValueError, match=r"b\.mp4 in .* has no label; one is expected, .*--multi_label true"):
+            read_labelled_videos(table)
+        assert read_labelled_videos(table, multi_label=True).multi_label
+
+    def test_other_encoding(self, tmp_path):
+        (tmp_path / "t.csv").write_bytes("path,label\na.mp4,chêne\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=r"t\.csv is no text in UTF-8 \(.*\); save it in that encoding"):
+            read_labelled_videos(tmp_path / "t.csv")
 
     def test_parquet(self, tmp_path):
         pa = pytest.importorskip("pyarrow")
@@ -180,7 +217,7 @@ class TestTables:
             ("path,label\na.mp4,x\n,y\n", "row 2 has no path"),
             ("path,label\na.mp4,x\nsub/b.mp4\n", "row 2 has more or fewer columns"),
             ("path,label\na.mp4,x\nsub/b.mp4,\n", r"b\.mp4 in .* has no label"),
-            ("path,label\n", "no column of videos"),
+            ("path,label\n", "has no rows; it must have one for each video"),
         ],
     )
     def test_bad(self, text, message, tmp_path):
@@ -215,6 +252,27 @@ class TestDataSets:
         assert listing(videos.of_split("test")) == [("test_0.mp4", ("right",)), ("test_1.mp4", ("left",))]
         assert videos.of_split("train")[3].source == b"train 3"
 
+    def test_names_of_splits(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        load = datasets.load_dataset
+
+        def with_other_names(*args, **settings):  # one has any in a data set's script or card
+            return {{"test": "eval"}.get(name, name): rows for name, rows in load(*args, **settings).items()}
+
+        monkeypatch.setattr(datasets, "load_dataset", with_other_names)
+        assert read_labelled_videos(folder).splits == ["train", "test"]
+        for name in ("test", "eval"):
+            assert len(list(VideoStream(folder, name))) == 2
+
+    def test_group_zero(self, folder, tmp_path, monkeypatch):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        for file in (folder / "data").iterdir():
+            rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "rows"))
+            rows.add_column("group", [0] * len(rows)).to_parquet(file)
+        assert {video.group for video in read_labelled_videos(folder)} == {"0"}
+
     def test_stream(self, folder):
         stream = VideoStream(folder, "train")
         assert [(video.name, video.labels, video.source) for video in stream] == [
@@ -240,6 +298,50 @@ class TestDataSets:
         with pytest.raises(ValueError, match="doesn't name its classes; give their names"):
             VideoStream(tmp_path / "nameless", "train")
         assert [video.labels for video in VideoStream(tmp_path / "nameless", "train", ["cat"])] == [("cat",)]
+        (tmp_path / "t.csv").write_text("path,label\na.mp4,cat\n")
+        with pytest.raises(ValueError, match=r"t\.csv is a table, .*; leave --streaming out"):
+            VideoStream(tmp_path / "t.csv", "train")
+
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [
+            ("eel", r"c\.org/b\.mp4 in .*set has the label eel, which is not among the 2 given names \(--labels\)"),
+            (7, r"c\.org/b\.mp4 in .*set: There is no class 7; the 2 classes are 0 to 1"),
+            (-1, "There is no class -1"),
+            ("dog|cat", r"c\.org/b\.mp4 in .*set has 2 labels, dog, cat; one is expected"),
+            (None, r"c\.org/b\.mp4 in .*set has no label"),
+        ],
+    )
+    def test_bad_label_in_a_stream(self, label, message, tmp_path):
+        datasets = pytest.importorskip("datasets")
+        labels = [0 if isinstance(label, int) else "dog", label]
+        rows = datasets.Dataset.from_dict(
+            {"video": ["https://c.org/a.mp4", "https://c.org/b.mp4"], "label": labels},
+        )
+        (tmp_path / "set").mkdir()
+        rows.to_parquet(tmp_path / "set" / "train.parquet")
+        videos = iter(VideoStream(tmp_path / "set", "train", ["dog", "cat"]))
+        assert next(videos).labels == ("dog",)
+        with pytest.raises(ValueError, match=message):
+            next(videos)
+        several = iter(VideoStream(tmp_path / "set", "train", ["dog", "cat"], multi_label=True))
+        if label in (None, "dog|cat"):
+            assert [len(video.labels) for video in several] == [1, 0 if label is None else 2]
+
+    def test_labels_that_are_kept_back(self, folder, tmp_path, monkeypatch):
+        """-1, which isn't the last class: a whole split of it has nothing to say, among others it is an error."""
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        datasets = pytest.importorskip("datasets")
+        (file,) = (folder / "data").glob("test-*")
+        rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "rows"))
+
+        def relabel(labels: list[int]):
+            rows.remove_columns("label").add_column("label", labels).cast(rows.features).to_parquet(file)
+            return read_labelled_videos(folder)
+
+        assert relabel([-1, -1]).splits == ["train"]
+        with pytest.raises(ValueError, match=r"test_1\.mp4 in .*: There is no class -1; the 2 classes are 0 to 1"):
+            relabel([0, -1])
 
 
 def make_videos(*groups: tuple[int, str]) -> LabelledVideos:
@@ -250,6 +352,22 @@ def make_videos(*groups: tuple[int, str]) -> LabelledVideos:
         for i in range(count)
     ]
     return LabelledVideos(videos, sorted({label for video in videos for label in video.labels}), multi_label=True)
+
+
+def choose_slowly(groups: list[Counter], share: float, seed: int) -> set[int]:
+    """What is left and held is counted anew for every group."""
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    labels = {label for group in groups for label in group}
+    of_label = {label: [index for index in order if label in groups[index]] for label in labels}
+    chosen = set()
+    for label in sorted(labels, key=lambda label: (len(of_label[label]), label)):
+        wanted = max(1, round(share * sum(group[label] for group in groups)))
+        for index in sorted(of_label[label], key=lambda index: max(groups[index][label], wanted)):
+            held = sum(groups[other][label] for other in chosen)
+            keeps_all = all(set(of_label[other]) - chosen - {index} for other in groups[index])
+            if index not in chosen and keeps_all and (not held or groups[index][label] < 2 * (wanted - held)):
+                chosen.add(index)
+    return chosen
 
 
 class TestSplit:
@@ -282,8 +400,11 @@ class TestSplit:
                 assert sides[0] > 0
                 assert abs(sides[1] - 0.25 * sum(sides)) <= 6  # the largest group
 
-    def test_class_of_one_group_is_trained(self):
+    def test_class_of_one_group_is_trained(self, caplog):
+        train_validation_split(make_videos((1, "a"), (1, "a"), (1, "b"), (1, "b")), 0.2)
+        assert not caplog.text
         train, validation = train_validation_split(make_videos((5, "a"), (1, "b"), (1, "b")), 0.2)
+        assert "No validation video has the label a (1 of 2 labels)" in caplog.text
         assert {video.labels for video in validation} == {("b",)}
         assert {video.labels for video in train} == {("a",), ("b",)}
 
@@ -306,6 +427,30 @@ class TestSplit:
             assert copies <= held_out or not copies & held_out
             assert not find_leaks(train, validation)
 
+    def test_choice_against_a_slow_twin(self):
+        rng = np.random.default_rng(1)
+        for seed in range(30):
+            groups = [Counter(rng.choice(list("aabcde"), rng.integers(6)).tolist()) for _ in range(40)]
+            assert choose_groups(groups, 0.3, seed) == choose_slowly(groups, 0.3, seed)
+
+    def test_many_groups(self):
+        """In proportion to their number: a choice that looks at all groups for each one takes minutes."""
+        began = time.monotonic()
+        assert len(choose_groups([Counter("a")] * 50_000 + [Counter("b")] * 50_000, 0.2, 0)) == 20_000
+        assert time.monotonic() - began < 10
+
+    def test_copies_with_other_labels(self, tmp_path, caplog):
+        data = touch(tmp_path, "cat/1.mp4", "cat/2.mp4", "dog/3.mp4", "dog/4.mp4", "dog/5.mp4")
+        shutil.copy(data / "cat/1.mp4", data / "cat/6.mp4")
+        train_validation_split(read_labelled_videos(data))
+        assert "Copies" not in caplog.text
+        shutil.copy(data / "cat/1.mp4", data / "dog/1.mp4")
+        train, validation = train_validation_split(read_labelled_videos(data))
+        find_leaks(train, validation)
+        (message,) = [record.message for record in caplog.records if "Copies" in record.message]
+        example = f"{data}/dog/1.mp4 (dog) of {data}/cat/1.mp4 (cat)"
+        assert message == f"Copies of a file that have other labels than it: 1, {example} for one"
+
     def test_leaks(self, tmp_path):
         data = touch(tmp_path, "train/a/1.mp4", "train/b/v_B_g01_c01.avi", "test/a/2.mp4", "test/b/v_B_g01_c02.avi")
         shutil.copy(data / "train/a/1.mp4", data / "test/a/3.mp4")
@@ -313,6 +458,28 @@ class TestSplit:
         videos = read_labelled_videos(data)
         leaks = find_leaks(videos.of_split("train"), videos.of_split("test"))
         assert [Path(name).name for name in leaks] == ["3.mp4", "v_B_g01_c02.avi"]
+
+
+class TestChosenSplits:
+    def choose(self, tmp_path, splits: list[str], **settings):
+        """Two videos, a `cat` and a `dog`, in each of the splits that a table names."""
+        rows = [f"{i}{label}.mp4,{label},{split}" for i, split in enumerate(splits) for label in ("cat", "dog")]
+        touch(tmp_path, "0cat.mp4")
+        (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+        return choose_splits(read_labelled_videos(tmp_path / "t.csv"), **settings)
+
+    @pytest.mark.parametrize("name", ["validation", "val", "Dev"])
+    def test_whatever_they_are_called(self, name, tmp_path):
+        for settings in ({}, {"validation_split": name}):
+            train, validation = self.choose(tmp_path, ["training", name], **settings)
+            assert [Path(video.name).name for video in train] == ["0cat.mp4", "0dog.mp4"]
+            assert [Path(video.name).name for video in validation] == ["1cat.mp4", "1dog.mp4"]
+
+    def test_videos_of_no_use(self, tmp_path, caplog):
+        self.choose(tmp_path, ["train", "val", "test"])
+        assert "neither trained" not in caplog.text
+        self.choose(tmp_path, ["train", "val", "vall", "", ""])
+        assert "neither trained nor validated with: 2 in 'vall', 4 in no split" in caplog.text
 
 
 class TestRandomSampling:

@@ -14,6 +14,7 @@ from .registration import register, unregister
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "CAMERA_MOTION": "shipped_models",
     "TimesformerConfig": "configuration_timesformer",
     "TimesformerForVideoClassification": "modeling_timesformer",
     "TimesformerImageProcessor": "image_processing_timesformer",

@@ -31,7 +31,8 @@ class ClipAugmentation:
         rand_augment: operations of RandAugment (Cubuk et al. 2020) a clip; 0 for none.
         magnitude: of these, 0 to 30.
         mixup, cutmix: parameter of the beta distribution by which two clips' pixels (Zhang et al. 2018), or areas (Yun
-            et al. 2019), and labels are mixed; 0 for none. With both, each batch has one of them.
+            et al. 2019), and labels are mixed; 0 for none. With both, each batch has one of them; a batch of one clip
+            has nothing to mix.
     """
 
     jitter: tuple[float, float] = (256 / 224, 320 / 224)
@@ -42,8 +43,10 @@ class ClipAugmentation:
     cutmix: float = 0.0
 
     def __post_init__(self):
-        if not 1 <= self.jitter[0] <= self.jitter[1]:
-            raise ValueError(f"jitter={self.jitter} must be a range from at least 1, the size of the crop")
+        if len(self.jitter) != 2 or not 1 <= self.jitter[0] <= self.jitter[1]:
+            raise ValueError(
+                f"jitter={self.jitter} must be a range, two numbers, from at least 1, the size of the crop"
+            )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip={self.flip} must be a probability")
         if self.rand_augment < 0 or not 0 <= self.magnitude <= 30:

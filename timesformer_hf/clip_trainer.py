@@ -11,13 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .classification_metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
 from .clip_losses import ClipLoss
-from .training_callbacks import EpochCallback, InterruptionCallback, UnreadableClipsCallback, resume_hint
+from .training_callbacks import (
+    EpochCallback,
+    InterruptionCallback,
+    UnreadableClipsCallback,
+    UnreadableClipsError,
+    resume_hint,
+)
 from .training_recipes import drop_factor, parameter_groups, scaled_learning_rate
-from .video_dataset import IGNORED_LABEL, EpochSampler, SkippedClips
+from .video_dataset import IGNORED_LABEL, ClipStream, EpochSampler, SkippedClips
 
 
 class CheckpointError(OSError):
@@ -54,6 +61,8 @@ class ClipTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if not 0 <= self.label_smoothing_factor <= 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1]")
         if self.learning_rate is None:
             self.learning_rate = scaled_learning_rate(
                 self.base_learning_rate, self.base_batch_size, self.total_batch_size, self.lr_scaling
@@ -79,7 +88,7 @@ class ClipTrainer(Trainer):
             [`TimesformerVideoProcessor`].
 
     Raises:
-        UnreadableClipsError: while training or evaluating.
+        UnreadableClipsError: while training or evaluating; also where no clip to evaluate with can be read.
         TrainingInterrupted: on a signal.
         CheckpointError: where a checkpoint can't be written.
     """
@@ -134,6 +143,37 @@ class ClipTrainer(Trainer):
         self.clip_loss.training = model.training
         return super().compute_loss(model, *args, **kwargs)
 
+    def _init_training_state(self, max_steps, steps_of_epoch, num_epochs, checkpoint, trial) -> tuple[int, int]:
+        """
+        The epoch that is gone on with, and how many batches of it are done. Trainer takes a pass over a stream to be as
+        long as the training, so how often one has ended stands in its state alone; and it would add a step to a
+        training that is finished.
+        """
+        place = super()._init_training_state(max_steps, steps_of_epoch, num_epochs, checkpoint, trial)
+        if self.state.global_step >= max_steps:
+            return num_epochs, 0
+        if checkpoint is None or not isinstance(self.train_dataset, ClipStream):
+            return place
+        stored = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))  # its max_steps may be another
+        passes, part = divmod(stored.epoch, 1)
+        batches = round(part * stored.max_steps * self.args.gradient_accumulation_steps)
+        return int(passes), 0 if self.args.ignore_data_skip else batches
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """The loss is the mean over the clips that could be read, each once; Trainer's is one over batches."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and output.label_ids is not None:
+            scores, labels = readable(output.predictions, output.label_ids)
+            if not len(labels):
+                where = "" if self.skipped is None else f"; {self.skipped.path} says why"
+                raise UnreadableClipsError(
+                    f"None of the {output.num_samples} clips to validate with can be read{where}"
+                )
+            self.clip_loss.training = False
+            loss = self.clip_loss({"logits": torch.from_numpy(scores)}, torch.from_numpy(labels))
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
+
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         step = self.state.global_step
         if self.last_log is None:
@@ -151,14 +191,14 @@ class ClipTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
-        """Also what Trainer leaves out: config and processor beside FSDP's shards, and a processor of frames."""
+        """Also what Trainer leaves out: config and processor beside FSDP's shards and adapters, and one of frames."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             self.processing_class.image_processor().save_pretrained(folder)
+            self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
             if self.is_fsdp_enabled:
                 self.processing_class.save_pretrained(folder)
-                self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
@@ -183,15 +223,15 @@ def mixed_seed(*numbers: int) -> int:
 def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[str, float]:
     """
     The metrics of a validation, over the clips that could be read, as `compute_metrics` of a Trainer: `accuracy`,
-    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision` and `accuracy`,
-    the share of right answers to its yes-no questions.
+    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision`, where any clip
+    has a label, and `label_accuracy`, the share of right answers to its yes-no questions, most of which are no.
     """
     scores, labels = readable(prediction.predictions, prediction.label_ids)
     if not len(labels):
         return {}
     if multi_label:
-        accuracy = float(((scores > 0) == (labels > 0.5)).mean())
-        return {"accuracy": accuracy, "mean_average_precision": mean_average_precision(scores, labels)}
+        metrics = {"mean_average_precision": mean_average_precision(scores, labels)} if labels.any() else {}
+        return metrics | {"label_accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
     metrics = {"accuracy": top_k_accuracy(scores, labels)}
     if scores.shape[1] > 5:
         metrics["top_5_accuracy"] = top_k_accuracy(scores, labels, 5)

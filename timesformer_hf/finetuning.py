@@ -15,6 +15,7 @@ from .checkpoint_files import read_checkpoint
 from .checkpoint_formats import find_format
 from .checkpoint_processors import HUB_BGR, save_processors
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
+from .label_matching import match_names
 from .modeling_timesformer import TimesformerForVideoClassification
 from .video_processing_timesformer import TimesformerVideoProcessor
 
@@ -37,7 +38,7 @@ def start_from_checkpoint(
     """
     A model to train on other data, its processor, and the number that it gives each of the data's labels.
 
-    A TimeSformer whose labels include those of the data, whatever their case and punctuation, keeps its head and its
+    A TimeSformer whose labels include those of the data, but for case and punctuation, keeps its head and its
     numbers. One without names of labels, and an image ViT, get a new head.
 
     Args:
@@ -114,13 +115,8 @@ def match_labels(
     """
     if all(name == f"LABEL_{number}" for number, name in known.items()):
         return None
-
-    def letters(name: str) -> str:
-        return "".join(filter(str.isalnum, name)).casefold()
-
-    numbers = {letters(name): number for number, name in known.items()} | {name: n for n, name in known.items()}
-    found = {name: numbers.get(name, numbers.get(letters(name))) for name in label_names}
-    if missing := [name for name, number in found.items() if number is None]:
+    found = match_names(label_names, known)
+    if missing := [name for name in label_names if name not in found]:
         raise LabelMismatchError(
             f"{checkpoint} was trained on other labels: it lacks {len(missing)} of the data's {len(label_names)}.\n"
             f"  the data's:       {listing(label_names)}\n"
@@ -220,3 +216,25 @@ def add_lora(
         modules_to_save=["classifier", *(["timesformer.embeddings"] if train_embeddings else [])],
     )
     return get_peft_model(model, settings)
+
+
+def load_adapters(
+    folder: str | os.PathLike, base: str | os.PathLike
+) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
+    """
+    The model that adapters of [`add_lora`] make of another one, merged into it, and its processor.
+
+    Args:
+        folder: of the adapters, or their Hub name, with the config and processor that `ClipTrainer` saves beside them.
+        base: what they were trained on, as of [`start_from_checkpoint`].
+
+    Raises:
+        OSError, ValueError: where there is no such thing, or the one doesn't fit the other.
+    """
+    from peft import PeftModel
+
+    config = TimesformerConfig.from_pretrained(folder)
+    labels = [config.id2label[number] for number in sorted(config.id2label)]
+    fields = {name: getattr(config, name) for name in ("attention_type", "num_frames", "image_size")}
+    model, _, _ = start_from_checkpoint(base, labels, True, config.problem_type, **fields)  # the head is an adapter
+    return PeftModel.from_pretrained(model, folder).merge_and_unload().eval(), stored_processor(folder)

@@ -2,27 +2,44 @@
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from .feature_extraction import is_url
-from .labelled_videos import LabelledVideo, as_labels, find_columns, group_of_name
+from .labelled_videos import (
+    LabelledVideo,
+    as_labels,
+    check_number_of_labels,
+    find_columns,
+    name_class,
+    name_group,
+    name_split,
+)
 from .video_decoding import VideoSource
 
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
-    """The videos of all splits, and the class names where the data set has them."""
+    """
+    The videos of all splits, and the class names where the data set has them. A split whose labels are kept back, as
+    that of a contest, is left out.
+
+    Raises:
+        ValueError: for a number that no class has.
+    """
     videos, names = [], None
     for split, rows in load_data_set(source, config).items():
         rows, video_column, label_column, names = open_columns(source, rows)
         labels, titles = rows[label_column], list_titles(rows, video_column)
+        if all(label is None or label == -1 for label in labels):
+            continue
         groups = rows["group"] if "group" in rows.column_names else [None] * len(rows)
-        name_of = names.__getitem__ if names else str
+        name_of = partial(name_class, names) if names else str
         for index, (title, label, group) in enumerate(zip(titles, labels, groups, strict=True)):
             title = title or f"{source}, {split}, row {index}"
-            labels_of_row = as_labels(label, name_of)
+            labels_of_row = name_labels(label, name_of, title, source)
             fetch = partial(fetch_row, rows, index, video_column)
-            videos.append(LabelledVideo(title, labels_of_row, str(group or group_of_name(title)), split, fetch))
+            videos.append(LabelledVideo(title, labels_of_row, name_group(group, title), name_split(split), fetch))
     return videos, names
 
 
@@ -74,6 +91,13 @@ def list_titles(rows, column: str) -> list[str | None]:
     return [None] * len(rows) if pa.types.is_binary(values.type) else values.to_pylist()
 
 
+def name_labels(value, name_of: Callable[[int], str], title: str, source: str | os.PathLike) -> tuple[str, ...]:
+    try:
+        return as_labels(value, name_of)
+    except ValueError as error:
+        raise ValueError(f"{title} in {source}: {error}") from error
+
+
 def fetch_row(rows, index: int, column: str) -> VideoSource:
     return fetch_value(rows[index][column])
 
@@ -98,12 +122,13 @@ class VideoStream:
     The labelled videos of a split of a data set, read as they are needed, never stored: for sets larger than the disk.
 
     Args:
-        source, config, label_names: as for [`read_labelled_videos`]. A data set that doesn't name its classes needs
-            `label_names`.
+        source, config, label_names, multi_label: as for [`read_labelled_videos`]. A data set that doesn't name its
+            classes needs `label_names`.
         buffer_size, seed: of the shuffling; 0 keeps the order.
 
     Raises:
-        ValueError: where the class names are not known, or there is no such split.
+        ValueError: where the class names are not known, there is no such split, or the source is a table; and on the
+            way for a video whose labels are none of the classes or, without `multi_label`, not one.
     """
 
     def __init__(
@@ -114,16 +139,24 @@ class VideoStream:
         config: str | None = None,
         buffer_size: int = 0,
         seed: int = 0,
+        multi_label: bool = False,
     ):
+        if Path(source).suffix.lower() in (".csv", ".parquet") and Path(source).is_file():
+            raise ValueError(
+                f"{source} is a table, whose videos are read as they are needed without being a stream; leave "
+                "--streaming out"
+            )
         splits = load_data_set(source, config, streaming=True)
-        if split not in splits:
+        found = split if split in splits else {name_split(name): name for name in splits}.get(name_split(split))
+        if found is None:
             raise ValueError(f"{source} has no split {split!r}; its splits are {', '.join(splits)}")
-        rows, self.video_column, self.label_column, names = open_columns(source, splits[split])
+        rows, self.video_column, self.label_column, names = open_columns(source, splits[found])
         if label_names is None and names is None:
             raise ValueError(f"{source} doesn't name its classes; give their names, a streamed set can't be searched")
-        self.source, self.split = source, split
+        self.source, self.split, self.multi_label = source, split, multi_label
         self.label_names = list(label_names or names)
-        self.name_of = (names or self.label_names).__getitem__
+        self.known = frozenset(self.label_names)
+        self.name_of = partial(name_class, names or self.label_names)
         self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
 
     def set_epoch(self, epoch: int) -> None:
@@ -134,9 +167,20 @@ class VideoStream:
         """In a worker process of a DataLoader, the part of the videos that is the worker's."""
         for row in self.rows:
             value = row[self.video_column]
-            labels = as_labels(row[self.label_column], self.name_of)
             name = title_of_value(value) or f"{self.source}, {self.split}, {zlib.crc32(fetch_value(value)):08x}"
-            yield LabelledVideo(name, labels, name, self.split, partial(fetch_value, value))
+            labels = self.labels_of(row, name)
+            video = LabelledVideo(name, labels, name, self.split, partial(fetch_value, value))
+            check_number_of_labels([video], self.multi_label, self.source)
+            yield video
+
+    def labels_of(self, row: dict, name: str) -> tuple[str, ...]:
+        labels = name_labels(row[self.label_column], self.name_of, name, self.source)
+        if unknown := [label for label in labels if label not in self.known]:
+            raise ValueError(
+                f"{name} in {self.source} has the label {unknown[0]}, which is not among the {len(self.known)} given "
+                "names (--labels)"
+            )
+        return labels
 
 
 def title_of_value(value: dict | str | bytes) -> str | None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .label_matching import letters
+
 
 LABEL_FOLDER = Path(__file__).parent / "labels"
 LABEL_LISTS = tuple(sorted(path.stem for path in LABEL_FOLDER.glob("*.txt")))
@@ -32,8 +34,5 @@ def read_labels(name: str) -> list[str]:
 
 def known_list(labels: list[str]) -> str | None:
     """The name of the list that has those labels in that order, whatever their case and punctuation."""
-
-    def letters(names: list[str]) -> list[str]:
-        return ["".join(filter(str.isalnum, name)).casefold() for name in names]
-
-    return next((name for name in LABEL_LISTS if letters(read_labels(name)) == letters(labels)), None)
+    wanted = list(map(letters, labels))
+    return next((name for name in LABEL_LISTS if list(map(letters, read_labels(name))) == wanted), None)

@@ -14,7 +14,7 @@ A group is what must not be torn apart between training and validation, such as 
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .feature_extraction import VIDEO_EXTENSIONS, is_url
 from .video_decoding import VideoSource
 
 
-SPLIT_FOLDERS = {
+SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
@@ -42,7 +42,7 @@ class LabelledVideo:
         name: its path or URL, or what its data set calls it.
         labels: one, or with several labels a video any number of them.
         group: of videos that must stay on one side of a split.
-        split: `"train"`, `"validation"`, `"test"`, another name of its data set's, or `None`.
+        split: `"train"`, `"validation"`, `"test"`, another name of its source's, or `None`.
         fetch: gives what to decode where that isn't a file of that name.
     """
 
@@ -85,9 +85,13 @@ class LabelledVideos(Sequence):
         """
         The videos of one split, with the label names of all.
 
+        Args:
+            split: its name, or another one for it, such as `val` for `validation`.
+
         Raises:
             ValueError: where there is no such split; the message lists those that there are.
         """
+        split = name_split(split)
         videos = [video for video in self.videos if video.split == split]
         if not videos:
             raise ValueError(f"There is no split {split!r}; the splits are {', '.join(self.splits) or 'not given'}")
@@ -109,7 +113,7 @@ def read_labelled_videos(
         split: only the videos of it; those of all splits where `None`.
         label_names: all classes, in order. Labels that are whole numbers are then places in it, as in the authors'
             tables.
-        multi_label: whether a video may have several labels or none; found out where `None`.
+        multi_label: whether a video may have several labels or none; where `None`, whether one has several.
         config: of a data set on the Hub that has several.
 
     Raises:
@@ -130,7 +134,7 @@ def read_labelled_videos(
         videos, names = read_data_set(source, config)
     videos = name_classes(videos, label_names, source)
     if multi_label is None:
-        multi_label = any(len(video.labels) != 1 for video in videos)
+        multi_label = any(len(video.labels) > 1 for video in videos)
     check_number_of_labels(videos, multi_label, source)
     names = list(label_names or names or sort_names({label for video in videos for label in video.labels}))
     if len(names) < 2 and not multi_label:
@@ -177,7 +181,10 @@ def check_number_of_labels(videos: list[LabelledVideo], multi_label: bool, sourc
     wrong = next((video for video in videos if len(video.labels) != 1), None)
     if wrong is not None and not multi_label:
         got = f"{len(wrong.labels)} labels, {', '.join(wrong.labels)}" if wrong.labels else "no label"
-        raise ValueError(f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label")
+        raise ValueError(
+            f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label "
+            "(finetune.py: --multi_label true)"
+        )
 
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
@@ -186,7 +193,7 @@ def read_class_folders(folder: Path) -> list[LabelledVideo]:
         ValueError: for a folder without class folders, a class folder without a video, or splits beside classes.
     """
     folders = class_folders(folder)
-    splits = {path: SPLIT_FOLDERS[path.name.lower()] for path in folders if path.name.lower() in SPLIT_FOLDERS}
+    splits = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
     if "train" not in splits.values():  # a lone `test` may be a class
         return [video for path in folders for video in read_class_folder(path)]
     if others := [path.name for path in folders if path not in splits]:
@@ -214,8 +221,10 @@ def read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
     The videos anywhere below the folder of a class, without hidden ones.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or the name can't be one label in a table.
     """
+    if "|" in folder.name:
+        raise ValueError(f"The class folder {folder} has a | in its name, which parts labels in a table; rename it")
     found = False
     for directory, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
@@ -239,31 +248,51 @@ def group_of_name(path: str) -> str:
     return next((match.group(1) for match in matches if match), path)
 
 
+def is_missing(value) -> bool:
+    """Whether a cell of a table is empty: 0 isn't, and NaN is what pandas makes of an empty one."""
+    return value is None or value == "" or value != value
+
+
+def name_split(name) -> str | None:
+    """`"train"`, `"validation"` or `"test"` for whatever name they go by; others as they are."""
+    return None if is_missing(name) else SPLIT_NAMES.get(str(name).strip().lower(), str(name))
+
+
+def name_group(value, name: str) -> str:
+    """The group that a table gives a video of that name, 0 being one too; without, what the name says."""
+    return group_of_name(name) if is_missing(value) else str(value)
+
+
 def read_table(path: Path) -> list[LabelledVideo]:
     """
     Raises:
         FileNotFoundError: where there is no such file, or none of the files that it names.
-        ValueError: for missing columns, or a row without a path.
+        ValueError: for missing columns, no rows, or a row without a path.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}")
     rows = read_csv(path) if path.suffix.lower() == ".csv" else read_parquet(path)
-    path_column, label_column = find_columns(path, rows[0].keys() if rows else ())
+    if not rows:
+        raise ValueError(f"{path} has no rows; it must have one for each video")
+    path_column, label_column = find_columns(path, rows[0].keys())
     videos = []
     for number, row in enumerate(rows, start=1):
         name = row[path_column]
         if not name:
             raise ValueError(f"{path}: row {number} has no {path_column}")
         name = name if is_url(name) else str(path.parent / name)
-        group = row.get("group") or group_of_name(name)
-        videos.append(LabelledVideo(name, as_labels(row[label_column]), str(group), row.get("split") or None))
+        group, split = name_group(row.get("group"), name), name_split(row.get("split"))
+        videos.append(LabelledVideo(name, as_labels(row[label_column]), group, split))
     check_some_exist(path, [video.name for video in videos if not is_url(video.name)])
     return videos
 
 
 def read_csv(path: Path) -> list[dict]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it in that encoding") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"{path}: row {number} has more or fewer columns than the header ({', '.join(rows[0])})")
@@ -311,6 +340,16 @@ def as_labels(value, name_of: Callable[[int], str] = str) -> tuple[str, ...]:
     return tuple(label if isinstance(label, str) else name_of(label) for label in values)
 
 
+def name_class(names: Sequence[str], number: int) -> str:
+    """
+    Raises:
+        ValueError: for a number that no class has, such as the -1 of data sets that keep their labels to themselves.
+    """
+    if not 0 <= number < len(names):
+        raise ValueError(f"There is no class {number}; the {len(names)} classes are 0 to {len(names) - 1}")
+    return names[number]
+
+
 def check_some_exist(table: Path, paths: list[str]) -> None:
     """
     Single files that are missing are found out when they are read. That all are missing is worth knowing at once.
@@ -324,6 +363,18 @@ def check_some_exist(table: Path, paths: list[str]) -> None:
             f"None of the files that {table} names is there, {sample[0]} for one; relative paths start at the folder "
             f"of the table"
         )
+
+
+def check_text(values: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: for a name on disk that is no text, which no table can hold.
+    """
+    for value in values:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The name {value!a} of a file or folder is no text in UTF-8; rename it") from error
 
 
 def is_data_set(folder: Path) -> bool:

@@ -15,10 +15,11 @@ SCORES = {"regression": "none", "multi_label_classification": "sigmoid"}
 class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
     """
     transformers' own pipeline, except where the model comes with a [`TimesformerVideoProcessor`]: there
-    `frame_sampling_rate` takes effect, as `num_frames` frames at that rate around the middle of the video (without it
-    they are spread over the whole video), and `batch_size` works. `num_clips`, `num_crops` and `views` classify several
-    views of a video, see the processor; `average` is of what the scores are the mean over views, `"probabilities"` or
-    `"logits"` (default: the protocol's own, or probabilities). Every other model's videos are left to transformers.
+    `frame_sampling_rate` takes effect, as `num_frames` frames at that rate around the middle of the video (without it,
+    and where the processor has none, they are spread over the whole video), and `batch_size` works. `num_clips`,
+    `num_crops` and `views` classify several views of a video, see the processor; `average` is of what the scores are
+    the mean over views, `"probabilities"` or `"logits"` (default: the protocol's own, or probabilities). Every other
+    model's videos are left to transformers.
     Without a `function_to_apply` the config's `problem_type` chooses it, in the transformers versions too that take the
     softmax of everything.
     """

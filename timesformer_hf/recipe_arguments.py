@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,11 +41,23 @@ def parse_with_recipe(
     if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
         settings = read_settings(arguments.pop(0), {action.dest for action in parser._actions})
     recipe = choose_recipe(arguments, settings)
-    settings = defaults | find_recipe(recipe).defaults | settings | {"recipe": recipe}
+    parser.set_defaults(**defaults | find_recipe(recipe).defaults | {"recipe": recipe})
     for action in parser._actions:
-        action.required = (action.required or action.dest == "output_dir") and action.dest not in settings
-    parser.set_defaults(**settings)
-    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+        action.required = action.required or action.dest == "output_dir"
+    return parser.parse_args_into_dataclasses([*as_arguments(settings), *arguments], look_for_args_file=False)
+
+
+def as_arguments(settings: dict) -> list[str]:
+    """Settings of a file as the words of a command line, which are parsed, and refused, as those are; null is none."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"--{name}={json.dumps(value)}")
+        elif value is not None:  # YAML reads `save_strategy: no` as False
+            words.append(f"--{name}={'no' if value is False else value}")
+    return words
 
 
 def choose_recipe(arguments: Sequence[str], settings: dict) -> str:

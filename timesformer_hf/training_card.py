@@ -21,10 +21,7 @@ A [TimeSformer](https://arxiv.org/abs/2102.05095) that tells {num_labels} {kinds
 {version}{start}.
 
 ```python
-import timesformer_hf
-from transformers import pipeline
-
-pipeline("video-classification", model={name_literal})("clip.mp4")
+{usage}
 ```
 
 | | |
@@ -52,6 +49,18 @@ It knows these labels only, and will give one of them to any video. The numbers 
 was trained with; of others, test it before you rely on it.
 """
 
+MODEL_USAGE = """\
+import timesformer_hf
+from transformers import pipeline
+
+pipeline("video-classification", model={name})("clip.mp4")"""
+
+ADAPTERS_USAGE = """\
+from timesformer_hf.finetuning import load_adapters
+
+model, processor = load_adapters({name}, {base_model})
+model(**processor("clip.mp4", return_tensors="pt")).logits"""
+
 
 @dataclass
 class TrainingCard:
@@ -66,6 +75,7 @@ class TrainingCard:
         metrics: of the validation, by name, in [0, 1] but for the loss.
         training: a setting a row, by name.
         multi_label: whether a video can have several labels.
+        adapters: whether it is adapters of `base_model`, which are not merged into it.
     """
 
     name: str
@@ -75,6 +85,7 @@ class TrainingCard:
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, object] = field(default_factory=dict)
     multi_label: bool = False
+    adapters: bool = False
 
     def render(self, config: TimesformerConfig, processor) -> str:
         """The text, for a model with this config and video processor."""
@@ -84,10 +95,11 @@ class TrainingCard:
         start = f", starting from `{self.base_model}`" if self.base_model else ", from scratch"
         rate = processor.frame_sampling_rate
         policy = processor.frame_sampling or ("center" if rate else "uniform")
+        usage = ADAPTERS_USAGE if self.adapters else MODEL_USAGE
         return TEMPLATE.format(
             header=self.header().to_yaml(),
             name=self.name,
-            name_literal=json.dumps(self.name),
+            usage=usage.format(name=json.dumps(self.name), base_model=json.dumps(self.base_model)),
             kinds="labels, of which a video can have several" if self.multi_label else "kinds of videos apart",
             version=__version__,
             start=start,

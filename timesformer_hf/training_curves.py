@@ -9,7 +9,7 @@ from .cost_plot import COLOURS, check_can_plot
 PANELS = {
     # label of the vertical axis: what of the log is drawn in it
     "loss": ("loss", "eval_loss"),
-    "accuracy": ("eval_accuracy", "eval_mean_class_accuracy", "eval_mean_average_precision"),
+    "accuracy": ("eval_accuracy", "eval_mean_class_accuracy", "eval_mean_average_precision", "eval_label_accuracy"),
     "learning rate": ("learning_rate",),
 }
 NAMES = {
@@ -18,6 +18,7 @@ NAMES = {
     "eval_accuracy": "top-1",
     "eval_mean_class_accuracy": "mean of classes",
     "eval_mean_average_precision": "mean average precision",
+    "eval_label_accuracy": "labels, yes or no",
     "learning_rate": "highest",
 }
 

@@ -14,10 +14,10 @@ from .clip_trainer import ClipTrainer, readable
 from .confusion_plot import plot_confusion_matrix
 from .model_card import find_licence
 from .training_card import TrainingCard
-from .training_curves import plot_training_curves
+from .training_curves import plot_training_curves, read_curves
 
 
-METRICS = ("accuracy", "top_5_accuracy", "mean_class_accuracy", "mean_average_precision", "loss")
+METRICS = ("accuracy", "top_5_accuracy", "mean_class_accuracy", "mean_average_precision", "label_accuracy", "loss")
 SETTINGS = ("num_train_epochs", "learning_rate", "weight_decay", "layer_decay", "label_smoothing_factor")
 SETTINGS += ("seed", "bf16")
 
@@ -68,9 +68,11 @@ class TrainingReport:
             metrics=self.metrics,
             training=settings,
             multi_label=self.multi_label,
+            adapters=has_adapters(trainer.model),
         )
         write_text(folder / "README.md", card.render(config, trainer.processing_class))
-        plot_training_curves(folder / "curves.png", trainer.state.log_history)
+        if read_curves(trainer.state.log_history):  # of a training without logs or steps there are none
+            plot_training_curves(folder / "curves.png", trainer.state.log_history)
         if self.scores is not None and len(self.scores) and not self.multi_label:
             names = [config.id2label[number] for number in sorted(config.id2label)]
             counts = confusion_matrix(self.scores.argmax(axis=1), self.labels, len(names))
@@ -97,18 +99,23 @@ class TrainingReport:
         }
 
     def summary(self) -> str:
-        """The validation accuracy in a line."""
-        if "accuracy" not in self.metrics:
+        """The accuracy of the validation, or with several labels a clip the mean average precision, in a line."""
+        name = "mean_average_precision" if self.multi_label else "accuracy"
+        if name not in self.metrics:
             return "no validation"
         clips = f"{len(self.labels)} clips"
         if not self.multi_label:
             clips = f"{(self.scores.argmax(axis=1) == self.labels).sum()} of {clips}"
-        return f"validation accuracy: {self.metrics['accuracy']:.2%} ({clips})"
+        return f"validation {name.replace('_', ' ')}: {self.metrics[name]:.2%} ({clips})"
+
+
+def has_adapters(model) -> bool:
+    return hasattr(model, "get_base_model")
 
 
 def base_model(model):
     """The model inside its adapters, if it has any."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.get_base_model() if has_adapters(model) else model
 
 
 def write_text(path: Path, text: str) -> None:

@@ -274,7 +274,10 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ) -> list[torch.Tensor]:
         """Of each video (clips * frames, channels, height, width), the views (views, frames, channels, ...)."""
         if settings.num_crops is not None and not do_center_crop:
-            raise ValueError(f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size")
+            raise ValueError(
+                f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size; this processor takes whole "
+                "frames, of which num_clips makes more views"
+            )
         if settings.exact_scaling and crop_size.height != crop_size.width:
             raise ValueError(
                 "views='original' needs a crop_size that is a square, to which the shorter side is scaled, got "

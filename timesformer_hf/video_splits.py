@@ -14,8 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from transformers.utils import logging
 
 from .labelled_videos import LabelledVideo, LabelledVideos
+
+
+logger = logging.get_logger(__name__)
 
 
 def train_validation_split(
@@ -23,7 +27,7 @@ def train_validation_split(
 ) -> tuple[LabelledVideos, LabelledVideos]:
     """
     Two parts that share no group, each class with about `share` of its videos in the second. A class of one group
-    stays in the first.
+    stays in the first, with a warning.
 
     Args:
         share: of the videos, in (0, 1).
@@ -46,6 +50,12 @@ def train_validation_split(
     held_out = {video.name for index in chosen for video in groups[index]}
     train = [replace(video, split="train") for video in videos if video.name not in held_out]
     validation = [replace(video, split="validation") for video in videos if video.name in held_out]
+    trained, validated = ({label for video in part for label in video.labels} for part in (train, validation))
+    if missing := sorted(trained - validated):
+        logger.warning(
+            f"No validation video has the label {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+            f" ({len(missing)} of {len(trained)} labels): a label needs two groups, one for each side"
+        )
     return replace(videos, videos=train), replace(videos, videos=validation)
 
 
@@ -61,25 +71,31 @@ def choose_groups(groups: Sequence[Counter], share: float, seed: int) -> set[int
     for index in np.random.default_rng(seed).permutation(len(groups)).tolist():
         for label in groups[index]:
             of_label[label].append(index)
-    totals = sum(groups, Counter())
+    totals, held = Counter(), Counter()  # videos of each label, and those that are held out
+    for group in groups:
+        totals.update(group)
+    left = {label: len(indices) for label, indices in of_label.items()}  # groups to train with
     chosen: set[int] = set()
     for label in sorted(of_label, key=lambda label: (len(of_label[label]), label)):
-        held = sum(groups[index][label] for index in chosen)
         wanted = max(1, round(share * totals[label]))
         # those that fit first, at random, then from the smallest
         for index in sorted(of_label[label], key=lambda index: max(groups[index][label], wanted)):
             size = groups[index][label]
             # A group too large by less than what is missing brings the label nearer to its share.
-            helps = held == 0 or size < 2 * (wanted - held)
-            keeps_all = all(set(of_label[other]) - chosen - {index} for other in groups[index])
-            if index not in chosen and helps and keeps_all:
+            helps = held[label] == 0 or size < 2 * (wanted - held[label])
+            if index not in chosen and helps and all(left[other] > 1 for other in groups[index]):
                 chosen.add(index)
-                held += size
+                held.update(groups[index])
+                for other in groups[index]:
+                    left[other] -= 1
     return chosen
 
 
 def group_videos(videos: Iterable[LabelledVideo]) -> list[list[LabelledVideo]]:
-    """The videos that must stay together: those of a group, and all of groups that share a file's content."""
+    """
+    The videos that must stay together: those of a group, and all of groups that share a file's content. Warns of copies
+    that have other labels.
+    """
     groups = defaultdict(list)
     for video in videos:
         groups[video.group].append(video)
@@ -90,13 +106,24 @@ def group_videos(videos: Iterable[LabelledVideo]) -> list[list[LabelledVideo]]:
             name = merged[name]
         return name
 
-    for alike in same_content(video for group in groups.values() for video in group):
+    copies = same_content(video for group in groups.values() for video in group)
+    warn_of_contradictions(copies)
+    for alike in copies:
         for video in alike[1:]:
             merged[root(video.group)] = root(alike[0].group)
     result = defaultdict(list)
     for name, group in groups.items():
         result[root(name)] += group
     return list(result.values())
+
+
+def warn_of_contradictions(copies: Iterable[list[LabelledVideo]]) -> None:
+    copies = [sorted(alike, key=lambda video: video.name) for alike in copies]
+    pairs = [(one, other) for one, *others in copies for other in others if set(other.labels) != set(one.labels)]
+    if pairs:
+        example = min(pairs, key=lambda pair: pair[1].name)  # the same one however they are ordered
+        one, other = (f"{video.name} ({', '.join(video.labels) or 'no label'})" for video in example)
+        logger.warning_once(f"Copies of a file that have other labels than it: {len(pairs)}, {other} of {one} for one")
 
 
 def same_content(videos: Iterable[LabelledVideo]) -> list[list[LabelledVideo]]:

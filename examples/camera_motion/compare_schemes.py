@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pictures", type=Path, help="a folder with train/ and test/ pictures, as sources.py makes it")
     parser.add_argument("out", type=Path, help="a folder for the results")
-    parser.add_argument("--steps", type=int, default=900, help="batches to train on for camera motion (default: 900)")
+    parser.add_argument("--steps", type=int, default=400, help="batches to train on for camera motion (default: 400)")
     parser.add_argument("--still-steps", type=int, default=150, help="and for the picture (default: 150)")
     parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: 64)")
     parser.add_argument("--seeds", type=int, default=3, help="how many times everything is done (default: 3)")
@@ -82,7 +82,7 @@ def table(results: dict, args: argparse.Namespace) -> str:
         cost = model_cost(new_model(clips, attention_type=scheme, **STRUCTURE).config)
         scores = []
         for task in TASKS:
-            values = [100 * by_scheme[scheme] for by_scheme in results[task].values()]
+            values = [100 * results[task][str(seed)][scheme] for seed in range(args.seeds)]
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             scores.append(f"{statistics.mean(values):.1f}{spread}")
         million, giga = cost.parameters / 1e6, cost.multiply_accumulates / 1e9
@@ -120,5 +120,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("compare_schemes.py: interrupted; the same command goes on from here")
     except (ValueError, OSError) as error:
         sys.exit(f"compare_schemes.py: {error}")

@@ -15,6 +15,7 @@ run that was interrupted goes on where it was, and more clips can be added to a 
 
 import argparse
 import functools
+import json
 import multiprocessing
 import sys
 import zlib
@@ -47,8 +48,8 @@ class ClipSet:
 
 
 SETS = {
-    "train": ClipSet("train", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
-    "validation": ClipSet("validation", (16, 42), Conditions(0.6, 1.0, supersampling=1)),
+    "train": ClipSet("train", (16, 42), Conditions(0.6, 1.0, supersampling=1, faint=0.3, stirring=0.4)),
+    "validation": ClipSet("validation", (16, 42), Conditions(0.6, 1.0, supersampling=1, faint=0.3, stirring=0.4)),
     "test": ClipSet("test", (23, 23), Conditions(0.0, 0.5, supersampling=1)),
     "test_compressed": ClipSet("test", (38, 42), Conditions(0.0, 0.5, supersampling=1)),
     "test_foreground": ClipSet("test", (23, 23), Conditions(1.0, 0.5, supersampling=1)),
@@ -102,6 +103,17 @@ def write_video(path: Path, frames: torch.Tensor, crf: int) -> None:
         container.mux(stream.encode())
 
 
+def check_seed(path: Path, seed: int) -> None:
+    """
+    Raises:
+        ValueError: where the folder's clips are of another seed.
+    """
+    if path.exists() and (stored := json.loads(path.read_text())) != seed:
+        raise ValueError(f"{path.parent} has clips of --seed {stored}, not of {seed}; give another folder")
+    with output_file(path, overwrite=True) as temporary:
+        temporary.write_text(f"{seed}\n")
+
+
 def start_worker() -> None:
     torch.set_num_threads(1)
 
@@ -111,6 +123,7 @@ def main() -> int:
     for split in {clip_set.pictures for clip_set in SETS.values()}:
         if not (args.pictures / split).is_dir():
             raise ValueError(f"{args.pictures} has no folder {split}; sources.py makes it")
+    check_seed(args.out / "seed.json", args.seed)
     jobs = [
         (args.pictures, args.out, name, label, number, args.seed)
         for name in SETS
@@ -126,5 +139,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("make_data.py: interrupted; the same command goes on from here")
     except (ValueError, OSError) as error:
         sys.exit(f"make_data.py: {error}")

@@ -5,11 +5,11 @@ The first stage of the camera-motion model: from nothing to a model that sees mo
     python examples/camera_motion/pretrain.py pictures/ motion-64 --size 64 --steps 3000 --model motion-32
 
 Clips are rendered as training goes, so none comes twice. Beside the label the model learns a pretext task: how far what
-every patch shows comes from one frame to the next, which the virtual camera knows. That gives hundreds of targets a
-clip in place of one, and carries the model over the plateau that a label alone leaves it on. Movements are large and
-clean at first and become what they are in videos. Frames are small at first too: the motion of a patch is the same
-thing in a small frame, at a quarter of the cost. The head of the pretext task is left behind when examples/finetune.py
-takes over.
+every patch shows comes from one frame to the next, which the virtual camera knows. That gives dozens to hundreds of
+targets a clip in place of one, and carries the model over the plateau that a label alone leaves it on. Movements are
+large and clean at first and become what they are in videos. Frames are small at first too: the motion of a patch is the
+same thing in a small frame, at a quarter of the cost. The head of the pretext task is left behind when
+examples/finetune.py takes over.
 
 A run that was interrupted goes on from its last checkpoint when the command is given again.
 """
@@ -18,17 +18,21 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from motion_training import PATCH_SIZE, MotionTraining, RandomClips, accuracy, new_model
 from tqdm import tqdm
+from virtual_camera import LABELS
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.atomic_outputs import check_output_folder, output_file, output_folder
 
 
 OWN_FILES = ("*.json", "model.safetensors")
+STRUCTURE = {"attention_type": "divided_space_time", "width": 192, "heads": 4, "depth": 4}
+SETTINGS = ("model", "size", "frames", "steps", "batch_size", "learning_rate", "curriculum", "flow_weight", "seed")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,19 +43,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the model's folder")
     parser.add_argument("--model", help="start from this model instead of nothing")
     parser.add_argument("--size", type=int, default=64, help="pixels of a frame's side (default: 64)")
-    parser.add_argument("--attention-type", default="divided_space_time", help="(default: divided_space_time)")
-    parser.add_argument("--width", type=int, default=192, help="hidden size (default: 192)")
-    parser.add_argument("--heads", type=int, default=4, help="attention heads (default: 4)")
-    parser.add_argument("--depth", type=int, default=4, help="blocks (default: 4)")
-    parser.add_argument("--frames", type=int, default=8, help="frames of a clip (default: 8)")
-    parser.add_argument("--steps", type=int, default=4000, help="batches to train on (default: 4000)")
-    parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: 64)")
+    parser.add_argument("--attention-type", help="of a new model (default: divided_space_time)")
+    parser.add_argument("--width", type=positive, help="hidden size of a new model (default: 192)")
+    parser.add_argument("--heads", type=positive, help="attention heads of a new model (default: 4)")
+    parser.add_argument("--depth", type=positive, help="blocks of a new model (default: 4)")
+    parser.add_argument("--frames", type=positive, default=8, help="frames of a clip (default: 8)")
+    parser.add_argument("--steps", type=positive, default=4000, help="batches to train on (default: 4000)")
+    parser.add_argument("--batch-size", type=positive, default=64, help="clips in a batch (default: 64)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="the highest (default: 0.001)")
     parser.add_argument(
         "--curriculum", type=float, default=0.1, help="share of the steps with easier clips, without --model (0.1)"
     )
     parser.add_argument("--flow-weight", type=float, default=2.0, help="of the pretext task's loss; 0 for none (2)")
-    parser.add_argument("--save-steps", type=int, default=250, help="steps between checkpoints (default: 250)")
+    parser.add_argument("--save-steps", type=positive, default=250, help="steps between checkpoints (default: 250)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
     parser.add_argument("--compile", action="store_true", help="compile the model: faster after a minute or two")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,19 +63,64 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
 def start_model(args: argparse.Namespace, clips: torch.Tensor) -> TimesformerForVideoClassification:
-    if args.model:
-        return TimesformerForVideoClassification.from_pretrained(
-            args.model, image_size=args.size, interpolation_mode="bicubic"
+    """
+    Raises:
+        ValueError: for a model of other labels, or a structure beside it.
+    """
+    given = {name: getattr(args, name) for name in STRUCTURE if getattr(args, name) is not None}
+    if args.model is None:
+        structure = SimpleNamespace(**STRUCTURE | given)
+        return new_model(
+            clips,
+            hidden_size=structure.width,
+            num_hidden_layers=structure.depth,
+            num_attention_heads=structure.heads,
+            intermediate_size=4 * structure.width,
+            attention_type=structure.attention_type,
         )
-    return new_model(
-        clips,
-        hidden_size=args.width,
-        num_hidden_layers=args.depth,
-        num_attention_heads=args.heads,
-        intermediate_size=4 * args.width,
-        attention_type=args.attention_type,
+    if given:
+        raise ValueError(f"--model {args.model} has its own {', '.join(given)}; leave them out")
+    model = TimesformerForVideoClassification.from_pretrained(
+        args.model, image_size=args.size, num_frames=args.frames, interpolation_mode="bicubic"
     )
+    if tuple(model.config.id2label.values()) != LABELS:
+        raise ValueError(f"{args.model} has the labels {list(model.config.id2label.values())}, not {list(LABELS)}")
+    return model
+
+
+def read_checkpoint(path: Path, settings: dict) -> dict | None:
+    """
+    Raises:
+        ValueError: for one of a training with other settings.
+    """
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["settings"] != settings:
+        raise ValueError(
+            f"{path} is of a training with {state['settings']}, this one has {settings}; delete it, or give another OUT"
+        )
+    return state
+
+
+def save_checkpoint(path: Path, **state) -> None:
+    """
+    Raises:
+        OSError: where it can't be written. The one before stays.
+    """
+    try:
+        with output_file(path, overwrite=True) as temporary:
+            torch.save(state, temporary)
+    except RuntimeError as error:  # of torch.save, on a full disk
+        raise OSError(f"{path} can't be written: {str(error).splitlines()[0]}. Is the disk full?") from error
 
 
 def main() -> int:
@@ -81,7 +130,8 @@ def main() -> int:
     if args.size % PATCH_SIZE or args.size < 2 * PATCH_SIZE:
         raise ValueError(f"--size {args.size} must be a multiple of {PATCH_SIZE}, at least {2 * PATCH_SIZE}")
     checkpoint = args.out.with_name(f"{args.out.name}.checkpoint.pt")
-    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    settings = {name: getattr(args, name) for name in (*SETTINGS, *STRUCTURE)}
+    state = read_checkpoint(checkpoint, settings)
     start, history = (0, []) if state is None else (state["training"]["done"], state["history"])
 
     validation = RandomClips(args.pictures / "validation", args.size, args.frames, (args.seed, 1), renewed=None)
@@ -107,8 +157,7 @@ def main() -> int:
                 history.append({"step": training.done} | {name: round(value, 4) for name, value in row.items()})
                 tqdm.write(json.dumps(history[-1]))
                 losses = []
-                with output_file(checkpoint, overwrite=True) as path:
-                    torch.save({"training": training.state_dict(), "history": history}, path)
+                save_checkpoint(checkpoint, settings=settings, training=training.state_dict(), history=history)
     save(model, args, history)
     return 0
 
@@ -128,5 +177,7 @@ def save(model: TimesformerForVideoClassification, args: argparse.Namespace, his
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("pretrain.py: interrupted; the same command goes on from the last checkpoint")
     except (ValueError, OSError) as error:
         sys.exit(f"pretrain.py: {error}")

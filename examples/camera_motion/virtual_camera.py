@@ -48,7 +48,7 @@ class Motion:
         zoom: of zooms, the logarithm of the scale.
         roll: of rolls, in radians.
         shake: the deviation of the camera's position in a shake, in half frames.
-        tremble: the same in every other clip, from a tripod to a calm hand.
+        tremble: the same in all other clips, from a tripod to a calm hand.
         drift: what moves besides the label's axis, as a share of the largest movement there that is equally fast.
         perspective: the slant of the plane, in radians.
     """
@@ -115,7 +115,7 @@ def random_path(rng: np.random.Generator, label: str, times: np.ndarray, motion:
 
 
 def unsteady_hand(rng: np.random.Generator, moments: int) -> np.ndarray:
-    """(moments, 4): noise without a trend, of deviation 1 in x and y together, less in zoom and roll."""
+    """(moments, 4): noise without a trend, of a deviation near 1 in x and y, less in zoom and roll."""
     times = np.linspace(-1, 1, moments)
     slowness = rng.uniform(0.01, 0.25)
     smooth = np.exp(-(((times[:, None] - times) / slowness) ** 2))

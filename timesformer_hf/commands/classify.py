@@ -1,23 +1,28 @@
 """`timesformer-hf classify`: label videos."""
 
 import argparse
-import contextlib
 import json
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from ..shipped_models import CAMERA_MOTION
 from .common import default_device, positive, quiet_transformers
 
 
 EXAMPLES = """\
 examples:
+  timesformer-hf classify clip.mp4
   timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --device cuda --dtype bfloat16
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --views paper
   timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
 """
+
+
+NO_MODEL = (
+    "timesformer-hf: no --model given, so this is the one that is shipped: it tells how the camera moves.\n"
+    "                For what happens in a video, try --model facebook/timesformer-base-finetuned-k400"
+)
 
 
 def add_parser(commands) -> None:
@@ -34,7 +39,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--model",
         metavar="DIR_OR_ID",
-        help="a model's folder or its name on the Hub (default: a small random one, whose labels mean nothing)",
+        help="a model's folder or its name on the Hub (default: the shipped one, which tells how the camera moves)",
     )
     parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels a video (default: 5)")
     parser.add_argument(
@@ -45,7 +50,7 @@ def add_parser(commands) -> None:
         type=positive,
         metavar="R",
         help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
-        "4 for 96 (default: spread the frames over the whole video)",
+        "4 for 96 (default: as saved with the model, else spread over the whole video)",
     )
     add_views(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
@@ -89,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
     device = default_device(args.device)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet_transformers())
-        name = stack.enter_context(random_model()) if args.model is None else args.model
+    if args.model is None:
+        print(NO_MODEL, file=sys.stderr)
+    name = CAMERA_MOTION if args.model is None else args.model
+    with quiet_transformers():
         try:
             model = AutoModelForVideoClassification.from_pretrained(name, dtype=args.dtype)
             processor = AutoVideoProcessor.from_pretrained(name)
@@ -132,32 +138,3 @@ def table(result: dict) -> str:
     width = max(len(prediction["label"]) for prediction in result["predictions"])
     rows = [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in result["predictions"]]
     return "\n".join([result["video"], *rows])
-
-
-@contextlib.contextmanager
-def random_model() -> Iterator[str]:
-    """A folder with a small randomly initialised model, to see the command work before choosing a real one."""
-    import torch
-
-    from .. import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
-
-    print(
-        "timesformer-hf: no --model given, so this is a small RANDOMLY INITIALISED one: its labels mean nothing.\n"
-        "                Try --model facebook/timesformer-base-finetuned-k400",
-        file=sys.stderr,
-    )
-    config = TimesformerConfig(
-        image_size=64,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
-        id2label={i: f"random label {i}" for i in range(10)},
-    )
-    size = {"height": 64, "width": 64}
-    with tempfile.TemporaryDirectory() as folder:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            TimesformerForVideoClassification(config).save_pretrained(folder)
-        TimesformerVideoProcessor(size={"shortest_edge": 64}, crop_size=size).save_pretrained(folder)
-        yield folder
