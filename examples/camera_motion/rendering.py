@@ -187,10 +187,9 @@ class Stir:
 
     @classmethod
     def random(cls, rng: np.random.Generator, times: np.ndarray, shot: Shot) -> "Stir":
-        extent = frame_extent(shot.aspect)
         parts = rng.integers(1, 4)
         radii = rng.uniform(0.12, 0.45, size=parts)
-        centers = np.stack([object_path(rng, times, shot, extent) for _ in range(parts)], axis=1)
+        centers = np.stack([object_path(rng, times, shot) for _ in range(parts)], axis=1)
         phases = rng.uniform(0, 2 * np.pi, size=(parts, 2)) + times[:, None, None] * rng.uniform(0, 9, size=(parts, 2))
         sizes = radii * rng.uniform(0.2, 0.9, size=parts)
         return cls(centers, np.sin(phases) * sizes[:, None], radii)
@@ -264,8 +263,7 @@ def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture,
     """
     moments, _, height, width = frames.shape
     times = np.linspace(0, 1, moments)
-    extent = frame_extent(shot.aspect)
-    centers = object_path(rng, times, shot, extent)
+    centers = object_path(rng, times, shot)
     growth = np.exp(times * rng.uniform(-0.6, 0.6)) if rng.uniform() < 0.5 else np.ones(moments)
     radius = log_uniform(rng, (0.15, 1.1))
     parts = rng.integers(1, 4)
@@ -285,8 +283,9 @@ def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture,
     return torch.lerp(frames, other, torch.from_numpy(alpha))
 
 
-def object_path(rng: np.random.Generator, times: np.ndarray, shot: Shot, extent: np.ndarray) -> np.ndarray:
+def object_path(rng: np.random.Generator, times: np.ndarray, shot: Shot) -> np.ndarray:
     """Where the middle of an object is at each time: (moments, 2)"""
+    extent = frame_extent(shot.aspect)
     start = rng.uniform(-1, 1, size=2) * extent
     if rng.uniform() < 0.6:  # by itself; some cross the frame
         end = rng.uniform(-1.4, 1.4, size=2) * extent
