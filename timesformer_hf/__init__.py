@@ -24,6 +24,7 @@ _MODULE_OF = {
     "TimesformerVideoProcessor": "video_processing_timesformer",
     "VideoReadError": "video_decoding",
     "WeightsMismatchError": "loading_checks",
+    "optimize_for_inference": "inference_folding",
 }
 
 __all__ = [*_MODULE_OF, "register", "unregister"]

@@ -3,54 +3,73 @@ The same answers with less arithmetic: linear maps that meet in inference with n
 
 While training, dropout and stochastic depth stand between the output projection of an added attention step and the
 step's own linear layer, and each has its gradient. In inference they are one map. The scale and shift of a norm are
-part of the linear layer behind it.
+part of the linear layer behind it, and those of a processor's normalisation part of the patch embedding.
 """
 
 import copy
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from .modeling_timesformer import TimesformerLayer, TimesformerPreTrainedModel
-
-
-class FoldedLinear(nn.Module):
-    """In place of a linear layer that was folded into the one before: saved as the identity, and left out."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.in_features, self.out_features, self.has_bias = linear.in_features, linear.out_features, linear.bias is not None
-        self.register_buffer("like", linear.weight.new_empty(()), persistent=False)  # keeps dtype and device
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = torch.eye(self.in_features, dtype=self.like.dtype, device=self.like.device)
-        if self.has_bias:
-            destination[f"{prefix}bias"] = self.like.new_zeros(self.out_features)
+from .inference_encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, has_grid_layout
+from .modeling_timesformer import TimesformerLayer, TimesformerPatchEmbeddings, TimesformerPreTrainedModel
 
 
-def optimize_for_inference(model: TimesformerPreTrainedModel) -> TimesformerPreTrainedModel:
+def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) -> TimesformerPreTrainedModel:
     """
-    A model with the same answers, on the same device and in the same number format, that computes less. It is saved as
-    any other and can be loaded without this function; loaded, it computes as much as before.
+    A model with the same answers, on the same device and in the same number format, that computes less and moves less.
+
+    It is saved as any other, and can be loaded without this function; loaded, it computes as much as before. It isn't
+    for training, and loads no weights. To quantize, optimize first; to compile, too.
 
     Args:
-        model: a TimeSformer in evaluation mode; it is left as it is.
+        model: a TimeSformer in evaluation mode, on one device; it is left as it is.
+        processor: the video or image processor whose rescaling and normalisation the model shall do itself. It then
+            also takes the pixels that the processor makes with `do_rescale=False, do_normalize=False`: uint8 (batch,
+            frames, channels, height, width).
 
     Raises:
         TypeError: for another model.
-        ValueError: for a model in training mode.
+        ValueError: for a model in training mode, or one that is quantized, offloaded or on several devices.
+
+    Example:
+
+    ```python
+    >>> model = AutoModelForVideoClassification.from_pretrained(timesformer_hf.CAMERA_MOTION)
+    >>> model = timesformer_hf.optimize_for_inference(model)
+    ```"""
+    check_can_optimize(model)
+    model = copy.deepcopy(model).requires_grad_(False)
+    base = model.base_model
+    for layer in base.encoder.layer:
+        fold_layer(layer)
+    if has_grid_layout(base.scheme):
+        base.encoder = InferenceEncoder(base.encoder, base.config)
+    if processor is not None:
+        base.embeddings.patch_embeddings = RawPixelPatchEmbeddings(base.embeddings.patch_embeddings, processor)
+    return model
+
+
+def check_can_optimize(model: TimesformerPreTrainedModel) -> None:
+    """
+    Raises:
+        TypeError, ValueError: see [`optimize_for_inference`].
     """
     if not isinstance(model, TimesformerPreTrainedModel):
         raise TypeError(f"optimize_for_inference takes a TimeSformer of timesformer_hf, got {type(model).__name__}")
+    if isinstance(model.base_model.encoder, InferenceEncoder):
+        raise ValueError("The model is optimized for inference already")
     if model.training:
         raise ValueError("The model is in training mode, where nothing can be folded; call model.eval() first")
-    model = copy.deepcopy(model)
-    for layer in model.base_model.encoder.layer:
-        fold_layer(layer)
-    return model.requires_grad_(False)
+    if getattr(model, "is_quantized", False):
+        raise ValueError("The model is quantized, and its weights can't be folded; optimize it first, then quantize")
+    places = {parameter.device for parameter in model.parameters()}
+    if len(places) > 1 or torch.device("meta") in places or any(hasattr(p, "device_mesh") for p in model.parameters()):
+        raise ValueError(
+            "The weights are offloaded, sharded or on several devices "
+            f"({', '.join(sorted(map(str, places)))}); load the model on one device"
+        )
 
 
 @torch.no_grad()
@@ -61,22 +80,57 @@ def fold_layer(layer: TimesformerLayer) -> None:
         if step.dense is not None:
             fold_linear(attention.output.dense, getattr(layer, step.dense))
             setattr(layer, step.dense, FoldedLinear(getattr(layer, step.dense)))
+        attention.attention.qkv = HeadMajorLinear(attention.attention.qkv, attention.attention.head_dim)
     fold_norm(layer.layernorm_after, layer.intermediate.dense)
 
 
 def fold_linear(first: nn.Linear, second: nn.Linear) -> None:
-    """Make `first` what both do one after the other; the product in float64."""
-    weight = second.weight.double()
-    first.bias.copy_(weight @ first.bias.double() + second.bias.double())
-    first.weight.copy_(weight @ first.weight.double())
+    """Make `first` what both do one after the other."""
+    weight = exact(second.weight)
+    first.bias.copy_(weight @ exact(first.bias) + exact(second.bias))
+    first.weight.copy_(weight @ exact(first.weight))
 
 
 def fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     """Let `linear` do the norm's scale and shift, where it has a bias to take the shift."""
     if linear.bias is None:
         return
-    weight = linear.weight.double()
-    linear.bias.copy_(linear.bias.double() + weight @ norm.bias.double())
-    linear.weight.copy_(weight * norm.weight.double())
+    weight = exact(linear.weight)
+    linear.bias.copy_(exact(linear.bias) + weight @ exact(norm.bias))
+    linear.weight.copy_(weight * exact(norm.weight))
     norm.weight.fill_(1)
     norm.bias.zero_()
+
+
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """In float64, on the CPU: not every device has it."""
+    return values.detach().cpu().double()
+
+
+class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
+    """
+    The patch embeddings of a model, whose weights they share, that take uint8 pixels too. Patches have no padding, so
+    that rescaling and normalising pixels is a scale of the filters and a shift of their bias.
+    """
+
+    def __init__(self, embeddings: TimesformerPatchEmbeddings, processor):
+        nn.Module.__init__(self)
+        self.num_channels, self.patch_size = embeddings.num_channels, embeddings.patch_size
+        self.projection = projection = embeddings.projection
+        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+        mean, std = (torch.tensor(value, dtype=torch.float64).expand(self.num_channels) for value in (mean, std))
+        weight = exact(projection.weight) / std[:, None, None]
+        bias = exact(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
+        weight = weight * (processor.rescale_factor if processor.do_rescale else 1.0)
+        self.register_buffer("raw_weight", weight.to(projection.weight), persistent=False)
+        self.register_buffer("raw_bias", bias.to(projection.bias), persistent=False)
+        self.train(embeddings.training)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels, height, width), uint8 or not -> (batch, frames, hidden_size, rows, columns)"""
+        if not isinstance(pixel_values, torch.Tensor) or pixel_values.dtype is not torch.uint8:
+            return super().forward(pixel_values)
+        pixels = pixel_values.to(self.raw_weight.dtype)
+        self.check_pixel_values(pixels)
+        patches = F.conv2d(pixels.flatten(0, 1), self.raw_weight, self.raw_bias, stride=self.patch_size)
+        return patches.unflatten(0, pixel_values.shape[:2])

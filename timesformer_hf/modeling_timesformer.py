@@ -183,9 +183,22 @@ class TimesformerSelfAttention(nn.Module):
         qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
         query = query[:, :, :1] if first_only else query
+        context, probabilities = self.attend(query, key, value, real_tokens, output_attentions, **kwargs)
+        return context.flatten(2), probabilities
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        real_tokens: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Each (groups, heads, length, head_dim) -> (groups, length, heads, head_dim), and the probabilities."""
         implementation = "eager" if output_attentions else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        context, probabilities = attention_interface(
+        return attention_interface(
             self,
             query,
             key,
@@ -195,7 +208,6 @@ class TimesformerSelfAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return context.flatten(2), probabilities
 
 
 class TimesformerSelfOutput(nn.Module):
@@ -287,7 +299,10 @@ class TimesformerLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """(batch, 1 + patches * frames, hidden_size) -> the same; with `cls_only`, CLS alone: (batch, 1, hidden_size)"""
+        """
+        (batch, 1 + patches * frames, hidden_size) -> the same; with `cls_only` CLS alone, (batch, 1, hidden_size),
+        where no group of the last step can be padded.
+        """
         for step in self.steps[:-1]:
             hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
         if cls_only and not self.steps[-1].halved:
@@ -308,7 +323,6 @@ class TimesformerLayer(GradientCheckpointingLayer):
         if step.dense is not None:
             residual = getattr(self, step.dense)(residual)
         return step.restore(residual, grid)
-
 
     def attend_with_cls(
         self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
@@ -492,6 +506,17 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
 
+def records_inner_states(
+    config: TimesformerConfig,
+    output_hidden_states: bool | None = None,
+    output_attentions: bool | None = None,
+    **kwargs: Unpack[TransformersKwargs],
+) -> bool:
+    """Whether a call with these arguments returns hidden states or attention maps of the blocks."""
+    wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+    return any(getattr(config, name) if value is None else value for name, value in wanted.items())
+
+
 def record_every_attention(forward: Callable) -> Callable:
     """
     Let `output_attentions`, an argument or in the config, ask for the maps of every attention step (`capture_outputs`
@@ -574,7 +599,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
         """
         check_level(level)
         tokens, grid = self.embeddings(pixel_values)
-        tokens = self.encoder(tokens, grid)
+        tokens = self.encoder(tokens, grid, cls_only=level == "clip")
         if self.scheme.frames_apart:
             grid = (pixel_values.shape[1], *grid[1:])
             tokens = frames_to_tokens(tokens, grid)  # averages CLS alone; before the norm, as the forward pass
@@ -611,7 +636,8 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         Raises:
             TypeError, ValueError: where pixels or labels don't fit; the message names what came and what is expected.
         """
-        outputs = self.timesformer(pixel_values, return_dict=True, cls_only=not self.wants_more(**kwargs), **kwargs)
+        cls_only = not records_inner_states(self.config, **kwargs)
+        outputs = self.timesformer(pixel_values, return_dict=True, cls_only=cls_only, **kwargs)
         logits = self.classifier(outputs.last_hidden_state[:, 0])
         loss = None if labels is None else self.compute_loss(logits, labels)
         return TimesformerClassifierOutput(
@@ -623,13 +649,6 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             local_attentions=outputs.local_attentions,
             width_attentions=outputs.width_attentions,
         )
-
-    def wants_more(
-        self, output_hidden_states: bool | None = None, output_attentions: bool | None = None, **kwargs
-    ) -> bool:
-        """Whether a call with these arguments returns more than logits."""
-        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        return any(getattr(self.config, name) if value is None else value for name, value in wanted.items())
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """

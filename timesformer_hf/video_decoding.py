@@ -9,7 +9,6 @@ where the scan can't promise that (no timestamps, a format without an index), it
 
 import http.client
 import io
-import itertools
 import os
 import string
 import urllib.parse
@@ -31,8 +30,6 @@ URL_TIMEOUT = 30  # seconds without a byte
 # Containers with an index, in which seeking lands on the key frame that was asked for.
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE_FORMATS = (MP4, "matroska,webm")
-# In these a frame that is marked so is no reference of any other. (HEVC's are none within their temporal layer.)
-CODECS_WITH_NON_REFERENCES = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 
 
 class VideoReadError(ValueError):
@@ -257,35 +254,25 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
 
 def decode_by_timestamp(container, stream, scan: PacketScan, indices: Sequence[int]) -> list[np.ndarray] | None:
     """
-    The frames at `indices`, each from the key frame before it. `None` where the decoder's timestamps turn out not to
-    be those of the packets.
+    The frames at `indices`, skipping what lies between one target and the key frame before the next. `None` where the
+    decoder's timestamps turn out not to be those of the packets.
     """
-    targets = sorted({scan.pts[index] for index in indices})
     frames: dict[int, np.ndarray] = {}
-    for key, group in itertools.groupby(targets, scan.key_before):
-        if frames or key > scan.key_pts[0]:
+    decoded = container.decode(stream)
+    position = None  # timestamp of the last decoded frame
+    for target in sorted({scan.pts[index] for index in indices}):
+        key = scan.key_before(target)
+        if (position is not None and key > position) or (position is None and key > scan.key_pts[0]):
             container.seek(key, stream=stream)
-        frames |= decode_group(container, stream, set(group))
-    return [frames[scan.pts[index]] for index in indices] if len(frames) == len(targets) else None
-
-
-def decode_group(container, stream, targets: set[int]) -> dict[int, np.ndarray]:
-    """
-    The frames with these timestamps, from where the container stands. The decoder gets no packet after the last of
-    them, in the order of decoding, and leaves out frames that no other refers to.
-    """
-    context, frames, missing = stream.codec_context, {}, len(targets)
-    for packet in container.demux(stream):
-        is_target = packet.pts in targets
-        if context.codec.name in CODECS_WITH_NON_REFERENCES:
-            context.skip_frame = "DEFAULT" if is_target else "NONREF"
-        frames |= {frame.pts: to_rgb(frame) for frame in packet.decode() if frame.pts in targets}
-        missing -= is_target
-        if not missing:
-            break
-    if not missing:
-        frames |= {frame.pts: to_rgb(frame) for frame in context.decode(None) if frame.pts in targets}
-    return frames
+            decoded = container.decode(stream)
+        for frame in decoded:
+            position = frame.pts
+            if position is None or position >= target:
+                break
+        if position != target:
+            return None
+        frames[target] = to_rgb(frame)
+    return [frames[scan.pts[index]] for index in indices]
 
 
 def decode_in_order(container, stream, indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:

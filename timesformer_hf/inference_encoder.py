@@ -1,0 +1,233 @@
+"""
+The encoder of `optimize_for_inference`: the same blocks with fewer passes over memory.
+
+Tokens keep one layout from the first block to the last, (batch, places, frames, hidden_size), where a place is CLS or
+a patch. CLS so has a copy for every frame, all alike between the blocks. Attention takes its groups from that layout by
+strides, its result is in that layout, and what a step brings is added in place: no token is moved. The price, CLS
+multiplied with every weight once a frame instead of once, is one in `patches` tokens. A scheme without steps along
+time is the case of one frame, with every patch of the clip a place.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import GELUActivation
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .attention_schemes import ALL_TOKENS, SPACE, TIME, AttentionScheme, AttentionStep, Grid
+from .configuration_timesformer import TimesformerConfig
+from .modeling_timesformer import TimesformerEncoder, TimesformerLayer, records_inner_states
+
+
+class RearrangedLinear(nn.Linear):
+    """A linear layer that doesn't hold its weights as a checkpoint does. It saves them so; it loads none."""
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:
+        errors.append(f"{prefix[:-1]}: a model of optimize_for_inference loads no weights; optimize one that has them")
+
+
+class FoldedLinear(RearrangedLinear):
+    """In place of a linear layer that was folded into the one before: saved as the identity, and left out."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear)
+        self.register_buffer("like", linear.weight.new_empty(()), persistent=False)  # keeps dtype and device
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}weight"] = torch.eye(self.in_features, dtype=self.like.dtype, device=self.like.device)
+        destination[f"{prefix}bias"] = self.like.new_zeros(self.out_features)
+
+
+class HeadMajorLinear(RearrangedLinear):
+    """
+    The projection to queries, keys and values with each head's three side by side, so that frames and heads together
+    are one dimension of attention without being moved. Called, it returns what the ordinary one does.
+    """
+
+    def __init__(self, linear: nn.Linear, head_dim: int):
+        super().__init__(linear)
+        self.head_dim = head_dim
+        for name, parameter in linear.named_parameters():
+            by_head = parameter.detach().unflatten(0, (3, -1, head_dim)).transpose(0, 1).flatten(0, 2)
+            self.register_parameter(name, nn.Parameter(by_head.contiguous(), requires_grad=False))
+        if linear.bias is None:
+            self.register_parameter("bias", None)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        by_head = super().forward(hidden_states).unflatten(-1, (-1, 3, self.head_dim))
+        return by_head.transpose(-3, -2).flatten(-3)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        for name, parameter in self.named_parameters():
+            by_part = parameter.detach().unflatten(0, (-1, 3, self.head_dim)).transpose(0, 1)
+            destination[prefix + name] = by_part.flatten(0, 2).contiguous()
+
+
+def along_frames(qkv: torch.Tensor) -> torch.Tensor:
+    """(batch, places, frames, heads, 3, head_dim) -> (3, batch * places, heads, frames, head_dim), no copy"""
+    return qkv.flatten(0, 1).permute(3, 0, 2, 1, 4)
+
+
+def along_places(qkv: torch.Tensor) -> torch.Tensor:
+    """(batch, places, frames, heads, 3, head_dim) -> (3, batch, frames * heads, places, head_dim), no copy"""
+    return qkv.flatten(2, 3).permute(3, 0, 2, 1, 4)
+
+
+# bytes; glibc's allocator gets larger pieces from the system each time, page by page (M_MMAP_THRESHOLD in mallopt(3))
+LARGEST_REUSED_MEMORY = 2**25
+
+# step -> how it takes its groups. A scheme with any other step keeps the ordinary encoder.
+GROUPS: dict[AttentionStep, Callable[[torch.Tensor], torch.Tensor]] = {
+    TIME: along_frames,
+    SPACE: along_places,
+    ALL_TOKENS: along_places,
+}
+
+
+def has_grid_layout(scheme: AttentionScheme) -> bool:
+    """Whether the blocks of a scheme can keep the layout of this module."""
+    return all(step in GROUPS for step in scheme.steps)
+
+
+def tokens_to_places(tokens: torch.Tensor, frames: int) -> torch.Tensor:
+    """(batch, 1 + patches * frames, dim) -> (batch, 1 + patches, frames, dim), in memory of its own"""
+    cls_copies = tokens[:, :1].unsqueeze(2).expand(-1, -1, frames, -1)
+    return torch.cat((cls_copies, tokens[:, 1:].unflatten(1, (-1, frames))), dim=1)
+
+
+def places_to_tokens(places: torch.Tensor) -> torch.Tensor:
+    """(batch, 1 + patches, frames, dim) -> (batch, 1 + patches * frames, dim), with the first of the CLS copies"""
+    return torch.cat((places[:, 0, :1], places[:, 1:].flatten(1, 2)), dim=1)
+
+
+def multiply(tokens: torch.Tensor, linear: nn.Linear, memory: torch.Tensor) -> torch.Tensor:
+    """What the layer's own weights make of (..., in_features), in memory that is there, where they are plain ones."""
+    tokens = tokens.flatten(0, -2)
+    if linear.bias is None or type(linear.weight) is not nn.Parameter:  # a quantized weight has products of its own
+        return F.linear(tokens, linear.weight, linear.bias)
+    out = memory[: len(tokens) * linear.out_features].view(len(tokens), -1)
+    return torch.addmm(linear.bias, tokens, linear.weight.t(), out=out)
+
+
+def add_product(places: torch.Tensor, tokens: torch.Tensor, linear: nn.Linear) -> None:
+    """Add to the places what the layer makes of (..., in_features)."""
+    if type(linear.weight) is not nn.Parameter:
+        places += linear(tokens).view_as(places)
+        return
+    flat = places.view(-1, places.shape[-1])
+    flat.addmm_(tokens.view(len(flat), -1), linear.weight.t())
+    flat += linear.bias
+
+
+def project(
+    layer: TimesformerLayer, step: AttentionStep, places: torch.Tensor, memory: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values of a step, in its groups: each (groups, heads, length, head_dim)"""
+    attention = getattr(layer, step.attention).attention
+    qkv = multiply(getattr(layer, step.norm)(places), attention.qkv, memory)
+    return GROUPS[step](qkv.view(*places.shape[:3], -1, 3, attention.head_dim)).unbind(0)
+
+
+def attend(
+    layer: TimesformerLayer,
+    step: AttentionStep,
+    places: torch.Tensor,
+    memory: torch.Tensor,
+    **kwargs: Unpack[TransformersKwargs],
+) -> None:
+    """Add to the places what one attention step brings."""
+    attention = getattr(layer, step.attention)
+    context, _ = attention.attention.attend(*project(layer, step, places, memory), **kwargs)
+    cls_copies = places[:, 0].clone()
+    add_product(places, context.reshape(places.shape), attention.output.dense)
+    # in an added step CLS takes no part; in the last one it takes the mean of what its copies got
+    places[:, 0] = cls_copies if step.dense is not None else places[:, 0].mean(dim=1, keepdim=True)
+
+
+def add_mlp(layer: TimesformerLayer, places: torch.Tensor, memory: torch.Tensor) -> None:
+    """Add to the places what the MLP brings."""
+    hidden = multiply(layer.layernorm_after(places), layer.intermediate.dense, memory)
+    activation = layer.intermediate.intermediate_act_fn
+    hidden = torch.ops.aten.gelu_(hidden) if isinstance(activation, GELUActivation) else activation(hidden)
+    add_product(places, hidden, layer.output.dense)
+
+
+class InferenceEncoder(TimesformerEncoder):
+    """
+    The blocks of another encoder, which it shares. What the layout can't serve, gradients, inner states or an export,
+    takes the ordinary way through the same blocks.
+    """
+
+    def __init__(self, encoder: TimesformerEncoder, config: TimesformerConfig):
+        nn.Module.__init__(self)
+        self.layer, self.config = encoder.layer, config
+        self.train(encoder.training)
+
+    def forward(
+        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        if self.needs_blocks(hidden_states, **kwargs):
+            return super().forward(hidden_states, grid, cls_only=cls_only, **kwargs)
+        clips = self.clips_at_once(hidden_states)
+        if len(hidden_states) > clips:
+            parts = hidden_states.split(clips)
+            return torch.cat([self.run(part, grid, cls_only, **kwargs) for part in parts])
+        return self.run(hidden_states, grid, cls_only, **kwargs)
+
+    def run(
+        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """The blocks, in the layout of this module."""
+        frames = grid[0] if TIME in self.layer[0].steps else 1
+        places = tokens_to_places(hidden_states, frames)
+        memory = places.new_empty(places.numel() * max(3, -(-self.config.intermediate_size // places.shape[-1])))
+        for layer in self.layer[: -1 if cls_only else None]:
+            for step in layer.steps:
+                attend(layer, step, places, memory, **kwargs)
+            add_mlp(layer, places, memory)
+        return self.cls_of_last_block(places, memory, **kwargs) if cls_only else places_to_tokens(places)
+
+    def clips_at_once(self, hidden_states: torch.Tensor) -> int:
+        """How many go through the blocks together: on a CPU no more than its memory is quick for."""
+        batch, length, _ = hidden_states.shape
+        if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
+            return batch
+        bytes_of_clip = length * self.config.intermediate_size * hidden_states.element_size()
+        return max(1, LARGEST_REUSED_MEMORY // bytes_of_clip)
+
+    def needs_blocks(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> bool:
+        """Whether only the blocks themselves can do what is asked for."""
+        return (
+            self.training
+            or torch.compiler.is_exporting()
+            or torch.is_autocast_enabled(hidden_states.device.type)
+            or (torch.is_grad_enabled() and (hidden_states.requires_grad or next(self.parameters()).requires_grad))
+            or records_inner_states(self.config, **kwargs)
+        )
+
+    def cls_of_last_block(
+        self, places: torch.Tensor, memory: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """(batch, 1 + patches, frames, hidden_size) -> CLS after the last block (batch, 1, hidden_size)"""
+        layer = self.layer[-1]
+        for step in layer.steps[:-1]:
+            attend(layer, step, places, memory, **kwargs)
+        step = layer.steps[-1]
+        attention = getattr(layer, step.attention)
+        query, key, value = project(layer, step, places, memory)
+        context, _ = attention.attention.attend(query[:, :, :1], key, value, **kwargs)
+        cls_copies = places[:, 0] + attention.output(context.reshape(places[:, 0].shape))
+        cls_token = cls_copies.mean(dim=1, keepdim=True)
+        return cls_token + layer.output(layer.intermediate(layer.layernorm_after(cls_token)))
