@@ -75,10 +75,10 @@ QUANTIZED = ("int8", "fp8")
 CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
 NUM_LABELS = 400
 
-MODEL_PATHS = ("ours", "ours-compiled", "built-in", "built-in-compiled", "onnxruntime", "matrix-products")
+OUR_PATHS = ("ours", "ours-compiled", "ours-optimized", "ours-optimized-compiled")
+MODEL_PATHS = (*OUR_PATHS, "built-in", "built-in-compiled", "onnxruntime", "matrix-products")
 QUANTIZED_PATHS = (
-    "ours",
-    "ours-compiled",
+    *OUR_PATHS,
     "built-in",
     "built-in-compiled",
     "built-in-unquantized",
@@ -142,7 +142,7 @@ def joint_case(frames: int, dtype: str) -> Case:
         kind="joint",
         about=f"joint attention, forward pass of {frames} x 224 x 224, {dtype}: {1 + 196 * frames} tokens",
         tags=(f"{frames}f", dtype, "memory"),
-        paths=("ours", "ours-compiled", "built-in", "built-in-compiled", "matrix-products"),
+        paths=(*OUR_PATHS, "built-in", "built-in-compiled", "matrix-products"),
         config=model_config(frames, 224) | {"attention_type": "joint_space_time"},
         dtype=dtype,
         memory=True,

@@ -19,6 +19,7 @@ from .benchmark_models import (
     quantize,
     relative_difference,
 )
+from .inference_folding import optimize_for_inference
 from .matrix_products import count
 from .model_export import DTYPES as EXPORT_DTYPES
 from .model_export import INPUT, OUTPUT, check_can_export, export_program, quiet_export, write_onnx
@@ -54,6 +55,14 @@ def prepare_ours(bench: ModelBench) -> Prepared:
 
 def prepare_ours_compiled(bench: ModelBench) -> Prepared:
     return prepare_model(bench, compiled(in_dtype_of_case(bench, bench.ours())))
+
+
+def prepare_optimized(bench: ModelBench) -> Prepared:
+    return prepare_model(bench, in_dtype_of_case(bench, optimize_for_inference(bench.ours())))
+
+
+def prepare_optimized_compiled(bench: ModelBench) -> Prepared:
+    return prepare_model(bench, compiled(in_dtype_of_case(bench, optimize_for_inference(bench.ours()))))
 
 
 def prepare_built_in(bench: ModelBench) -> Prepared:
@@ -120,6 +129,10 @@ def load_session(path: Path, threads: int) -> Callable:
 PATHS = {
     "ours": CodePath("ours", "timesformer_hf, eager PyTorch", prepare_ours),
     "ours-compiled": CodePath("ours", "timesformer_hf, torch.compile", prepare_ours_compiled, on_request=True),
+    "ours-optimized": CodePath("ours", "optimize_for_inference, eager", prepare_optimized),
+    "ours-optimized-compiled": CodePath(
+        "ours", "optimize_for_inference, torch.compile", prepare_optimized_compiled, on_request=True
+    ),
     "built-in": CodePath("peer", "the model built into transformers, eager", prepare_built_in),
     "built-in-compiled": CodePath("peer", "the same, torch.compile", prepare_built_in_compiled, on_request=True),
     "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", prepare_unquantized),
