@@ -230,4 +230,4 @@ class InferenceEncoder(TimesformerEncoder):
         context, _ = attention.attention.attend(query[:, :, :1], key, value, **kwargs)
         cls_copies = places[:, 0] + attention.output(context.reshape(places[:, 0].shape))
         cls_token = cls_copies.mean(dim=1, keepdim=True)
-        return cls_token + layer.output(layer.intermediate(layer.layernorm_after(cls_token)))
+        return cls_token + layer.mlp(cls_token)

@@ -25,6 +25,7 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .activation_recompute import made_again
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
@@ -236,14 +237,13 @@ class TimeSformerAttention(nn.Module):
 
 
 class TimesformerIntermediate(nn.Module):
+    """The first layer of the MLP and what follows it, which [`TimesformerLayer.mlp`] calls one by one."""
+
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.intermediate_act_fn(self.dense(hidden_states)))
 
 
 class TimesformerOutput(nn.Module):
@@ -309,16 +309,15 @@ class TimesformerLayer(GradientCheckpointingLayer):
             hidden_states = hidden_states[:, :1] + self.attend_with_cls(hidden_states, grid, **kwargs)
         else:
             hidden_states = hidden_states + self.attend(self.steps[-1], hidden_states, grid, **kwargs)
-        residual = self.output(self.intermediate(self.layernorm_after(hidden_states)))
-        return hidden_states + self.drop_path(residual)
+        return hidden_states + self.drop_path(self.mlp(hidden_states))
 
     def attend(
         self, step: AttentionStep, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """The residual of one attention step."""
-        groups = step.regroup(getattr(self, step.norm)(hidden_states), grid)
         real_tokens = step.real_tokens(hidden_states, grid)
-        residual, _ = getattr(self, step.attention)(groups, real_tokens=real_tokens, **kwargs)
+        with made_again(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
+            residual, _ = getattr(self, step.attention)(groups, real_tokens=real_tokens, **kwargs)
         residual = self.drop_path(residual)
         if step.dense is not None:
             residual = getattr(self, step.dense)(residual)
@@ -329,9 +328,16 @@ class TimesformerLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """What the last attention step brings to CLS: (batch, 1, hidden_size), the mean of its copies."""
         step = self.steps[-1]
-        groups = step.regroup(getattr(self, step.norm)(hidden_states), grid)
-        residual, _ = getattr(self, step.attention)(groups, first_only=True, **kwargs)
+        with made_again(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
+            residual, _ = getattr(self, step.attention)(groups, first_only=True, **kwargs)
         return self.drop_path(residual).unflatten(0, (hidden_states.shape[0], -1)).mean(dim=1)
+
+    def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The residual of the MLP."""
+        with made_again(lambda: self.layernorm_after(hidden_states)) as normed:
+            wide = self.intermediate.dense(normed)
+        with made_again(lambda: self.intermediate.intermediate_act_fn(wide)) as activated:
+            return self.output(self.intermediate.dropout(activated))
 
 
 class TimesformerEncoder(nn.Module):
