@@ -275,6 +275,14 @@ def videos(tmp_path_factory) -> list[str]:
     return [str(write_video(folder / f"{i}.mp4", moving_pattern(12 + 3 * i, *size))) for i, size in enumerate(sizes)]
 
 
+@pytest.fixture(scope="module")
+def folder(classifier, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    classifier.model.save_pretrained(folder)
+    classifier.video_processor.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def corrupt(tmp_path) -> str:
     path = tmp_path / "corrupt.mp4"
@@ -405,10 +413,24 @@ class TestPipeline:
         del answers
         assert no_threads()
 
-    def test_one_open_file_twice(self, classifier, serial, videos):
+    def test_one_open_file_twice(self, serial, videos, monkeypatch):
+        """Its position is that of both, so open files are read one at a time."""
+        classifier, reading, most = make_pipeline(), [], []
+        preprocess = classifier.video_processor.preprocess
+
+        def recorded(video, **settings):
+            reading.append(video)
+            time.sleep(0.01)  # long enough for another thread to begin
+            most.append(len(reading))
+            inputs = preprocess(video, **settings)
+            reading.remove(video)
+            return inputs
+
+        monkeypatch.setattr(classifier.video_processor, "preprocess", recorded)
         with open(videos[0], "rb") as file, open(videos[2], "rb") as other:
-            files = [file, other] * 6
+            files = [file, other] * 3
             assert classifier(files, prefetch_workers=4) == serial(files)
+            assert max(most) == 1
 
     def test_arrays(self, classifier, serial):
         clips = [np.stack(moving_pattern(6 + i, 40, 50)) for i in range(4)]
@@ -557,13 +579,6 @@ class TestFiles:
 
 
 class TestCommand:
-    @pytest.fixture(scope="class")
-    def folder(self, classifier, tmp_path_factory) -> str:
-        folder = tmp_path_factory.mktemp("model")
-        classifier.model.save_pretrained(folder)
-        classifier.video_processor.save_pretrained(folder)
-        return str(folder)
-
     def test_batches_and_workers_change_no_answer(self, folder, videos, corrupt, capsys):
         """Only the last digits, by other roundings."""
         mixed = [*videos[:2], corrupt, *videos[2:]]
