@@ -75,7 +75,8 @@ def add_parser(commands) -> None:
         type=positive,
         metavar="B",
         help=f"videos that the model takes at once (default: {ACCELERATOR_BATCH} on an accelerator; 1 on the CPU, "
-        "where only small models gain by more, as the shipped one by 8). Videos that don't fit into memory together, it takes one by one",
+        "where only small models gain by more, as the shipped one by 8). Videos that don't fit into memory together, "
+        "it takes one by one",
     )
     parser.add_argument(
         "--num-workers",
