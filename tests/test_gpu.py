@@ -3,9 +3,10 @@
 import pytest
 import torch
 from test_modeling import SCHEMES, make_clip, make_model
+from transformers import pipeline
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor
+from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor, TimesformerVideoProcessor
 
 
 pytestmark = [
@@ -91,3 +92,29 @@ def test_processor_on_the_device():
     on_gpu = processor(frames, device="cuda", return_tensors="pt").pixel_values
     assert on_gpu.device.type == "cuda"
     assert (on_gpu.cpu().float() - on_cpu).abs().max() <= 1  # a grey level: fixed point against floating point
+
+
+def test_video_processor_on_the_device():
+    """Its twin on the CPU is in test_processors.py."""
+    clip = torch.randint(0, 255, (4, 60, 80, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # as from a decoder
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = TimesformerVideoProcessor(**size, do_normalize=False, do_rescale=False, do_sample_frames=False)
+    on_cpu = processor(clip, return_tensors="pt").pixel_values.float()
+    on_gpu = processor(clip, device="cuda", return_tensors="pt").pixel_values
+    assert on_gpu.device.type == "cuda"
+    assert (on_gpu.cpu().float() - on_cpu).abs().max() <= 1  # a grey level: fixed point against floating point
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 2}, {"num_clips": 2}, {"num_workers": 1}])
+def test_pipeline_on_the_device(settings):
+    """Frames are resized where the model is, up to a grey level as on the CPU; the twin is in test_prefetching.py."""
+    processor = TimesformerVideoProcessor(size={"height": 32, "width": 32}, do_center_crop=False, num_frames=4)
+    clips = [torch.randint(0, 255, (9, 40 + i, 60, 3), dtype=torch.uint8).numpy() for i in range(5)]
+    on_cpu, on_gpu = (
+        pipeline("video-classification", model=make_model(), video_processor=processor, device=device)
+        for device in ("cpu", "cuda")
+    )
+    assert on_gpu.preprocess(clips[0])["pixel_values"].device.type == "cuda"
+    for got, expected in zip(on_gpu(clips, **settings), on_cpu(clips, **settings), strict=True):
+        scores = {row["label"]: row["score"] for row in expected}
+        assert all(row["score"] == pytest.approx(scores[row["label"]], abs=1e-2) for row in got)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from clips import decode_all, moving_pattern, write_video
 from transformers import VideoMAEImageProcessor
+from transformers.image_utils import SizeDict
 
 from timesformer_hf import (
     TimesformerImageProcessor,
@@ -15,6 +16,7 @@ from timesformer_hf import (
     TimesformerVideoProcessor,
     VideoReadError,
 )
+from timesformer_hf.video_processing_timesformer import take_frames
 
 
 SIZE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
@@ -41,6 +43,18 @@ def kinds_of_frames(frames: list[np.ndarray]) -> dict[str, list]:
         "torch, channels first": [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames],
         "opaque RGBA numpy": [np.dstack((frame, np.full(frame.shape[:2], 255, np.uint8))) for frame in frames],
     }
+
+
+def steps_of_transformers(processor, clips: torch.Tensor) -> torch.Tensor:
+    """The steps of `BaseVideoProcessor`, on clips that are stacked before them."""
+    if processor.do_resize:
+        clips = processor.resize(clips, SizeDict(**dict(processor.size)), processor.resample)
+    if processor.do_center_crop:
+        clips = processor.center_crop(clips, SizeDict(**dict(processor.crop_size)))
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return processor.rescale_and_normalize(
+        clips, processor.do_rescale, processor.rescale_factor, processor.do_normalize, mean, std
+    )
 
 
 class TestDefaults:
@@ -181,6 +195,41 @@ class TestVideoProcessor:
         assert expected in (None, tuple(pixels.shape[-2:]))
         of_frames = processor.image_processor()(frames, return_tensors="pt").pixel_values
         torch.testing.assert_close(of_frames, pixels, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", ["uint8", "float32"])
+    @pytest.mark.parametrize("channels", ["last", "first"])
+    @pytest.mark.parametrize("height_width", [(48, 64), (101, 37), (20, 300), (32, 32)])
+    @pytest.mark.parametrize("settings", [{}, {"do_resize": False, "do_center_crop": False}, {"do_normalize": False}])
+    def test_is_what_transformers_computes(self, settings, height_width, channels, dtype):
+        """Bit for bit, whatever the layout in memory; and the clip that is given stays as it is."""
+        clip = np.stack(moving_pattern(4, *height_width)).astype(dtype)
+        clip = clip if channels == "last" else np.ascontiguousarray(clip.transpose(0, 3, 1, 2))
+        before = clip.copy()
+        processor = TimesformerVideoProcessor(**SIZE, **settings, num_frames=4)
+        got = processor([clip, clip], return_tensors="pt").pixel_values
+        channels_first = torch.from_numpy(clip if channels == "first" else clip.transpose(0, 3, 1, 2)).contiguous()
+        assert torch.equal(got, steps_of_transformers(processor, torch.stack([channels_first] * 2)))
+        assert np.array_equal(clip, before)
+
+    def test_flipped_channels(self, frames):
+        processor = TimesformerVideoProcessor(**SIZE, num_frames=4, image_mean=[0.2, 0.3, 0.4])
+        flipped = processor(np.stack(frames)[..., ::-1], return_tensors="pt").pixel_values
+        got = processor(np.stack(frames), do_flip_channel_order=True, return_tensors="pt").pixel_values
+        assert torch.equal(got, flipped)
+
+    def test_chosen_frames_keep_their_layout(self):
+        """The frames of a decoder have their channels last, which is the faster way to resize them."""
+        clip = torch.arange(6 * 5 * 4 * 3).reshape(6, 5, 4, 3).permute(0, 3, 1, 2)
+        for given in (clip, clip.contiguous()):
+            taken = take_frames(given, [0, 2, 2, 5])
+            assert torch.equal(taken, clip[[0, 2, 2, 5]])
+            assert taken.stride() == given.stride()
+        assert take_frames(clip, range(6)) is clip
+
+    def test_device(self, video):
+        """Where the frames are put before they are resized; on the meta device they have shapes alone."""
+        pixels = TimesformerVideoProcessor(**SIZE, num_frames=4)(video, device="meta", return_tensors="pt").pixel_values
+        assert (pixels.device.type, tuple(pixels.shape)) == ("meta", (1, 4, 3, 32, 32))
 
     def test_grey_clip(self, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=8)

@@ -19,6 +19,7 @@ KINDS = {
     "training": "benchmark_training",
     "decode": "benchmark_videos",
     "file-to-label": "benchmark_labels",
+    "files-to-labels": "benchmark_files",
     "import": "benchmark_imports",
 }
 
@@ -47,6 +48,7 @@ class Case:
         batch_size: clips.
         dtype: a name in `DTYPES` of `benchmark_models`.
         clip: the video.
+        num_files: how many of it.
         memory: whether peak memory is measured as well.
     """
 
@@ -59,6 +61,7 @@ class Case:
     batch_size: int = 1
     dtype: str = "fp32"
     clip: Clip | None = None
+    num_files: int = 1
     memory: bool = False
 
     @property
@@ -72,6 +75,10 @@ BATCH_SIZES = (1, 8, 32)
 JOINT_FRAMES = (8, 16, 32, 64, 96)
 DTYPES = ("fp32", "bf16", "fp16", "int8", "fp8")
 QUANTIZED = ("int8", "fp8")
+# What is shipped for camera motion, in shape
+SMALL_MODEL = {"num_frames": 8, "image_size": 64, "hidden_size": 192, "intermediate_size": 768}
+SMALL_MODEL |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_labels": 10}
+MANY, SHORT_CLIP = 200, Clip(320, 240, 2)
 CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
 NUM_LABELS = 400
 
@@ -95,6 +102,14 @@ TRAINING_PATHS = (
 )
 DECODE_PATHS = ("ours", "pyav-sequential", "torchcodec", "torchcodec-threads", "full-decode")
 LABEL_PATHS = ("ours", "built-in-torchcodec", "built-in-pyav", "full-decode-and-products")
+FILES_PATHS = (
+    "ours",
+    "ours-serial",
+    "built-in-pipeline",
+    "built-in-torchcodec",
+    "built-in-pyav",
+    "matrix-products",
+)
 
 
 def quick(condition: bool) -> tuple[str, ...]:
@@ -181,6 +196,24 @@ CASES: tuple[Case, ...] = (
         )
         for name, clip in CLIPS.items()
         for dtype in ("fp32", "bf16")
+    ),
+    *(
+        Case(
+            name=f"classify-{MANY}-{name}-{dtype}",
+            kind="files-to-labels",
+            about=f"from {MANY} files, each {clip_text(SHORT_CLIP)}, to labels, {name}, {dtype}, batches of 8",
+            tags=(name, dtype),
+            paths=FILES_PATHS,
+            config=config,
+            batch_size=8,
+            dtype=dtype,
+            clip=SHORT_CLIP,
+            num_files=MANY,
+        )
+        for name, config, dtype in (
+            ("small-model", SMALL_MODEL, "fp32"),
+            ("base", model_config(*VARIANTS["base"]), "bf16"),
+        )
     ),
     Case(
         name="import-package",

@@ -1,6 +1,6 @@
 """Everything from a video file to the probabilities of its labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,45 +48,57 @@ def make_workload(case: Case, environment: Environment) -> Workload:
 
 def prepare_pipeline(task: Task) -> Prepared:
     """`pipeline()`, which decodes, resizes, classifies and names the labels."""
+    bench, file, _ = task
+    classifier = make_pipeline(bench)
+    return Prepared(lambda: all_scores(bench, classifier(str(file), top_k=bench.config.num_labels)))
+
+
+def make_pipeline(bench: ModelBench):
     from transformers import pipeline
 
     from .video_processing_timesformer import TimesformerVideoProcessor
 
-    bench, file, _ = task
+    processor = TimesformerVideoProcessor(**frame_settings(bench), num_frames=bench.config.num_frames)
+    return pipeline("video-classification", model=bench.ours(), video_processor=processor, device=bench.device)
+
+
+def frame_settings(bench: ModelBench) -> dict:
+    """Of a processor: what makes frames of the model's size."""
     size = {"height": bench.image_size[0], "width": bench.image_size[1]}
-    processor = TimesformerVideoProcessor(
-        size={"shortest_edge": min(bench.image_size)}, crop_size=size, num_frames=bench.config.num_frames
-    )
-    classifier = pipeline("video-classification", model=bench.ours(), video_processor=processor, device=bench.device)
-    labels = [bench.config.id2label[index] for index in range(bench.config.num_labels)]
+    return {"size": {"shortest_edge": min(bench.image_size)}, "crop_size": size, "image_mean": MEAN, "image_std": STD}
 
-    def run() -> torch.Tensor:
-        scores = {row["label"]: row["score"] for row in classifier(str(file), top_k=len(labels))}
-        return torch.tensor([scores[label] for label in labels])
 
-    return Prepared(run)
+def all_scores(bench: ModelBench, answer: list[dict]) -> torch.Tensor:
+    """(labels,), in the order of the config, of what a pipeline says of a video."""
+    scores = {row["label"]: row["score"] for row in answer}
+    return torch.tensor([scores[bench.config.id2label[index]] for index in range(bench.config.num_labels)])
 
 
 def prepare_labels(
     decode: DecodeFrames, bench: ModelBench, file: Path, indices: Sequence[int], dtype: torch.dtype | None = None
 ) -> Prepared:
-    """The built-in model, with the image processor that the Hub's checkpoints name."""
+    return Prepared(partial(make_labeller(decode, bench, indices, dtype), file))
+
+
+def make_labeller(
+    decode: DecodeFrames, bench: ModelBench, indices: Sequence[int], dtype: torch.dtype | None = None
+) -> Callable[[Path], torch.Tensor]:
+    """
+    From a file to probabilities (labels,): the built-in model, with the image processor that the Hub's checkpoints
+    name.
+    """
     from transformers.models.videomae.image_processing_videomae import VideoMAEImageProcessor
 
-    size = {"height": bench.image_size[0], "width": bench.image_size[1]}
-    processor = VideoMAEImageProcessor(
-        size={"shortest_edge": min(bench.image_size)}, crop_size=size, image_mean=MEAN, image_std=STD
-    )
-    model = bench.built_in(dtype)
+    processor, model = VideoMAEImageProcessor(**frame_settings(bench)), bench.built_in(dtype)
 
     @torch.inference_mode()
-    def run() -> torch.Tensor:
+    def label(file: Path) -> torch.Tensor:
         frames = decode(file, indices)
         pixel_values = processor(list(frames), return_tensors="pt").pixel_values
         logits = model(pixel_values.to(bench.device, model.dtype)).logits
         return logits.float().softmax(-1)[0].cpu()
 
-    return Prepared(run)
+    return label
 
 
 def prepare_labels_torchcodec(task: Task) -> Prepared:

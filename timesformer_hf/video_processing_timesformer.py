@@ -1,5 +1,7 @@
 """Video files and clips -> sampled frames -> `pixel_values`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import PIL.Image
 import torch
@@ -204,7 +206,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                         f"video_metadata promises {about.total_num_frames} frames for clip {number}, it has {len(clip)}"
                     )
                 about.frames_indices = choose(about)
-                clip = clip[about.frames_indices]
+                clip = take_frames(clip, about.frames_indices)
             clips.append(clip)
             metadata.append(about)
         return clips, metadata
@@ -246,22 +248,49 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     def _preprocess(
         self,
         videos: list[torch.Tensor],
-        do_flip_channel_order: bool | None = None,
         num_clips: int | None = None,
         num_crops: int | None = None,
         views: str | None = None,
         return_tensors=None,
         **kwargs,
     ) -> BatchFeature:
-        if do_flip_channel_order:
-            videos = [video.flip(-3) for video in videos]
         settings = resolve_views({"views": views, "num_clips": num_clips, "num_crops": num_crops}, {})
         if settings.has_views:
             clips = self._cut_views(videos, settings, **kwargs)
         else:
-            clips = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+            clips = [self._process_frames(video, **kwargs) for video in videos]
         check_batch([tuple(clip.shape) for clip in clips], return_tensors)
         return BatchFeature(data={"pixel_values_videos": clips}, tensor_type=return_tensors)
+
+    def _process_frames(
+        self,
+        frames: torch.Tensor,
+        do_resize: bool,
+        size: SizeDict,
+        resample,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_flip_channel_order: bool | None = None,
+        do_convert_rgb: bool | None = None,
+        **normalization,
+    ) -> torch.Tensor:
+        """
+        The same as transformers' own steps, bit for bit, at a fraction of the time: frames of a decoder keep the
+        channels last until they are small, which is several times faster to resize, and are never stacked on the way.
+
+        Args:
+            frames: (frames, channels, height, width), uint8 up to the last step.
+        """
+        if do_convert_rgb:
+            frames = self.convert_to_rgb(frames)
+        if do_resize:
+            frames = self.resize(frames, size=size, resample=resample)
+        if do_center_crop:
+            frames = self.center_crop(frames, crop_size)
+        if do_flip_channel_order:
+            frames = frames.flip(-3)
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        return self.rescale_and_normalize(frames.contiguous(), **{name: normalization[name] for name in names})
 
     def _cut_views(
         self,
@@ -283,14 +312,12 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                 "views='original' needs a crop_size that is a square, to which the shorter side is scaled, got "
                 f"{crop_size.height}x{crop_size.width} (height x width); take views='paper'"
             )
-        processed = super()._preprocess(
-            videos,
-            do_resize=do_resize and not settings.exact_scaling,
-            do_center_crop=do_center_crop and settings.num_crops is None,
-            crop_size=crop_size,
-            return_tensors=None,
-            **kwargs,
-        )["pixel_values_videos"]
+        kwargs |= {
+            "do_resize": do_resize and not settings.exact_scaling,
+            "do_center_crop": do_center_crop and settings.num_crops is None,
+            "crop_size": crop_size,
+        }
+        processed = [self._process_frames(video, **kwargs) for video in videos]
         if settings.exact_scaling and do_resize:
             processed = [scale_exactly(video, crop_size.height) for video in processed]
         clips = [video.unflatten(0, (settings.num_clips or 1, -1)) for video in processed]
@@ -360,6 +387,16 @@ def as_clip(video, number: int, data_format: str | ChannelDimension | None = Non
             f"Frames with transparency must be uint8, clip {number} is {clip.dtype}; give it three channels"
         )
     return clip
+
+
+def take_frames(clip: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+    """
+    Some frames of a clip (frames, channels, height, width), their pixels in memory as they were: `clip[indices]` would
+    move the channels of a decoder's frames to the front, which takes longer than resizing them.
+    """
+    if list(indices) == list(range(len(clip))):
+        return clip
+    return clip[indices] if clip.is_contiguous() else clip.movedim(1, -1)[indices].movedim(-1, 1)
 
 
 def as_tensor(frames: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
