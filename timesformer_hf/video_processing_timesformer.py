@@ -11,8 +11,9 @@ from transformers.video_utils import VideoMetadata
 
 from .clip_processing import channel_format, check_batch, check_frame_sizes, own_array
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
-from .video_decoding import decode_frames, is_video_source
+from .video_decoding import decode_frames
 from .video_sampling import sample_frame_indices
+from .video_sources import is_video_source
 
 
 FRAME_SETTINGS = (
