@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from clips import moving_pattern, write_video
 from test_modeling import SCHEMES, make_clip, make_model
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor
+from timesformer_hf.video_decoding import decode_frames
 
 
 pytestmark = [
@@ -91,3 +93,13 @@ def test_processor_on_the_device():
     on_gpu = processor(frames, device="cuda", return_tensors="pt").pixel_values
     assert on_gpu.device.type == "cuda"
     assert (on_gpu.cpu().float() - on_cpu).abs().max() <= 1  # a grey level: fixed point against floating point
+
+
+def test_decoding_by_nvdec(tmp_path):
+    """NVDEC's frames against FFmpeg's: the same picture up to the roundings of the conversion to RGB."""
+    pytest.importorskip("torchcodec.decoders", reason="needs torchcodec", exc_type=(ImportError, RuntimeError))
+    path = write_video(tmp_path / "a.mp4", moving_pattern(30, 240, 320), options={"g": "12"})
+    expected, _ = decode_frames(path, lambda about: [0, 17, 29])
+    frames, about = decode_frames(path, lambda about: [0, 17, 29], backend="torchcodec-cuda")
+    assert about.total_num_frames == 30
+    assert abs(frames.astype(int) - expected).mean() < 3

@@ -3,11 +3,14 @@
 import http.server
 import io
 import os
+import sys
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from clips import av, decode_all, moving_pattern, write_sound, write_video
 
 from timesformer_hf import VideoReadError, video_decoding
@@ -145,13 +148,33 @@ class TestExactness:
         """Whatever the packets say, the frames come out right: by counting, where timestamps don't match."""
         path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12"})
 
-        def shifted(container, stream) -> PacketScan:
-            scan = scan_packets(container, stream)
+        def shifted(packets, stream) -> PacketScan:
+            scan = scan_packets(packets, stream)
             later = [[pts + 1 for pts in timestamps] for timestamps in (scan.pts, scan.key_pts, scan.decode_order)]
             return PacketScan(later[0], later[1], scan.num_frames, later[2])
 
         monkeypatch.setattr("timesformer_hf.video_decoding.scan_packets", shifted)
         np.testing.assert_array_equal(decode(path, [7, 50])[1], decode_all(path)[50])
+
+    @pytest.mark.parametrize("fault", ["error", "corrupt", "no key frame", "lost"])
+    def test_decoder_that_fails_half_way(self, fault, frames, tmp_path, monkeypatch):
+        """Decoding in order, which doesn't come by here, has the last word."""
+        path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12", "bf": "0"})
+        original, fed = video_decoding.decode_packet, []
+
+        def decode_packet(context, packet):
+            fed.append(packet)
+            decoded = original(context, packet)
+            if fault == "error" and len(fed) == 3:
+                raise av.error.InvalidDataError(1, "broken")
+            if fault == "lost":
+                return []
+            wrong = {"corrupt": {"is_corrupt": True}, "no key frame": {"key_frame": False}}.get(fault, {})
+            return [Proxy(frame, wrong) for frame in decoded]
+
+        monkeypatch.setattr(video_decoding, "decode_packet", decode_packet)
+        np.testing.assert_array_equal(decode(path, [14, 50]), np.stack(decode_all(path))[[14, 50]])
+        assert fed
 
     @pytest.mark.parametrize(("rotation", "bright"), [(None, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
     @pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
@@ -171,6 +194,16 @@ class TestExactness:
         corners = got[:: got.shape[0] - 1, :: got.shape[1] - 1, 0]  # (2, 2)
         assert tuple(np.argwhere(corners > 128)[0]) == bright
         assert (corners > 128).sum() == 1
+
+
+class Proxy:
+    """An object, some of whose attributes are others."""
+
+    def __init__(self, target, other):
+        self.target, self.other = target, other
+
+    def __getattr__(self, name):
+        return self.other[name] if name in self.other else getattr(self.target, name)
 
 
 def need_torchcodec() -> None:
@@ -276,7 +309,8 @@ class TestSources:
 
     def test_unknown_backend(self, path):
         with pytest.raises(
-            ValueError, match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec'"
+            ValueError,
+            match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec', 'torchcodec-cuda'",
         ):
             decode(path, [0], backend="opencv")
 
@@ -289,8 +323,31 @@ class TestSources:
         assert np.argmin(differences) == 2  # the right frame
         assert differences[2] < 2  # grey levels: torchcodec converts from YUV in its own way
 
+    @pytest.mark.parametrize(("backend", "device"), [("torchcodec", "cpu"), ("torchcodec-cuda", "cuda")])
+    def test_device_of_torchcodec(self, backend, device, path, monkeypatch):
+        """A decoder that notes its device and gives the frames' numbers as pixels."""
+        devices = []
+
+        class VideoDecoder:
+            metadata = SimpleNamespace(average_fps=25.0, width=2, height=2, duration_seconds=0.4)
+
+            def __init__(self, file, **settings):
+                devices.append(settings["device"])
+
+            def __len__(self):
+                return 10
+
+            def get_frames_at(self, indices):
+                numbers = torch.tensor(indices, dtype=torch.uint8)
+                return SimpleNamespace(data=numbers[:, None, None, None].expand(-1, 2, 2, 3))
+
+        monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=VideoDecoder))
+        assert decode(path, [2, 9], backend=backend)[:, 0, 0, 0].tolist() == [2, 9]
+        assert devices == [device]
+
     def test_missing_pyav(self, path, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "av", None)
+        monkeypatch.setitem(sys.modules, "av", None)
         with pytest.raises(ImportError, match="pip install av"):
             decode(path, [0])
 

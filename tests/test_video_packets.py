@@ -152,7 +152,8 @@ def test_scan(tmp_path):
     options = {"x264-params": "keyint=12:min-keyint=12:bframes=2:b-adapt=0:scenecut=0:b-pyramid=none"}
     path = write_video(tmp_path / "a.mp4", moving_pattern(24), "libx264", options)
     with av.open(str(path)) as container:
-        scan = scan_packets(container, container.streams.video[0])
+        stream = container.streams.video[0]
+        scan = scan_packets(container.demux(stream), stream)
     assert scan.num_frames == 24
     assert scan.pts == sorted(scan.decode_order)
     assert [scan.pts.index(pts) for pts in scan.key_pts] == [0, 12]

@@ -32,6 +32,7 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE_FORMATS = (MP4, "matroska,webm")
 # Those that say of every packet when it is shown. What isn't needed of a transport stream is read and passed over.
 TIMED_FORMATS = (*SEEKABLE_FORMATS, "mpegts")
+KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
 # Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
 SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
 
@@ -49,7 +50,8 @@ def decode_frames(
     Args:
         source: a path, an http(s) URL, the bytes of a file, or an open binary file.
         choose: from what is known of the video to indices in order of display; they may repeat, in any order.
-        backend: `"pyav"`, or `"torchcodec"` where that is installed.
+        backend: `"pyav"`; `"torchcodec"` where that is installed; `"torchcodec-cuda"`, which decodes on the GPU (NVDEC, where
+            its pixels may differ by roundings).
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and what is known of the video, with `frames_indices`.
@@ -79,14 +81,15 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
         container, stream = opened
         if container.format.name == MP4:
             check_complete(container, stream, name)
-        scan = scan_packets(container, stream)
+        packets = keep_packets(container, stream)
+        scan = scan_packets(packets or container.demux(stream), stream)
         metadata = describe_stream(stream, scan)
         if scan.num_frames is None:
             metadata.total_num_frames = count_frames(reopen, name)
         metadata.frames_indices = list(choose(metadata))
         if scan.pts is not None and container.format.name in TIMED_FORMATS:
             shareable = isinstance(file, (str, io.BytesIO))
-            frames = decode_sparsely(opened, scan, metadata.frames_indices, reopen, shareable)
+            frames = decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
     if frames is not None:
         return frames, metadata
     frames, decoded = decode_in_order(reopen, metadata.frames_indices)
@@ -172,8 +175,20 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
     )
 
 
+def keep_packets(container, stream) -> list | None:
+    """Those of a small transport stream: reading it costs more than decoding some frames of it, so it is read once."""
+    if container.format.name in SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
+        return None
+    return list(container.demux(stream))
+
+
 def decode_sparsely(
-    opened: tuple, scan: PacketScan, indices: Sequence[int], reopen: Callable[[], Opened], shareable: bool
+    opened: tuple,
+    packets: list | None,
+    scan: PacketScan,
+    indices: Sequence[int],
+    reopen: Callable[[], Opened],
+    shareable: bool,
 ) -> list[np.ndarray] | None:
     """
     The frames at `indices`, from the key frames before them. `None` where the decoder contradicts the packets or
@@ -184,27 +199,28 @@ def decode_sparsely(
     container, stream = opened
     seekable = container.format.name in SEEKABLE_FORMATS
     plan = make_plan(scan, indices, stream.width * stream.height, count_cores(), shareable)
-    first = partial(nullcontext, opened) if seekable else reopen  # the scan has left it at its end
-    openers = [first] + [reopen] * (len(plan.shares) - 1)
+    # The scan has left the container at its end.
+    first = partial(nullcontext, opened) if seekable or packets else reopen
+    others = len(plan.shares) - 1
+    tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
     frames: dict[int, np.ndarray] = {}
     try:
-        if len(plan.shares) == 1:
-            frames = decode_share(first, plan.shares[0], plan.threads)
-        else:
-            with ThreadPoolExecutor(len(plan.shares)) as pool:
-                for part in pool.map(decode_share, openers, plan.shares, itertools.repeat(plan.threads)):
-                    frames |= part
+        with ThreadPoolExecutor(len(plan.shares)) as pool:
+            for part in (pool.map if others else map)(decode_share, *tasks):
+                frames |= part
         return [frames[scan.pts[index]] for index in indices]
     except (KeyError, ContradictionError, VideoReadError, FFmpegError):
         return None
 
 
-def decode_share(opener: Callable[[], Opened], stretches: list[Stretch], threads: int) -> dict[int, np.ndarray]:
-    """The targets of some stretches, by timestamp."""
+def decode_share(
+    opener: Callable[[], Opened], stretches: list[Stretch], threads: int, kept: list | None
+) -> dict[int, np.ndarray]:
+    """The targets of some stretches, by timestamp. `kept` are all packets, where they needn't be read again."""
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), container.demux(stream)
+        inspector, packets = PacketInspector(stream), iter(kept or container.demux(stream))
         for stretch in stretches:
             if container.format.name in SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
@@ -280,8 +296,9 @@ def to_rgb(frame) -> np.ndarray:
 
 
 def read_with_torchcodec(
-    file: str | io.IOBase, name: str, choose: ChooseIndices
+    file: str | io.IOBase, name: str, choose: ChooseIndices, device: str = "cpu"
 ) -> tuple[list[np.ndarray], VideoMetadata]:
+    """`device`: `"cuda"` decodes on the GPU, by NVDEC. The frames come back to the CPU."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError) as error:  # it is not installed, or FFmpeg's libraries are not
@@ -290,7 +307,7 @@ def read_with_torchcodec(
             f"libraries: {error}"
         ) from error
     with _translated_torchcodec_errors(name):
-        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC")
+        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC", device=device)
     about = decoder.metadata
     metadata = VideoMetadata(
         total_num_frames=len(decoder),
@@ -302,7 +319,7 @@ def read_with_torchcodec(
     )
     metadata.frames_indices = list(choose(metadata))
     with _translated_torchcodec_errors(name):
-        frames = decoder.get_frames_at(metadata.frames_indices).data.numpy()
+        frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
     return list(frames), metadata
 
 
@@ -314,4 +331,8 @@ def _translated_torchcodec_errors(name: str) -> Iterator[None]:
         raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
 
 
-BACKENDS = {"pyav": read_with_pyav, "torchcodec": read_with_torchcodec}
+BACKENDS = {
+    "pyav": read_with_pyav,
+    "torchcodec": read_with_torchcodec,
+    "torchcodec-cuda": partial(read_with_torchcodec, device="cuda"),
+}

@@ -8,7 +8,7 @@ every picture is exact. (Names as in ITU-T H.264, 7.4.1 and D.2.8, and H.265, 7.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -49,11 +49,11 @@ class PacketScan:
         return self.key_pts[max(bisect_right(self.key_pts, pts) - 1, 0)]
 
 
-def scan_packets(container, stream) -> PacketScan:
-    """Read every packet of the stream without decoding it."""
+def scan_packets(packets: Iterable, stream) -> PacketScan:
+    """Look at every packet of the stream without decoding it."""
     inspect = PacketInspector(stream)
     shown, keys, hidden, starts_with_key = [], [], False, None
-    for packet in container.demux(stream):
+    for packet in packets:
         if packet.size == 0:  # the flush at the end
             continue
         is_first = starts_with_key is None
