@@ -50,8 +50,8 @@ def decode_frames(
     Args:
         source: a path, an http(s) URL, the bytes of a file, or an open binary file.
         choose: from what is known of the video to indices in order of display; they may repeat, in any order.
-        backend: `"pyav"`; `"torchcodec"` where that is installed; `"torchcodec-cuda"`, which decodes on the GPU (NVDEC, where
-            its pixels may differ by roundings).
+        backend: `"pyav"`; `"torchcodec"` where that is installed; `"torchcodec-cuda"`, which decodes on the
+            GPU (by NVDEC; it converts to RGB with roundings of its own).
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and what is known of the video, with `frames_indices`.
