@@ -25,11 +25,20 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to generate: H.264, 25 frames a second, the encoder's own groups of pictures."""
+    """
+    A video to generate, 25 frames a second.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        seconds: its length.
+        encoding: a name in `ENCODINGS` of `benchmark_videos`.
+    """
 
     width: int
     height: int
     seconds: int
+    encoding: str = "H.264"
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,17 @@ JOINT_FRAMES = (8, 16, 32, 64, 96)
 DTYPES = ("fp32", "bf16", "fp16", "int8", "fp8")
 QUANTIZED = ("int8", "fp8")
 CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
+# What is decoded only, for "never slower": nothing to pass over, other codecs, a container without an index.
+OTHER_CLIPS = {
+    "one-group": Clip(1280, 720, 8, "H.264, one group"),
+    "short-groups": Clip(1280, 720, 8, "H.264, short groups"),
+    "stream": Clip(1280, 720, 8, "H.264, transport stream"),
+    "hevc": Clip(1280, 720, 8, "HEVC"),
+    "vp9": Clip(1280, 720, 8, "VP9"),
+    "av1": Clip(1280, 720, 8, "AV1"),
+    "mpeg4": Clip(1280, 720, 8, "MPEG-4"),
+    "mpeg2": Clip(1280, 720, 8, "MPEG-2"),
+}
 NUM_LABELS = 400
 
 MODEL_PATHS = ("ours", "ours-compiled", "built-in", "built-in-compiled", "onnxruntime", "matrix-products")
@@ -150,7 +170,7 @@ def joint_case(frames: int, dtype: str) -> Case:
 
 
 def clip_text(clip: Clip) -> str:
-    return f"{clip.seconds} s of {clip.width} x {clip.height} H.264"
+    return f"{clip.seconds} s of {clip.width} x {clip.height} {clip.encoding}"
 
 
 CASES: tuple[Case, ...] = (
@@ -166,7 +186,7 @@ CASES: tuple[Case, ...] = (
             paths=DECODE_PATHS,
             clip=clip,
         )
-        for name, clip in CLIPS.items()
+        for name, clip in (CLIPS | OTHER_CLIPS).items()
     ),
     *(
         Case(
