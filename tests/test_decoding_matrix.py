@@ -162,3 +162,21 @@ def test_is_sparse_where_it_can_be(encoding, encoded, monkeypatch):
     monkeypatch.setattr(video_decoding, "decode_in_order", lambda *args: passes.append(1) or original(*args))
     decode_frames(path, lambda about: [0, 25, 59])
     assert bool(passes) == (encoding in IN_ORDER)
+
+
+@pytest.mark.parametrize("encoding", ["h264 open groups", "h264 open groups, transport stream"])
+def test_bytes_and_open_files(encoding, shared_out, encoded):
+    """Decoders that read at the same time, where each has a position of its own; an open file has one."""
+    path, expected = encoded(encoding)
+    indices = [50, 3, 20, 21, 59]
+    with path.open("rb") as file:
+        for source in (path.read_bytes(), file):
+            np.testing.assert_array_equal(decode_frames(source, lambda about: indices)[0], expected[indices])
+
+
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_transport_stream_that_is_kept_or_read_again(kept, shared_out, encoded, monkeypatch):
+    monkeypatch.setattr(video_decoding, "KEPT_BYTES", kept)
+    path, expected = encoded("h264 open groups, transport stream")
+    for indices in subsets(seed=3, repetitions=6):
+        np.testing.assert_array_equal(decode_frames(path, lambda about, indices=indices: indices)[0], expected[indices])
