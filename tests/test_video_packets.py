@@ -211,6 +211,10 @@ class TestPlan:
         targets = [pts for share in plan.shares for stretch in share for pts in stretch.targets]
         assert sorted(targets) == [100 * (index + 1) for index in indices]
 
+    def test_codec_that_gains_nothing_from_threads(self):
+        plan = make_plan(make_scan([0, 100], 400), [90, 190], 1920 * 1080, 8, shareable=True, threaded=False)
+        assert (len(plan.shares), plan.threads) == (2, 1)
+
     def test_small_frames_take_one_thread(self):
         plan = make_plan(make_scan([0, 100, 200], 300), [90, 190, 290], 320 * 240, cores=16, shareable=True)
         assert (len(plan.shares), plan.threads) == (1, 1)

@@ -53,19 +53,22 @@ class Plan:
     threads: int
 
 
-def make_plan(scan: PacketScan, indices: Sequence[int], frame_pixels: int, cores: int, shareable: bool) -> Plan:
+def make_plan(
+    scan: PacketScan, indices: Sequence[int], frame_pixels: int, cores: int, shareable: bool, threaded: bool = True
+) -> Plan:
     """
     Args:
         frame_pixels: width times height.
         cores: what the machine has for it.
         shareable: whether several decoders can read the source at the same time.
+        threaded: whether a decoder gains from threads.
     """
     stretches = join_close(find_stretches(scan, indices), JOINED // max(frame_pixels, 1))
     work = frame_pixels * sum(stretch.packets for stretch in stretches)
     if work < WORTH_THREADS or cores < 2:
         return Plan([stretches], threads=1)
     candidates = [
-        (share_out(stretches, decoders), cores // decoders)
+        (share_out(stretches, decoders), cores // decoders if threaded else 1)
         for decoders in range(1, min(cores, len(stretches) if shareable else 1) + 1)
     ]
     shares, cores_each = min(candidates, key=lambda candidate: estimated_time(*candidate))
