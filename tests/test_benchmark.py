@@ -450,6 +450,21 @@ def test_no_frame_passes_for_its_neighbour(here):
     assert frames_differ(generated_clip(Clip(160, 120, 2), here)) > 2 * OTHER_CONVERSION
 
 
+def test_every_encoding_of_the_clips(here):
+    pytest.importorskip("av", reason="encodes a video")
+    from timesformer_hf.benchmark_cases import CASES
+    from timesformer_hf.benchmark_videos import ENCODINGS, decode_ours, decode_sequentially, generated_clip
+
+    used = {case.clip.encoding for case in CASES if case.clip}
+    assert used == set(ENCODINGS)
+    for encoding in ENCODINGS:
+        try:
+            path = generated_clip(Clip(96, 64, 1, encoding), here)
+        except UnavailableError:
+            continue
+        np.testing.assert_array_equal(decode_ours(path, [0, 9, 24]), decode_sequentially(path, [0, 9, 24]))
+
+
 @pytest.fixture
 def results() -> Results:
     timed = make_result(OURS, PEER, LIMIT)

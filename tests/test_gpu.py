@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from clips import moving_pattern, write_video
 from test_modeling import SCHEMES, make_clip, make_model
 from transformers import pipeline
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor, TimesformerVideoProcessor
+from timesformer_hf.video_decoding import decode_frames
 
 
 pytestmark = [
@@ -118,3 +120,13 @@ def test_pipeline_on_the_device(settings):
     for got, expected in zip(on_gpu(clips, **settings), on_cpu(clips, **settings), strict=True):
         scores = {row["label"]: row["score"] for row in expected}
         assert all(row["score"] == pytest.approx(scores[row["label"]], abs=1e-2) for row in got)
+
+
+def test_decoding_by_nvdec(tmp_path):
+    """NVDEC's frames against FFmpeg's: the same picture up to the roundings of the conversion to RGB."""
+    pytest.importorskip("torchcodec.decoders", reason="needs torchcodec", exc_type=(ImportError, RuntimeError))
+    path = write_video(tmp_path / "a.mp4", moving_pattern(30, 240, 320), options={"g": "12"})
+    expected, _ = decode_frames(path, lambda about: [0, 17, 29])
+    frames, about = decode_frames(path, lambda about: [0, 17, 29], backend="torchcodec-cuda")
+    assert about.total_num_frames == 30
+    assert abs(frames.astype(int) - expected).mean() < 3

@@ -3,16 +3,19 @@
 import http.server
 import io
 import os
+import sys
 import threading
-from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from clips import av, decode_all, moving_pattern, write_sound, write_video
 
 from timesformer_hf import VideoReadError, video_decoding
-from timesformer_hf.video_decoding import PacketScan, decode_frames, scan_packets
+from timesformer_hf.video_decoding import decode_frames
+from timesformer_hf.video_packets import PacketScan, scan_packets
 
 
 ENCODINGS = {
@@ -145,12 +148,33 @@ class TestExactness:
         """Whatever the packets say, the frames come out right: by counting, where timestamps don't match."""
         path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12"})
 
-        def shifted(container, stream) -> PacketScan:
-            scan = scan_packets(container, stream)
-            return PacketScan([pts + 1 for pts in scan.pts], [pts + 1 for pts in scan.key_pts], scan.num_frames)
+        def shifted(packets, stream) -> PacketScan:
+            scan = scan_packets(packets, stream)
+            later = [[pts + 1 for pts in timestamps] for timestamps in (scan.pts, scan.key_pts, scan.decode_order)]
+            return PacketScan(later[0], later[1], scan.num_frames, later[2])
 
         monkeypatch.setattr("timesformer_hf.video_decoding.scan_packets", shifted)
         np.testing.assert_array_equal(decode(path, [7, 50])[1], decode_all(path)[50])
+
+    @pytest.mark.parametrize("fault", ["error", "corrupt", "no key frame", "lost"])
+    def test_decoder_that_fails_half_way(self, fault, frames, tmp_path, monkeypatch):
+        """Decoding in order, which doesn't come by here, has the last word."""
+        path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12", "bf": "0"})
+        original, fed = video_decoding.decode_packet, []
+
+        def decode_packet(context, packet):
+            fed.append(packet)
+            decoded = original(context, packet)
+            if fault == "error" and len(fed) == 3:
+                raise av.error.InvalidDataError(1, "broken")
+            if fault == "lost":
+                return []
+            wrong = {"corrupt": {"is_corrupt": True}, "no key frame": {"key_frame": False}}.get(fault, {})
+            return [Proxy(frame, wrong) for frame in decoded]
+
+        monkeypatch.setattr(video_decoding, "decode_packet", decode_packet)
+        np.testing.assert_array_equal(decode(path, [14, 50]), np.stack(decode_all(path))[[14, 50]])
+        assert fed
 
     @pytest.mark.parametrize(("rotation", "bright"), [(None, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
     @pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
@@ -172,6 +196,16 @@ class TestExactness:
         assert (corners > 128).sum() == 1
 
 
+class Proxy:
+    """An object, some of whose attributes are others."""
+
+    def __init__(self, target, other):
+        self.target, self.other = target, other
+
+    def __getattr__(self, name):
+        return self.other[name] if name in self.other else getattr(self.target, name)
+
+
 def need_torchcodec() -> None:
     try:
         import torchcodec.decoders  # noqa: F401
@@ -181,43 +215,61 @@ def need_torchcodec() -> None:
 
 class TestSparseness:
     @pytest.fixture
-    def counter(self, monkeypatch):
-        """Counts the frames that come out of the decoder."""
-        counts = [0]
-        original = video_decoding._open_pyav
+    def fed(self, monkeypatch):
+        """The timestamps of the packets that reach the decoder."""
+        fed, original = [], video_decoding.decode_packet
 
-        class Counting:
-            def __init__(self, container):
-                self.container = container
+        def decode_packet(context, packet):
+            if packet is not None:
+                fed.append(packet.pts)
+            return original(context, packet)
 
-            def __getattr__(self, name):
-                return getattr(self.container, name)
+        monkeypatch.setattr(video_decoding, "decode_packet", decode_packet)
+        return fed
 
-            def decode(self, stream):
-                for frame in self.container.decode(stream):
-                    counts[0] += 1
-                    yield frame
-
-        @contextmanager
-        def opened(file, name):
-            with original(file, name) as (container, stream):
-                yield Counting(container), stream
-
-        monkeypatch.setattr(video_decoding, "_open_pyav", opened)
-        return counts
-
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
     @pytest.mark.parametrize(
         ("indices", "expected"),
-        [([0], 1), ([11], 12), ([12], 1), ([58], 11), ([0, 58], 12), ([0, 1, 2], 3), ([5, 8, 30], 9 + 7)],
+        # stretches without a gap between them are one
+        [
+            ([0], 1),
+            ([11], 12),
+            ([12], 1),
+            ([58], 11),
+            ([0, 58], 12),
+            ([0, 1, 2], 3),
+            ([5, 8, 30], 9 + 7),
+            ([11, 12], 13),
+        ],
     )
-    def test_decodes_from_the_key_frame_before(self, indices, expected, frames, tmp_path, counter):
-        path = write_video(tmp_path / "a.mp4", frames, "libx264", {"g": "12", "bf": "0"})  # key frames 0, 12, ... 48
-        decode(path, indices)
-        assert counter == [expected]
+    def test_decodes_from_the_key_frame_before(self, name, indices, expected, frames, tmp_path, fed):
+        path = write_video(tmp_path / name, frames, "libx264", {"g": "12", "bf": "0"})  # key frames 0, 12, ... 48
+        got = decode(path, indices)
+        assert len(fed) == expected
+        np.testing.assert_array_equal(got, np.stack(decode_all(path))[indices])
 
-    def test_one_pass_up_to_the_last_target_without_an_index(self, frames, tmp_path, counter):
-        decode(write_video(tmp_path / "a.ts", frames, "libx264", {"g": "12"}), [0, 40])
-        assert counter == [41]
+    @pytest.mark.parametrize(
+        ("codec", "options"),
+        [
+            ("libx264", {"g": "60", "bf": "1", "sc_threshold": "0", "x264-params": "b-adapt=0"}),
+            ("libx265", {"x265-params": "log-level=none:keyint=60:bframes=1:b-adapt=0:scenecut=0"}),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+    def test_leaves_out_what_no_frame_refers_to(self, name, codec, options, frames, tmp_path, fed):
+        """Every other frame is a B-frame without followers: half of the packets, besides the first."""
+        path = write_video(tmp_path / name, frames, codec, options)
+        np.testing.assert_array_equal(decode(path, [40])[0], decode_all(path)[40])
+        # without the record of a header nothing says that HEVC has one temporal layer
+        assert len(fed) == (40 if (codec, name) == ("libx265", "a.ts") else 21)
+
+    def test_one_pass_up_to_the_last_target_without_timestamps(self, frames, tmp_path, monkeypatch):
+        decoded, original = [], video_decoding.decode_in_order
+        monkeypatch.setattr(
+            video_decoding, "decode_in_order", lambda *args: decoded.append(original(*args)) or decoded[-1]
+        )
+        decode(write_video(tmp_path / "a.avi", frames, "mpeg4", {"g": "12"}), [0, 40])
+        assert [count for _, count in decoded] == [41]
 
 
 class TestSources:
@@ -257,7 +309,8 @@ class TestSources:
 
     def test_unknown_backend(self, path):
         with pytest.raises(
-            ValueError, match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec'"
+            ValueError,
+            match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec', 'torchcodec-cuda'",
         ):
             decode(path, [0], backend="opencv")
 
@@ -270,8 +323,31 @@ class TestSources:
         assert np.argmin(differences) == 2  # the right frame
         assert differences[2] < 2  # grey levels: torchcodec converts from YUV in its own way
 
+    @pytest.mark.parametrize(("backend", "device"), [("torchcodec", "cpu"), ("torchcodec-cuda", "cuda")])
+    def test_device_of_torchcodec(self, backend, device, path, monkeypatch):
+        """A decoder that notes its device and gives the frames' numbers as pixels."""
+        devices = []
+
+        class VideoDecoder:
+            metadata = SimpleNamespace(average_fps=25.0, width=2, height=2, duration_seconds=0.4)
+
+            def __init__(self, file, **settings):
+                devices.append(settings["device"])
+
+            def __len__(self):
+                return 10
+
+            def get_frames_at(self, indices):
+                numbers = torch.tensor(indices, dtype=torch.uint8)
+                return SimpleNamespace(data=numbers[:, None, None, None].expand(-1, 2, 2, 3))
+
+        monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=VideoDecoder))
+        assert decode(path, [2, 9], backend=backend)[:, 0, 0, 0].tolist() == [2, 9]
+        assert devices == [device]
+
     def test_missing_pyav(self, path, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "av", None)
+        monkeypatch.setitem(sys.modules, "av", None)
         with pytest.raises(ImportError, match="pip install av"):
             decode(path, [0])
 

@@ -22,7 +22,7 @@ _MODULE_OF = {
     "TimesformerModel": "modeling_timesformer",
     "TimesformerPreTrainedModel": "modeling_timesformer",
     "TimesformerVideoProcessor": "video_processing_timesformer",
-    "VideoReadError": "video_decoding",
+    "VideoReadError": "video_sources",
     "WeightsMismatchError": "loading_checks",
     "optimize_for_inference": "inference_folding",
 }

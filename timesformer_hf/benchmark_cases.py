@@ -26,11 +26,20 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to generate: H.264, 25 frames a second, the encoder's own groups of pictures."""
+    """
+    A video to generate, 25 frames a second.
+
+    Attributes:
+        width: pixels.
+        height: pixels.
+        seconds: its length.
+        encoding: a name in `ENCODINGS` of `benchmark_videos`.
+    """
 
     width: int
     height: int
     seconds: int
+    encoding: str = "H.264"
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,17 @@ SMALL_MODEL = {"num_frames": 8, "image_size": 64, "hidden_size": 192, "intermedi
 SMALL_MODEL |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_labels": 10}
 MANY, SHORT_CLIP = 200, Clip(320, 240, 2)
 CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
+# What is decoded only, for "never slower": nothing to pass over, other codecs, a container without an index.
+OTHER_CLIPS = {
+    "one-group": Clip(1280, 720, 8, "H.264, one group"),
+    "short-groups": Clip(1280, 720, 8, "H.264, short groups"),
+    "stream": Clip(1280, 720, 8, "H.264, transport stream"),
+    "hevc": Clip(1280, 720, 8, "HEVC"),
+    "vp9": Clip(1280, 720, 8, "VP9"),
+    "av1": Clip(1280, 720, 8, "AV1"),
+    "mpeg4": Clip(1280, 720, 8, "MPEG-4"),
+    "mpeg2": Clip(1280, 720, 8, "MPEG-2"),
+}
 NUM_LABELS = 400
 
 OUR_PATHS = ("ours", "ours-compiled", "ours-optimized", "ours-optimized-compiled")
@@ -165,7 +185,7 @@ def joint_case(frames: int, dtype: str) -> Case:
 
 
 def clip_text(clip: Clip) -> str:
-    return f"{clip.seconds} s of {clip.width} x {clip.height} H.264"
+    return f"{clip.seconds} s of {clip.width} x {clip.height} {clip.encoding}"
 
 
 CASES: tuple[Case, ...] = (
@@ -181,7 +201,7 @@ CASES: tuple[Case, ...] = (
             paths=DECODE_PATHS,
             clip=clip,
         )
-        for name, clip in CLIPS.items()
+        for name, clip in (CLIPS | OTHER_CLIPS).items()
     ),
     *(
         Case(

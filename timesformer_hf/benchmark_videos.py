@@ -13,8 +13,20 @@ from .video_decoding import decode_frames
 from .video_sampling import uniform
 
 
-ENCODER, FPS = "libx264", 25
-ENCODER_OPTIONS = {"preset": "veryfast"}
+FPS = 25
+VERY_FAST = {"preset": "veryfast"}
+# name -> encoder, its options (its own groups of pictures where none are named), container
+ENCODINGS = {
+    "H.264": ("libx264", VERY_FAST, "mp4"),
+    "H.264, one group": ("libx264", VERY_FAST | {"g": "9999", "sc_threshold": "0"}, "mp4"),
+    "H.264, short groups": ("libx264", VERY_FAST | {"g": "12"}, "mp4"),
+    "H.264, transport stream": ("libx264", VERY_FAST | {"g": "50"}, "ts"),
+    "HEVC": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}, "mp4"),
+    "VP9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "webm"),
+    "AV1": ("libsvtav1", {"preset": "12"}, "mkv"),
+    "MPEG-4": ("mpeg4", {"bf": "2", "b": "2M"}, "mp4"),
+    "MPEG-2": ("mpeg2video", {"bf": "2", "b": "4M"}, "ts"),
+}
 TILE, PAN = 8, (2, 6)  # pixels of one tone; rows and columns a frame moves on: no two frames are alike
 NOISE = 18  # grey levels
 CHOSEN = 8  # frames, spread over the video
@@ -28,7 +40,7 @@ Task = tuple[Path, Sequence[int]]  # a file, and the indices of the wanted frame
 def make_workload(case: Case, environment: Environment) -> Workload:
     """
     Raises:
-        UnavailableError: where no H.264 can be encoded here.
+        UnavailableError: where it can't be encoded here.
     """
     task = (generated_clip(case.clip, environment), uniform(total_num_frames=num_frames(case.clip), num_frames=CHOSEN))
     return Workload(
@@ -48,9 +60,11 @@ def generated_clip(clip: Clip, environment: Environment) -> Path:
     The file of a clip.
 
     Raises:
-        UnavailableError: where PyAV is missing, or was built without an H.264 encoder.
+        UnavailableError: where PyAV is missing, or was built without its encoder.
     """
-    path = environment.folder / f"clip-{clip.width}x{clip.height}-{clip.seconds}s-{environment.seed}.mp4"
+    kind = "".join(letter for letter in clip.encoding if letter.isalnum())
+    name = f"clip-{clip.width}x{clip.height}-{clip.seconds}s-{kind}-{environment.seed}.{ENCODINGS[clip.encoding][2]}"
+    path = environment.folder / name
     if not path.exists():
         with output_file(path) as temporary:
             write_clip(temporary, clip, environment.seed)
@@ -59,16 +73,17 @@ def generated_clip(clip: Clip, environment: Environment) -> Path:
 
 def write_clip(path: Path, clip: Clip, seed: int) -> None:
     """A camera with some noise of its own that pans over tiles of random tones: some 6 Mbit/s at 1080p."""
+    encoder, options, _ = ENCODINGS[clip.encoding]
     try:
         import av
 
-        codec = av.codec.Codec(ENCODER, "w")
+        codec = av.codec.Codec(encoder, "w")
     except (ImportError, ValueError) as error:  # av's UnknownCodecError is one
-        raise UnavailableError(f"a clip can't be generated: {error}; it takes PyAV with {ENCODER}") from error
+        raise UnavailableError(f"a clip can't be generated: {error}; it takes PyAV with {encoder}") from error
     random = np.random.default_rng(seed)
     picture, noise = random_picture(clip, random), random_noise(clip, random)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec.name, rate=FPS, options=ENCODER_OPTIONS)
+        stream = container.add_stream(codec.name, rate=FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         for frame in range(num_frames(clip)):
             position = (frame * PAN[0] % clip.height, frame * PAN[1] % clip.width)

@@ -16,7 +16,7 @@ from .labelled_videos import (
     name_group,
     name_split,
 )
-from .video_decoding import VideoSource
+from .video_sources import VideoSource
 
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:

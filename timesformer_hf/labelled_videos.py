@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .feature_extraction import VIDEO_EXTENSIONS, is_url
-from .video_decoding import VideoSource
+from .video_sources import VideoSource
 
 
 SPLIT_NAMES = {

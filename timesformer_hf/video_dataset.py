@@ -25,7 +25,8 @@ from transformers.video_utils import VideoMetadata
 from .hub_videos import VideoStream
 from .labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
 from .random_sampling import random_frame_indices
-from .video_decoding import VideoReadError, decode_frames
+from .video_decoding import decode_frames
+from .video_sources import VideoReadError
 from .video_splits import find_leaks, train_validation_split
 
 

@@ -3,49 +3,44 @@ Frames of a video file, decoded only as far as they are needed.
 
 A reader first scans the packets, which costs no decoding, and so knows how many frames there are, when each is shown
 and where a decoder can start. The caller chooses indices by that. Then it decodes: from the key frame before a target
-where that lies ahead, straight on where it does not. The frames are those of a full sequential decode, bit for bit;
-where the scan can't promise that (no timestamps, a format without an index), it decodes in one pass.
+where that lies ahead, straight on where it does not, and without the frames that no other refers to; where that is much
+work, several stretches at a time. The frames are those of a full sequential decode, bit for bit; where the scan can't
+promise that (no timestamps, a format without an index), it decodes in one pass.
 """
 
-import http.client
 import io
-import os
-import string
-import urllib.parse
-import urllib.request
-from bisect import bisect_right
+import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .decoding_plan import Stretch, choose_threads, count_cores, make_plan
+from .video_packets import PacketInspector, PacketScan, scan_packets
+from .video_sources import VideoReadError, VideoSource, describe_source, open_source
 
-VideoSource = str | os.PathLike | bytes | io.IOBase
+
 ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
+Opened = AbstractContextManager[tuple]  # a container and its video stream
 
-URL_TIMEOUT = 30  # seconds without a byte
 # Containers with an index, in which seeking lands on the key frame that was asked for.
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE_FORMATS = (MP4, "matroska,webm")
+# Those that say of every packet when it is shown. What isn't needed of a transport stream is read and passed over.
+TIMED_FORMATS = (*SEEKABLE_FORMATS, "mpegts")
+KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
+# Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
+SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
+# dav1d took 1.17 times as long with threads, on two cores.
+CODECS_WITHOUT_THREADS = ("av1",)
 
 
-class VideoReadError(ValueError):
-    """A file that holds no video that can be decoded. The message names the file and the reason."""
-
-
-def is_video_source(video) -> bool:
-    """Whether `video` is something to decode: a path, a URL, the bytes of a file or an open binary file."""
-    return isinstance(video, (str, os.PathLike, bytes, bytearray)) or hasattr(video, "read")
-
-
-def describe_source(source: VideoSource) -> str:
-    """How an error message names a source."""
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+class ContradictionError(Exception):
+    """What comes out of the decoder isn't what the packets promised."""
 
 
 def decode_frames(
@@ -57,7 +52,8 @@ def decode_frames(
     Args:
         source: a path, an http(s) URL, the bytes of a file, or an open binary file.
         choose: from what is known of the video to indices in order of display; they may repeat, in any order.
-        backend: `"pyav"`, or `"torchcodec"` where that is installed.
+        backend: `"pyav"`; `"torchcodec"` where that is installed; `"torchcodec-cuda"`, which decodes on the
+            GPU (by NVDEC; it converts to RGB with roundings of its own).
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and what is known of the video, with `frames_indices`.
@@ -80,85 +76,30 @@ def decode_frames(
     return np.stack(frames), metadata
 
 
-def open_source(source: VideoSource) -> str | io.IOBase:
-    """A source as a readable path or a seekable binary file, checked before a decoder sees it."""
-    name = describe_source(source)
-    if isinstance(source, (bytes, bytearray)):
-        source = io.BytesIO(source)
-    elif isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        source = _download(source)
-    if not hasattr(source, "read"):
-        path = Path(source).absolute()  # FFmpeg takes what stands before a colon for a protocol
-        if not os.fspath(source):
-            raise FileNotFoundError("The path of the video is empty")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; give the video files in it, one by one")
-        with path.open("rb") as file:  # FileNotFoundError, PermissionError
-            if not file.read(1):
-                raise VideoReadError(f"{path} is empty")
-        return str(path)
-    if not source.seekable():
-        source = io.BytesIO(source.read())
-    if not source.seek(0, os.SEEK_END):
-        raise VideoReadError(f"{name} is empty")
-    source.seek(0)
-    return source
-
-
-def _download(url: str) -> io.BytesIO:
-    try:
-        quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and what isn't ASCII
-        with urllib.request.urlopen(quoted, timeout=URL_TIMEOUT) as response:
-            return io.BytesIO(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
-        raise VideoReadError(f"{url}: can't be downloaded ({error})") from error
-
-
-@dataclass(frozen=True)
-class PacketScan:
-    """
-    What the packets of a video tell without decoding.
-
-    Attributes:
-        pts: timestamps of the shown frames in order of display, in units of the stream's time base; `None` where the
-            packets don't order the frames (missing or repeated timestamps).
-        key_pts: those of the frames at which a decoder can start, ascending.
-        num_frames: shown frames; `None` where the packets don't tell, because the stream doesn't start with a key
-            frame and so its first ones can't be decoded.
-    """
-
-    pts: list[int] | None
-    key_pts: list[int]
-    num_frames: int | None
-
-    def key_before(self, pts: int) -> int:
-        """The last key frame shown at or before `pts`, or the first one."""
-        return self.key_pts[max(bisect_right(self.key_pts, pts) - 1, 0)]
-
-
 def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
-    with _open_pyav(file, name) as (container, stream):
+    reopen = partial(_open_pyav, file, name)
+    frames = None
+    with reopen() as opened:
+        container, stream = opened
         if container.format.name == MP4:
             check_complete(container, stream, name)
-        scan = scan_packets(container, stream)
+        packets = keep_packets(container, stream)
+        scan = scan_packets(packets or container.demux(stream), stream)
         metadata = describe_stream(stream, scan)
-        can_seek = container.format.name in SEEKABLE_FORMATS and scan.pts is not None
-    if scan.num_frames is None:
-        metadata.total_num_frames = count_frames(file, name)
-    metadata.frames_indices = list(choose(metadata))
-    if can_seek:
-        with _open_pyav(file, name) as (container, stream):
-            frames = decode_by_timestamp(container, stream, scan, metadata.frames_indices)
-        if frames is not None:
-            return frames, metadata
-    with _open_pyav(file, name) as (container, stream):
-        frames, decoded = decode_in_order(container, stream, metadata.frames_indices)
+        if scan.num_frames is None:
+            metadata.total_num_frames = count_frames(reopen, name)
+        metadata.frames_indices = list(choose(metadata))
+        if scan.pts is not None and container.format.name in TIMED_FORMATS:
+            shareable = isinstance(file, (str, io.BytesIO))
+            frames = decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
+    if frames is not None:
+        return frames, metadata
+    frames, decoded = decode_in_order(reopen, metadata.frames_indices)
     if frames is None:  # the packets promised more frames than there are
         check_any_frame(decoded, name)
         metadata.total_num_frames = decoded
         metadata.frames_indices = list(choose(metadata))
-        with _open_pyav(file, name) as (container, stream):
-            frames, _ = decode_in_order(container, stream, metadata.frames_indices)
+        frames, _ = decode_in_order(reopen, metadata.frames_indices)
     return frames, metadata
 
 
@@ -171,7 +112,9 @@ def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
         raise ImportError(
             "Decoding a video file needs PyAV: pip install av. (Frames that are decoded already need nothing.)"
         ) from error
-    if hasattr(file, "seek"):
+    if isinstance(file, io.BytesIO):
+        file = io.BytesIO(file.getvalue())  # a reader of its own; the bytes are shared
+    elif hasattr(file, "seek"):
         file.seek(0)
     try:
         with av.open(file) as container:
@@ -183,7 +126,9 @@ def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
             if not streams:
                 kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
                 raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
-            streams[0].thread_type = "AUTO"
+            for other in container.streams:
+                if other is not streams[0]:
+                    other.discard = av.stream.Discard.all
             yield container, streams[0]
     except av.error.FFmpegError as error:
         raise VideoReadError(
@@ -201,29 +146,9 @@ def check_complete(container, stream, name: str) -> None:
         raise VideoReadError(f"{name}: truncated; its index reaches to byte {end:,}, the file has {container.size:,}")
 
 
-def scan_packets(container, stream) -> PacketScan:
-    """Read every packet of the stream without decoding it."""
-    shown, keys, hidden, starts_with_key = [], [], False, None
-    for packet in container.demux(stream):
-        if packet.size == 0:  # the flush at the end
-            continue
-        starts_with_key = packet.is_keyframe if starts_with_key is None else starts_with_key
-        if packet.is_discard:  # cut off by an edit list: decoded, never shown
-            hidden = True
-            continue
-        shown.append(packet.pts)
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-    if not starts_with_key:
-        return PacketScan(pts=None, key_pts=[], num_frames=None)
-    ordered = None not in shown and len(set(shown)) == len(shown) and not hidden
-    return PacketScan(sorted(shown) if ordered else None, sorted(keys) if ordered else [], num_frames=len(shown))
-
-
-def count_frames(file: str | io.IOBase, name: str) -> int:
+def count_frames(reopen: Callable[[], Opened], name: str) -> int:
     """How many frames there are, by decoding them all."""
-    with _open_pyav(file, name) as (container, stream):
-        _, decoded = decode_in_order(container, stream, [-1])
+    _, decoded = decode_in_order(reopen, [sys.maxsize])
     check_any_frame(decoded, name)
     return decoded
 
@@ -252,53 +177,131 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
     )
 
 
-def decode_by_timestamp(container, stream, scan: PacketScan, indices: Sequence[int]) -> list[np.ndarray] | None:
+def keep_packets(container, stream) -> list | None:
+    """Those of a small transport stream: reading it costs more than decoding some frames of it, so it is read once."""
+    if container.format.name in SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
+        return None
+    return list(container.demux(stream))
+
+
+def decode_sparsely(
+    opened: tuple,
+    packets: list | None,
+    scan: PacketScan,
+    indices: Sequence[int],
+    reopen: Callable[[], Opened],
+    shareable: bool,
+) -> list[np.ndarray] | None:
     """
-    The frames at `indices`, skipping what lies between one target and the key frame before the next. `None` where the
-    decoder's timestamps turn out not to be those of the packets.
+    The frames at `indices`, from the key frames before them. `None` where the decoder contradicts the packets or
+    fails: then decoding in order has the last word.
     """
+    from av.error import FFmpegError
+
+    container, stream = opened
+    seekable = container.format.name in SEEKABLE_FORMATS
+    threaded = stream.codec_context.codec.canonical_name not in CODECS_WITHOUT_THREADS
+    plan = make_plan(scan, indices, stream.width * stream.height, count_cores(), shareable, threaded)
+    # The scan has left the container at its end.
+    first = partial(nullcontext, opened) if seekable or packets else reopen
+    others = len(plan.shares) - 1
+    tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
     frames: dict[int, np.ndarray] = {}
-    decoded = container.decode(stream)
-    position = None  # timestamp of the last decoded frame
-    for target in sorted({scan.pts[index] for index in indices}):
-        key = scan.key_before(target)
-        if (position is not None and key > position) or (position is None and key > scan.key_pts[0]):
-            container.seek(key, stream=stream)
-            decoded = container.decode(stream)
-        for frame in decoded:
-            position = frame.pts
-            if position is None or position >= target:
-                break
-        if position != target:
-            return None
-        frames[target] = to_rgb(frame)
-    return [frames[scan.pts[index]] for index in indices]
+    try:
+        with ThreadPoolExecutor(len(plan.shares)) as pool:
+            for part in (pool.map if others else map)(decode_share, *tasks):
+                frames |= part
+        return [frames[scan.pts[index]] for index in indices]
+    except (KeyError, ContradictionError, VideoReadError, FFmpegError):
+        return None
 
 
-def decode_in_order(container, stream, indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
+def decode_share(
+    opener: Callable[[], Opened], stretches: list[Stretch], threads: int, kept: list | None
+) -> dict[int, np.ndarray]:
+    """The targets of some stretches, by timestamp. `kept` are all packets, where they needn't be read again."""
+    frames: dict[int, np.ndarray] = {}
+    with opener() as (container, stream):
+        set_threads(stream, threads)
+        inspector, packets = PacketInspector(stream), iter(kept or container.demux(stream))
+        for stretch in stretches:
+            if container.format.name in SEEKABLE_FORMATS:
+                container.seek(stretch.key, stream=stream)
+                packets = container.demux(stream)
+            frames |= decode_stretch(stream.codec_context, packets, inspector, stretch)
+    return frames
+
+
+def decode_stretch(context, packets: Iterator, inspector: PacketInspector, stretch: Stretch) -> dict[int, np.ndarray]:
+    """
+    The targets of a stretch, by timestamp. The decoder gets no packet after the last of them, in the order of
+    decoding, and none, or leaves it out, that isn't wanted and that no other refers to.
+    """
+    frames, missing = {}, len(stretch.targets)
+    for packet in itertools.dropwhile(lambda packet: packet.pts != stretch.key, packets):
+        is_target = packet.pts in stretch.targets
+        if not is_target and inspector.is_unreferenced(packet):
+            continue
+        if inspector.codec in SKIPPING_CODECS:
+            context.skip_frame = "DEFAULT" if is_target else "NONREF"
+        frames |= convert_targets(decode_packet(context, packet), stretch)
+        missing -= is_target
+        if not missing:
+            frames |= convert_targets(decode_packet(context, None), stretch)
+            context.flush_buffers()
+            break
+    return frames
+
+
+def decode_packet(context, packet) -> list:
+    """The frames that come out when this packet goes in; all that are left where it is `None`."""
+    return context.decode(packet)
+
+
+def convert_targets(decoded: list, stretch: Stretch) -> dict[int, np.ndarray]:
+    """
+    Raises:
+        ContradictionError: where a frame is damaged, or the one to start at isn't a key frame for the decoder.
+    """
+    for frame in decoded:
+        if frame.is_corrupt or (frame.pts == stretch.key and not frame.key_frame):
+            raise ContradictionError
+    return {frame.pts: to_rgb(frame) for frame in decoded if frame.pts in stretch.targets}
+
+
+def decode_in_order(reopen: Callable[[], Opened], indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
     """
     The frames at `indices`, by counting in one pass from the start, and how many frames were decoded. `None` for the
     frames where there are fewer than the indices need.
     """
     wanted, frames, decoded = set(indices), {}, 0
-    for index, frame in enumerate(container.decode(stream)):
-        decoded = index + 1
-        if index in wanted:
-            frames[index] = to_rgb(frame)
-            if len(frames) == len(wanted):
-                return [frames[index] for index in indices], decoded
+    with reopen() as (container, stream):
+        set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, count_cores()))
+        for index, frame in enumerate(container.decode(stream)):
+            decoded = index + 1
+            if index in wanted:
+                frames[index] = to_rgb(frame)
+                if len(frames) == len(wanted):
+                    return [frames[index] for index in indices], decoded
     return None, decoded
+
+
+def set_threads(stream, threads: int) -> None:
+    """Before the decoder starts."""
+    stream.thread_type = "AUTO" if threads > 1 else "NONE"
+    stream.codec_context.thread_count = threads
 
 
 def to_rgb(frame) -> np.ndarray:
     """A decoded frame as RGB, uint8 (height, width, 3), turned upright where the file says how it was held."""
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy's
-    return np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)
+    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), quarter_turns)
 
 
 def read_with_torchcodec(
-    file: str | io.IOBase, name: str, choose: ChooseIndices
+    file: str | io.IOBase, name: str, choose: ChooseIndices, device: str = "cpu"
 ) -> tuple[list[np.ndarray], VideoMetadata]:
+    """`device`: `"cuda"` decodes on the GPU, by NVDEC. The frames come back to the CPU."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError) as error:  # it is not installed, or FFmpeg's libraries are not
@@ -307,7 +310,7 @@ def read_with_torchcodec(
             f"libraries: {error}"
         ) from error
     with _translated_torchcodec_errors(name):
-        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC")
+        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC", device=device)
     about = decoder.metadata
     metadata = VideoMetadata(
         total_num_frames=len(decoder),
@@ -319,7 +322,7 @@ def read_with_torchcodec(
     )
     metadata.frames_indices = list(choose(metadata))
     with _translated_torchcodec_errors(name):
-        frames = decoder.get_frames_at(metadata.frames_indices).data.numpy()
+        frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
     return list(frames), metadata
 
 
@@ -331,4 +334,8 @@ def _translated_torchcodec_errors(name: str) -> Iterator[None]:
         raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
 
 
-BACKENDS = {"pyav": read_with_pyav, "torchcodec": read_with_torchcodec}
+BACKENDS = {
+    "pyav": read_with_pyav,
+    "torchcodec": read_with_torchcodec,
+    "torchcodec-cuda": partial(read_with_torchcodec, device="cuda"),
+}

@@ -13,8 +13,9 @@ from transformers.video_utils import VideoMetadata
 
 from .clip_processing import channel_format, check_batch, check_frame_sizes, own_array
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
-from .video_decoding import decode_frames, is_video_source
+from .video_decoding import decode_frames
 from .video_sampling import sample_frame_indices
+from .video_sources import is_video_source
 
 
 FRAME_SETTINGS = (
@@ -43,7 +44,7 @@ class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
     do_flip_channel_order (`bool`, *optional*, defaults to `False`):
         RGB to BGR, which the Something-Something checkpoints were trained on.
     decoder (`str`, *optional*, defaults to `"pyav"`):
-        What decodes a file: `"pyav"` or `"torchcodec"`.
+        What decodes a file: `"pyav"`, `"torchcodec"`, or `"torchcodec-cuda"` (NVDEC).
     num_clips (`int`, *optional*):
         Clips of a video, spread over it as `frame_sampling` does. Where this or `num_crops` is set, `pixel_values` have
         one more dimension, of views: clip after clip, in each crop after crop.

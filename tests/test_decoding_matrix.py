@@ -1,0 +1,182 @@
+"""
+Sparse decoding of many encodings against the plainest loop, frame by frame: by one thread, and with the work shared out
+among decoders and threads as if it were much.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import av, decode_all, moving_pattern, write_video
+
+from timesformer_hf import decoding_plan, video_decoding
+from timesformer_hf.video_decoding import decode_frames
+
+
+NUM_FRAMES = 60
+X264, X265, SVT = "libx264", "libx265", "libsvtav1"
+
+
+def x264(**params) -> dict[str, str]:
+    return {"x264-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in params.items())}
+
+
+def x265(**params) -> dict[str, str]:
+    listed = {"log-level": "none", "keyint": 12, "min-keyint": 4} | params
+    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in listed.items())}
+
+
+PYRAMID = {"keyint": 16, "bframes": 4, "b_adapt": 0, "b_pyramid": "normal", "ref": 5}
+ENCODINGS = {
+    # name: file, codec, options, further arguments of write_video
+    "h264 closed groups": ("a.mp4", X264, x264(keyint=12, bframes=3), {}),
+    "h264 open groups": ("a.mp4", X264, x264(**PYRAMID, open_gop=1), {}),
+    "h264 open groups, Matroska": ("a.mkv", X264, x264(**PYRAMID, open_gop=1), {}),
+    "h264 open groups, transport stream": ("a.ts", X264, x264(**PYRAMID, open_gop=1), {}),
+    "h264 pyramid": ("a.mkv", X264, x264(**PYRAMID), {}),
+    "h264 strict pyramid": ("a.mov", X264, x264(**(PYRAMID | {"b_pyramid": "strict"})), {}),
+    "h264 CAVLC": ("a.mp4", X264, x264(keyint=12, cabac=0, bframes=2), {}),
+    "h264 interlaced": ("a.mp4", X264, x264(keyint=12, tff=1, bframes=3), {}),
+    "h264 interlaced, open groups, transport stream": ("a.ts", X264, x264(**PYRAMID, bff=1, open_gop=1), {}),
+    "h264 intra refresh": ("a.mp4", X264, x264(keyint=12, intra_refresh=1, bframes=2), {}),
+    "h264 intra refresh, transport stream": ("a.ts", X264, x264(keyint=12, intra_refresh=1), {}),
+    "h264 slices, parameters repeated": ("a.mkv", X264, x264(keyint=12, slices=3, repeat_headers=1, aud=1), {}),
+    "h264 all intra": ("a.mp4", X264, x264(keyint=1), {}),
+    "h264 groups of three": ("a.mp4", X264, x264(keyint=3, min_keyint=3, bframes=2, b_adapt=0), {}),
+    "h264 baseline": ("a.mp4", X264, {"profile": "baseline", "g": "15"}, {}),
+    "h264 one group": ("a.mp4", X264, x264(keyint=1000, scenecut=0, bframes=5, ref=8), {}),
+    "h264 ten bits": ("a.mp4", X264, x264(keyint=12), {"pix_fmt": "yuv420p10le"}),
+    "h264 4:4:4": ("a.mkv", X264, x264(keyint=12), {"pix_fmt": "yuv444p"}),
+    "h264 fragments": ("a.mp4", X264, x264(keyint=12), {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
+    "h264 variable rate": ("a.mkv", X264, x264(**PYRAMID), {"times": "varying"}),
+    "h264 variable rate, MP4": ("a.mp4", X264, x264(**PYRAMID, open_gop=1), {"times": "varying"}),
+    "h264 late start": ("a.mp4", X264, x264(**PYRAMID), {"times": "late"}),
+    "h264 late start, transport stream": ("a.ts", X264, x264(**PYRAMID), {"times": "late"}),
+    "h264 AVI": ("a.avi", X264, x264(keyint=12, bframes=0), {}),
+    "h264 Flash": ("a.flv", X264, x264(keyint=12, bframes=2), {}),
+    "hevc closed groups": ("a.mp4", X265, x265(open_gop=0, bframes=4), {}),
+    "hevc open groups with RASL": ("a.mp4", X265, x265(open_gop=1, bframes=4, b_adapt=0), {}),
+    "hevc open groups, Matroska": ("a.mkv", X265, x265(open_gop=1, bframes=5, b_pyramid=1), {}),
+    "hevc open groups, transport stream": ("a.ts", X265, x265(open_gop=1, bframes=4), {}),
+    "hevc RADL": ("a.mp4", X265, x265(open_gop=0, radl=2, bframes=4, b_adapt=0), {}),
+    "hevc temporal layers": ("a.mp4", X265, x265(temporal_layers=3, bframes=4, b_adapt=0), {}),
+    "hevc without pyramid": ("a.mp4", X265, x265(b_pyramid=0, bframes=3, ref=5), {}),
+    "hevc intra refresh": ("a.mkv", X265, x265(intra_refresh=1, bframes=0), {}),
+    "vp9 hidden frames": ("a.webm", "libvpx-vp9", {"g": "16", "auto-alt-ref": "1", "lag-in-frames": "16"}, {}),
+    "vp9 hidden frames, MP4": ("a.mp4", "libvpx-vp9", {"g": "16", "auto-alt-ref": "1", "lag-in-frames": "16"}, {}),
+    "vp9 realtime": ("a.webm", "libvpx-vp9", {"g": "12", "deadline": "realtime", "cpu-used": "8"}, {}),
+    "vp9 resilient": ("a.webm", "libvpx-vp9", {"g": "12", "error-resilient": "1", "cpu-used": "8"}, {}),
+    "vp8": ("a.webm", "libvpx", {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "10", "cpu-used": "8"}, {}),
+    "av1": ("a.mkv", SVT, {"g": "16", "preset": "12"}, {}),
+    "av1 open groups": ("a.mkv", SVT, {"preset": "10", "svtav1-params": "keyint=16:irefresh-type=1"}, {}),
+    "av1 layers": ("a.mp4", SVT, {"g": "32", "preset": "10", "svtav1-params": "hierarchical-levels=4"}, {}),
+    "av1 low delay": ("a.mp4", SVT, {"g": "16", "preset": "12", "svtav1-params": "pred-struct=1"}, {}),
+    "mpeg4 B-frames": ("a.mp4", "mpeg4", {"g": "12", "bf": "2"}, {}),
+    "mpeg4 B-frames, Matroska": ("a.mkv", "mpeg4", {"g": "12", "bf": "3", "flags": "+qpel+mv4"}, {}),
+    "mpeg4 AVI": ("a.avi", "mpeg4", {"g": "12", "bf": "2"}, {}),
+    "mpeg2": ("a.ts", "mpeg2video", {"g": "12", "bf": "2"}, {}),
+    "mpeg2 interlaced": ("a.ts", "mpeg2video", {"g": "12", "bf": "2", "flags": "+ildct+ilme"}, {}),
+    "mpeg2 closed groups, Matroska": (
+        "a.mkv",
+        "mpeg2video",
+        {"g": "12", "bf": "2", "flags": "+cgop", "sc_threshold": "1000000000"},
+        {},
+    ),
+    "mpeg2 MP4": ("a.mp4", "mpeg2video", {"g": "12", "bf": "2"}, {}),
+    "mpeg1": ("a.mpg", "mpeg1video", {"g": "12", "bf": "2"}, {}),
+    "mjpeg": ("a.mov", "mjpeg", {}, {"pix_fmt": "yuvj420p"}),
+    "prores": ("a.mov", "prores_ks", {}, {"pix_fmt": "yuv422p10le"}),
+}
+TIMES = {
+    "varying": np.cumsum(np.random.default_rng(1).integers(5, 300, NUM_FRAMES)).tolist(),
+    "late": [5000 + 40 * i for i in range(NUM_FRAMES)],
+}
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """From the name of an encoding to its file and all its frames, (frames, height, width, 3)."""
+
+    @cache
+    def write(encoding: str) -> tuple[Path, np.ndarray]:
+        name, codec, options, arguments = ENCODINGS[encoding]
+        if codec not in av.codecs_available:
+            pytest.skip(f"this build of PyAV has no {codec}")
+        arguments = arguments | ({"times": TIMES[arguments["times"]]} if "times" in arguments else {})
+        frames = moving_pattern(NUM_FRAMES, 64, 96)
+        path = write_video(tmp_path_factory.mktemp("encoded") / name, frames, codec, options, **arguments)
+        return path, np.stack(decode_all(path))
+
+    return write
+
+
+def subsets(seed: int, repetitions: int) -> list[list[int]]:
+    """The ends, every frame backwards, and random ones."""
+    random = np.random.default_rng(seed)
+    chosen = [random.integers(0, NUM_FRAMES, random.integers(1, 9)).tolist() for _ in range(repetitions)]
+    return [[0], [NUM_FRAMES - 1], list(range(NUM_FRAMES))[::-1], *chosen]
+
+
+@pytest.fixture(params=["one thread", "four decoders", "two decoders of two threads", "one decoder of eight threads"])
+def shared_out(request, monkeypatch):
+    """As if the frames were large and the cores many."""
+    monkeypatch.setattr(video_decoding, "count_cores", lambda: 1 if request.param == "one thread" else 4)
+    monkeypatch.setattr(decoding_plan, "WORTH_THREADS", 0)
+    monkeypatch.setattr(decoding_plan, "JOINED", 0)
+    decoders = {"two decoders of two threads": 2, "one decoder of eight threads": 1}.get(request.param, 4)
+    monkeypatch.setattr(
+        decoding_plan,
+        "estimated_time",
+        lambda shares, cores_each: abs(len(shares) - decoders),
+    )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_equals_the_plain_loop(encoding, shared_out, encoded):
+    path, expected = encoded(encoding)
+    assert len(expected) == NUM_FRAMES
+    for indices in subsets(seed=len(encoding), repetitions=4):
+        got, about = decode_frames(path, lambda about, indices=indices: indices)
+        assert about.total_num_frames == NUM_FRAMES
+        np.testing.assert_array_equal(got, expected[indices], err_msg=f"{indices}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_frame_alone_and_many_subsets(encoding, shared_out, encoded):
+    path, expected = encoded(encoding)
+    for indices in [[index] for index in range(NUM_FRAMES)] + subsets(seed=1, repetitions=60):
+        got = decode_frames(path, lambda about, indices=indices: indices)[0]
+        np.testing.assert_array_equal(got, expected[indices], err_msg=f"{indices}")
+
+
+# What stays with decoding in order: containers that don't say of every packet when it is shown.
+IN_ORDER = ("h264 AVI", "mpeg4 AVI", "h264 Flash", "mpeg1")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_is_sparse_where_it_can_be(encoding, encoded, monkeypatch):
+    """Exactness alone would hold if everything were decoded in order."""
+    (path, _), passes, original = encoded(encoding), [], video_decoding.decode_in_order
+    monkeypatch.setattr(video_decoding, "decode_in_order", lambda *args: passes.append(1) or original(*args))
+    decode_frames(path, lambda about: [0, 25, 59])
+    assert bool(passes) == (encoding in IN_ORDER)
+
+
+@pytest.mark.parametrize("encoding", ["h264 open groups", "h264 open groups, transport stream"])
+def test_bytes_and_open_files(encoding, shared_out, encoded):
+    """Decoders that read at the same time, where each has a position of its own; an open file has one."""
+    path, expected = encoded(encoding)
+    indices = [50, 3, 20, 21, 59]
+    with path.open("rb") as file:
+        for source in (path.read_bytes(), file):
+            np.testing.assert_array_equal(decode_frames(source, lambda about: indices)[0], expected[indices])
+
+
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_transport_stream_that_is_kept_or_read_again(kept, shared_out, encoded, monkeypatch):
+    monkeypatch.setattr(video_decoding, "KEPT_BYTES", kept)
+    path, expected = encoded("h264 open groups, transport stream")
+    for indices in subsets(seed=3, repetitions=6):
+        np.testing.assert_array_equal(decode_frames(path, lambda about, indices=indices: indices)[0], expected[indices])
