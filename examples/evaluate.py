@@ -42,6 +42,7 @@ from timesformer_hf.label_lists import read_labels
 from timesformer_hf.label_matching import match_names
 from timesformer_hf.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
 from timesformer_hf.multi_view import AVERAGES, VIEW_PROTOCOLS, average_views, score_views
+from timesformer_hf.quantization import CONFIGS, quantization_config, quantize
 
 
 MULTI_LABEL = {"multi_label_classification": True, "single_label_classification": False}
@@ -82,6 +83,7 @@ class EvaluationArguments:
     dtype: str = option(
         "auto", "Number format of the model. (auto: the checkpoint's)", ("auto", "float32", "bfloat16", "float16")
     )
+    quantize: str | None = option(None, "Quantize the linear layers, by torchao.", tuple(CONFIGS))
     use_cpu: bool = option(False, "Use no accelerator.")
 
 
@@ -120,7 +122,10 @@ def evaluate(args: EvaluationArguments, accelerator: Accelerator) -> None:
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
     targets = encode_labels(videos, names)
     sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
-    settings = describe_settings(model, processor, "scores", sampling | scoring)
+    quantized = {"quantize": args.quantize} if args.quantize else {}
+    settings = describe_settings(model, processor, "scores", sampling | scoring | quantized)
+    if args.quantize:
+        model = quantize(model, args.quantize)
     parts = SharedParts(args, accelerator.process_index, settings, videos)
     accelerator.wait_for_everyone()  # nobody adds to what is done before all know what that is
 
@@ -149,6 +154,8 @@ def check_arguments(args: EvaluationArguments) -> None:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
     check_output_file(Path(args.output_dir, "results.json"), args.overwrite)
     import_pyarrow()
+    if args.quantize:
+        quantization_config(args.quantize)
     check_can_plot("confusion_matrix.png")
 
 

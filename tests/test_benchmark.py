@@ -700,3 +700,8 @@ def test_compiled(here):
     result = make_result(("ours-compiled", "ours"), ("built-in-compiled", "peer"))
     measure(result, make_forward(case, here), 1)
     assert [path.status for path in result.paths] == ["measured", "measured"]
+
+
+def test_every_peer_has_a_look_of_its_own():
+    looks = [look(number) for number in range(25)]
+    assert len(set(looks)) == 25

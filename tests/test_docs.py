@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
+from timesformer_hf.benchmark_page import performance_page
+from timesformer_hf.benchmark_results import read_results
 
 
 pytest.importorskip("av", reason="the pages decode the sample clip")
@@ -31,3 +33,10 @@ def test_links_lead_somewhere():
     for page in (*pages, *(REPOSITORY / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_performance_page_is_what_the_results_say():
+    """As `timesformer-hf bench --page docs/performance.md docs/performance/*.json` writes it."""
+    results = [read_results(path) for path in sorted((REPOSITORY / "docs" / "performance").glob("*.json"))]
+    page = performance_page(results, "performance.svg")
+    assert (REPOSITORY / "docs" / "performance.md").read_text() == page

@@ -7,7 +7,13 @@ from test_modeling import SCHEMES, make_clip, make_model
 from transformers import pipeline
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerImageProcessor, TimesformerVideoProcessor
+from timesformer_hf import (
+    TimesformerForVideoClassification,
+    TimesformerImageProcessor,
+    TimesformerVideoProcessor,
+    optimize_for_inference,
+)
+from timesformer_hf.quantization import quantize
 from timesformer_hf.video_decoding import decode_frames
 
 
@@ -46,6 +52,53 @@ def test_training_step_in_bfloat16(scheme):
     model.gradient_checkpointing_enable()
     model(make_clip().cuda(), labels=torch.tensor([0, 1]).cuda()).loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_optimized_for_inference(scheme):
+    """Its twin on the CPU is in test_inference.py."""
+    model, clip = make_model(scheme).double(), make_clip(2, 6, 3, 40, 24).double()
+    with torch.no_grad():
+        logits = optimize_for_inference(model.cuda())(clip.cuda()).logits
+        torch.testing.assert_close(logits.cpu(), model.cpu()(clip).logits, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_optimized_and_compiled(mode):
+    """With CUDA graphs, too. bfloat16 has 8 bits; three blocks of rounding on logits of about 1."""
+    torch.compiler.reset()
+    model, clip = make_model().cuda(), make_clip().cuda()
+    with torch.inference_mode():
+        expected = model(clip).logits
+        fast = torch.compile(optimize_for_inference(model.to(torch.bfloat16)), mode=mode)
+        for _ in range(3):  # a graph is recorded in the second
+            logits = fast(clip.to(torch.bfloat16)).logits.float()
+        torch.testing.assert_close(logits, expected, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_quantized(name):
+    """fp8 has 4 bits, the rest as in test_quantization.py. torch's kernels ask for sides that are multiples of 16."""
+    pytest.importorskip("torchao.quantization", reason="needs torchao")
+    if name == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("fp8 needs Ada or Hopper")
+    model, clip = make_model(hidden_size=64, intermediate_size=128, num_labels=16).cuda(), make_clip().cuda()
+    with torch.inference_mode():
+        expected = model(clip).logits
+        fast = quantize(optimize_for_inference(model.to(torch.bfloat16)), name)
+        logits = torch.compile(fast)(clip.to(torch.bfloat16)).logits.float()
+    assert (logits - expected).abs().max() < 0.2 * expected.abs().max()
+
+
+def test_training_keeps_less_and_gets_the_same():
+    """Its twin on the CPU is in test_activation_recompute.py."""
+    model, clip, labels = make_model().double(), make_clip().double(), torch.tensor([0, 1])
+    model(clip, labels=labels).loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    twin = make_model().double().cuda()
+    twin(clip.cuda(), labels=labels.cuda()).loss.backward()
+    got = {name: parameter.grad.cpu() for name, parameter in twin.named_parameters()}
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
 def test_bad_labels_are_an_error_and_no_device_assert():

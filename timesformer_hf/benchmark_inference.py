@@ -16,13 +16,13 @@ from .benchmark_models import (
     ModelBench,
     check_dtype,
     compiled,
-    quantize,
     relative_difference,
 )
 from .inference_folding import optimize_for_inference
 from .matrix_products import count
 from .model_export import DTYPES as EXPORT_DTYPES
 from .model_export import INPUT, OUTPUT, check_can_export, export_program, quiet_export, write_onnx
+from .quantization import quantize
 
 
 def make_workload(case: Case, environment: Environment) -> Workload:

@@ -4,7 +4,6 @@ import copy
 import gc
 import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -150,27 +149,6 @@ def check_dtype(dtype: str, device: str) -> None:
     capability = torch.cuda.get_device_capability(device)
     if capability < FP8_CAPABILITY:
         raise UnavailableError(f"fp8 needs a CUDA device of capability {FP8_CAPABILITY}; this one has {capability}")
-
-
-def quantize(model: nn.Module, dtype: str) -> nn.Module:
-    """
-    The linear layers in int8 or fp8, activations quantized as they come.
-
-    Raises:
-        ImportError: where torchao is missing.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from torchao import quantization
-    except ImportError as error:
-        raise ImportError(f"{dtype} needs torchao: pip install torchao") from error
-    if dtype == "int8":
-        config = quantization.Int8DynamicActivationInt8WeightConfig()
-    else:
-        config = quantization.Float8DynamicActivationFloat8WeightConfig()
-    quantization.quantize_(model, config)
-    return model
 
 
 def compiled(model: nn.Module) -> nn.Module:

@@ -50,7 +50,8 @@ def section(results: Results) -> str:
 def title(results: Results) -> str:
     machine, settings = results.machine, results.settings
     where = machine["gpu"] or f"{machine['cpu']}, {settings['threads']} threads"
-    return f"{where}, {results.date[:10]}"
+    kinds = ", ".join(dict.fromkeys(case.kind for case in results.cases))
+    return f"{where}, {results.date[:10]}: {kinds}"
 
 
 def about(results: Results) -> str:

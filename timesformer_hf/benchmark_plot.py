@@ -51,12 +51,18 @@ def plot_ratios(path: str | os.PathLike, rows: Sequence[PlottedRow]) -> None:
         figure.savefig(path, dpi=150, metadata={"Date": None} if svg else None)
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker: each number up to the square of how many there are has a pair of its own."""
+    turn, colour = divmod(number, len(COLOURS))
+    return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
+
+
 def draw_rows(axes, rows: Sequence[PlottedRow]) -> None:
     """A logarithmic axis: twice as fast is as far from the line at 1 as half as fast."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     peers = list(dict.fromkeys(peer for row in rows for peer in row.ratios))
-    looks = {peer: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, peer in enumerate(peers)}
+    looks = {peer: look(number) for number, peer in enumerate(peers)}
     for height, row in enumerate(rows):
         for peer, spread in row.ratios.items():
             colour, marker = looks[peer]

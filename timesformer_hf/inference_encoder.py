@@ -22,7 +22,7 @@ from .configuration_timesformer import TimesformerConfig
 from .modeling_timesformer import TimesformerEncoder, TimesformerLayer, records_inner_states
 
 
-class RearrangedLinear(nn.Linear):
+class RearrangedWeights(nn.Module):
     """A linear layer that doesn't hold its weights as a checkpoint does. It saves them so; it loads none."""
 
     def __init__(self, linear: nn.Linear):
@@ -33,14 +33,12 @@ class RearrangedLinear(nn.Linear):
         errors.append(f"{prefix[:-1]}: a model of optimize_for_inference loads no weights; optimize one that has them")
 
 
-class FoldedLinear(RearrangedLinear):
+class FoldedLinear(RearrangedWeights):
     """In place of a linear layer that was folded into the one before: saved as the identity, and left out."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
         self.register_buffer("like", linear.weight.new_empty(()), persistent=False)  # keeps dtype and device
-        self.register_parameter("weight", None)
-        self.register_parameter("bias", None)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states
@@ -50,7 +48,7 @@ class FoldedLinear(RearrangedLinear):
         destination[f"{prefix}bias"] = self.like.new_zeros(self.out_features)
 
 
-class HeadMajorLinear(RearrangedLinear):
+class HeadMajorLinear(RearrangedWeights, nn.Linear):
     """
     The projection to queries, keys and values with each head's three side by side, so that frames and heads together
     are one dimension of attention without being moved. Called, it returns what the ordinary one does.
@@ -112,10 +110,15 @@ def places_to_tokens(places: torch.Tensor) -> torch.Tensor:
     return torch.cat((places[:, 0, :1], places[:, 1:].flatten(1, 2)), dim=1)
 
 
+def writes_into_memory(linear: nn.Linear) -> bool:
+    """Not where its weight is quantized, and has products of its own; nor in a compiler, which plans memory itself."""
+    return type(linear.weight) is nn.Parameter and not torch.compiler.is_compiling()
+
+
 def multiply(tokens: torch.Tensor, linear: nn.Linear, memory: torch.Tensor) -> torch.Tensor:
     """What the layer's own weights make of (..., in_features), in memory that is there, where they are plain ones."""
     tokens = tokens.flatten(0, -2)
-    if linear.bias is None or type(linear.weight) is not nn.Parameter:  # a quantized weight has products of its own
+    if linear.bias is None or not writes_into_memory(linear):
         return F.linear(tokens, linear.weight, linear.bias)
     out = memory[: len(tokens) * linear.out_features].view(len(tokens), -1)
     return torch.addmm(linear.bias, tokens, linear.weight.t(), out=out)
@@ -123,7 +126,7 @@ def multiply(tokens: torch.Tensor, linear: nn.Linear, memory: torch.Tensor) -> t
 
 def add_product(places: torch.Tensor, tokens: torch.Tensor, linear: nn.Linear) -> None:
     """Add to the places what the layer makes of (..., in_features)."""
-    if type(linear.weight) is not nn.Parameter:
+    if not writes_into_memory(linear):
         places += linear(tokens).view_as(places)
         return
     flat = places.view(-1, places.shape[-1])
