@@ -23,6 +23,7 @@ from timesformer_hf.benchmark_cases import CASES, KINDS, Case, Clip, all_labels,
 from timesformer_hf.benchmark_memory import peak_in_child, start_peak
 from timesformer_hf.benchmark_models import ModelBench, random_weights, relative_difference
 from timesformer_hf.benchmark_page import case_text, duration, performance_page, plotted_rows
+from timesformer_hf.benchmark_plot import look
 from timesformer_hf.benchmark_results import (
     CaseResult,
     PathResult,
