@@ -139,6 +139,36 @@ class TestOptimizeForInference:
             close(optimize_for_inference(model)(clip).logits, model(clip).logits)
         assert runs == [2]
 
+    @pytest.mark.parametrize("cls_only", [False, True])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_emulated_dtypes(self, dtype, cls_only, runs):
+        """Without instructions for them, the blocks compute in float32 what the weights of 16 bits say."""
+        model = optimize_for_inference(make_model("divided_space_time").to(dtype))
+        encoder, tokens = model.timesformer.encoder, torch.randn(2, 65, 48).to(dtype)
+        encoder.emulated_dtypes = (dtype,)
+        with torch.no_grad():
+            got = encoder(tokens, (4, 4, 4), cls_only=cls_only)
+            expected = copy.deepcopy(encoder).float()(tokens.float(), (4, 4, 4), cls_only=cls_only)
+            encoder.emulated_dtypes = ()
+            inexact = encoder(tokens, (4, 4, 4), cls_only=cls_only)
+        torch.testing.assert_close(got, expected.to(dtype), rtol=0, atol=0)
+        assert not torch.equal(got, inexact)
+        assert encoder.layer[0].intermediate.dense.weight.dtype is dtype
+        assert len(runs) == 3
+
+    @pytest.mark.parametrize(
+        ("capabilities", "expected"),
+        [
+            ({"architecture": "x86_64", "avx512_f": True}, (torch.bfloat16, torch.float16)),
+            ({"architecture": "x86_64", "avx512_bf16": True}, (torch.float16,)),
+            ({"architecture": "aarch64", "bf16": True, "fp16_arith": True}, ()),
+        ],
+    )
+    def test_which_dtypes_are_emulated(self, capabilities, expected, monkeypatch):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        model = optimize_for_inference(make_model("divided_space_time"))
+        assert model.timesformer.encoder.emulated_dtypes == expected
+
     @pytest.mark.parametrize(("clips", "expected"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3])])
     def test_clips_in_parts(self, clips, expected, runs, monkeypatch):
         """On a CPU a large batch goes through the blocks in parts that fit its memory."""

@@ -121,9 +121,10 @@ TRAINING_PATHS = (
     "matrix-products",
 )
 DECODE_PATHS = ("ours", "pyav-sequential", "torchcodec", "torchcodec-threads", "full-decode")
-LABEL_PATHS = ("ours", "built-in-torchcodec", "built-in-pyav", "full-decode-and-products")
+LABEL_PATHS = ("ours", "ours-optimized", "built-in-torchcodec", "built-in-pyav", "full-decode-and-products")
 FILES_PATHS = (
     "ours",
+    "ours-optimized",
     "ours-serial",
     "built-in-pipeline",
     "built-in-torchcodec",

@@ -72,9 +72,9 @@ def reference(task: Task) -> torch.Tensor:
     return torch.stack(task.of_each([label(file) for file in task.distinct_files]))
 
 
-def prepare_pipeline(task: Task, **settings) -> Prepared:
+def prepare_pipeline(task: Task, optimized: bool = False, **settings) -> Prepared:
     """`pipeline()` on the list of files."""
-    classifier = make_pipeline(task.bench)
+    classifier = make_pipeline(task.bench, optimized)
     return classify_all(task, partial(classifier, batch_size=task.bench.case.batch_size, **settings))
 
 
@@ -119,8 +119,11 @@ def prepare_limit(task: Task) -> Prepared:
 
 PATHS = {
     "ours": CodePath("ours", "timesformer_hf, pipeline() on a list", prepare_pipeline),
+    "ours-optimized": CodePath(
+        "ours", "the same, of a model of optimize_for_inference", partial(prepare_pipeline, optimized=True)
+    ),
     "ours-serial": CodePath(
-        "ours", "the same, each file when its turn has come", partial(prepare_pipeline, prefetch_workers=0)
+        "ours", "pipeline(), each file when its turn has come", partial(prepare_pipeline, prefetch_workers=0)
     ),
     "built-in-pipeline": CodePath("peer", "transformers' own pipeline() on a list", prepare_built_in_pipeline),
     "built-in-torchcodec": CodePath(

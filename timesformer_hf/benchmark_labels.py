@@ -18,6 +18,7 @@ from .benchmark_videos import (
     generated_clip,
     num_frames,
 )
+from .inference_folding import optimize_for_inference
 from .matrix_products import count
 from .video_sampling import uniform
 
@@ -46,20 +47,21 @@ def make_workload(case: Case, environment: Environment) -> Workload:
     )
 
 
-def prepare_pipeline(task: Task) -> Prepared:
+def prepare_pipeline(task: Task, optimized: bool = False) -> Prepared:
     """`pipeline()`, which decodes, resizes, classifies and names the labels."""
     bench, file, _ = task
-    classifier = make_pipeline(bench)
+    classifier = make_pipeline(bench, optimized)
     return Prepared(lambda: all_scores(bench, classifier(str(file), top_k=bench.config.num_labels)))
 
 
-def make_pipeline(bench: ModelBench):
+def make_pipeline(bench: ModelBench, optimized: bool):
     from transformers import pipeline
 
     from .video_processing_timesformer import TimesformerVideoProcessor
 
     processor = TimesformerVideoProcessor(**frame_settings(bench), num_frames=bench.config.num_frames)
-    return pipeline("video-classification", model=bench.ours(), video_processor=processor, device=bench.device)
+    model = optimize_for_inference(bench.ours()) if optimized else bench.ours()
+    return pipeline("video-classification", model=model, video_processor=processor, device=bench.device)
 
 
 def frame_settings(bench: ModelBench) -> dict:
@@ -123,6 +125,9 @@ def prepare_label_limit(task: Task) -> Prepared:
 
 PATHS = {
     "ours": CodePath("ours", "timesformer_hf, pipeline()", prepare_pipeline),
+    "ours-optimized": CodePath(
+        "ours", "the same, of a model of optimize_for_inference", partial(prepare_pipeline, optimized=True)
+    ),
     "built-in-torchcodec": CodePath("peer", "torchcodec and the built-in model", prepare_labels_torchcodec),
     "built-in-pyav": CodePath("peer", "PyAV, every frame, and the built-in model", prepare_labels_pyav),
     "full-decode-and-products": CodePath("limit", "the codec and the matrix products", prepare_label_limit),

@@ -6,6 +6,9 @@ a patch. CLS so has a copy for every frame, all alike between the blocks. Attent
 strides, its result is in that layout, and what a step brings is added in place: no token is moved. The price, CLS
 multiplied with every weight once a frame instead of once, is one in `patches` tokens. A scheme without steps along
 time is the case of one frame, with every patch of the clip a place.
+
+On a processor without instructions for 16-bit numbers, where torch emulates products of them, tokens are float32
+between the first block and the last, and weights are widened as they are used.
 """
 
 from collections.abc import Callable
@@ -86,6 +89,12 @@ def along_places(qkv: torch.Tensor) -> torch.Tensor:
 # bytes; glibc's allocator gets larger pieces from the system each time, page by page (M_MMAP_THRESHOLD in mallopt(3))
 LARGEST_REUSED_MEMORY = 2**25
 
+# dtype -> what torch.cpu calls the instructions for products of it
+INSTRUCTIONS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
+}
+
 # step -> how it takes its groups. A scheme with any other step keeps the ordinary encoder.
 GROUPS: dict[AttentionStep, Callable[[torch.Tensor], torch.Tensor]] = {
     TIME: along_frames,
@@ -110,28 +119,52 @@ def places_to_tokens(places: torch.Tensor) -> torch.Tensor:
     return torch.cat((places[:, 0, :1], places[:, 1:].flatten(1, 2)), dim=1)
 
 
+def emulated_dtypes() -> tuple[torch.dtype, ...]:
+    """Those that this machine's processor has no instructions for."""
+    capabilities = torch.cpu.get_capabilities()
+    return tuple(dtype for dtype, names in INSTRUCTIONS.items() if not any(map(capabilities.get, names)))
+
+
+def is_quantized(linear: nn.Linear) -> bool:
+    """Its weight then has products of its own."""
+    return type(linear.weight) is not nn.Parameter
+
+
 def writes_into_memory(linear: nn.Linear) -> bool:
-    """Not where its weight is quantized, and has products of its own; nor in a compiler, which plans memory itself."""
-    return type(linear.weight) is nn.Parameter and not torch.compiler.is_compiling()
+    """Not in a compiler, which plans memory itself."""
+    return not is_quantized(linear) and not torch.compiler.is_compiling()
+
+
+def weight_and_bias(layer: nn.Linear | nn.LayerNorm, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """In the dtype of the tokens."""
+    if layer.weight.dtype is tokens.dtype:
+        return layer.weight, layer.bias
+    return layer.weight.to(tokens.dtype), None if layer.bias is None else layer.bias.to(tokens.dtype)
+
+
+def normalize(tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
+    return F.layer_norm(tokens, norm.normalized_shape, *weight_and_bias(norm, tokens), norm.eps)
 
 
 def multiply(tokens: torch.Tensor, linear: nn.Linear, memory: torch.Tensor) -> torch.Tensor:
     """What the layer's own weights make of (..., in_features), in memory that is there, where they are plain ones."""
     tokens = tokens.flatten(0, -2)
-    if linear.bias is None or not writes_into_memory(linear):
-        return F.linear(tokens, linear.weight, linear.bias)
+    weight, bias = weight_and_bias(linear, tokens)
+    if bias is None or not writes_into_memory(linear):
+        return F.linear(tokens, weight, bias)
     out = memory[: len(tokens) * linear.out_features].view(len(tokens), -1)
-    return torch.addmm(linear.bias, tokens, linear.weight.t(), out=out)
+    return torch.addmm(bias, tokens, weight.t(), out=out)
 
 
 def add_product(places: torch.Tensor, tokens: torch.Tensor, linear: nn.Linear) -> None:
-    """Add to the places what the layer makes of (..., in_features)."""
+    """Add to the places, in memory of their own, what the layer makes of (..., in_features)."""
+    weight, bias = weight_and_bias(linear, tokens)
     if not writes_into_memory(linear):
-        places += linear(tokens).view_as(places)
+        places += F.linear(tokens, weight, bias).view_as(places)
         return
     flat = places.view(-1, places.shape[-1])
-    flat.addmm_(tokens.view(len(flat), -1), linear.weight.t())
-    flat += linear.bias
+    flat.addmm_(tokens.view(len(flat), -1), weight.t())
+    flat += bias
 
 
 def project(
@@ -139,7 +172,7 @@ def project(
 ) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values of a step, in its groups: each (groups, heads, length, head_dim)"""
     attention = getattr(layer, step.attention).attention
-    qkv = multiply(getattr(layer, step.norm)(places), attention.qkv, memory)
+    qkv = multiply(normalize(places, getattr(layer, step.norm)), attention.qkv, memory)
     return GROUPS[step](qkv.view(*places.shape[:3], -1, 3, attention.head_dim)).unbind(0)
 
 
@@ -161,7 +194,7 @@ def attend(
 
 def add_mlp(layer: TimesformerLayer, places: torch.Tensor, memory: torch.Tensor) -> None:
     """Add to the places what the MLP brings."""
-    hidden = multiply(layer.layernorm_after(places), layer.intermediate.dense, memory)
+    hidden = multiply(normalize(places, layer.layernorm_after), layer.intermediate.dense, memory)
     activation = layer.intermediate.intermediate_act_fn
     hidden = torch.ops.aten.gelu_(hidden) if isinstance(activation, GELUActivation) else activation(hidden)
     add_product(places, hidden, layer.output.dense)
@@ -176,6 +209,7 @@ class InferenceEncoder(TimesformerEncoder):
     def __init__(self, encoder: TimesformerEncoder, config: TimesformerConfig):
         nn.Module.__init__(self)
         self.layer, self.config = encoder.layer, config
+        self.emulated_dtypes = emulated_dtypes()
         self.train(encoder.training)
 
     def forward(
@@ -194,20 +228,26 @@ class InferenceEncoder(TimesformerEncoder):
     ) -> torch.Tensor:
         """The blocks, in the layout of this module."""
         frames = grid[0] if TIME in self.layer[0].steps else 1
-        places = tokens_to_places(hidden_states, frames)
+        places = tokens_to_places(hidden_states.to(self.inner_dtype(hidden_states)), frames)
         memory = places.new_empty(places.numel() * max(3, -(-self.config.intermediate_size // places.shape[-1])))
         for layer in self.layer[: -1 if cls_only else None]:
             for step in layer.steps:
                 attend(layer, step, places, memory, **kwargs)
             add_mlp(layer, places, memory)
-        return self.cls_of_last_block(places, memory, **kwargs) if cls_only else places_to_tokens(places)
+        tokens = self.cls_of_last_block(places, memory, **kwargs) if cls_only else places_to_tokens(places)
+        return tokens.to(hidden_states.dtype)
+
+    def inner_dtype(self, hidden_states: torch.Tensor) -> torch.dtype:
+        """Of the tokens between the blocks."""
+        emulated = hidden_states.device.type == "cpu" and hidden_states.dtype in self.emulated_dtypes
+        return torch.float32 if emulated and not is_quantized(self.layer[0].intermediate.dense) else hidden_states.dtype
 
     def clips_at_once(self, hidden_states: torch.Tensor) -> int:
         """How many go through the blocks together: on a CPU no more than its memory is quick for."""
         batch, length, _ = hidden_states.shape
         if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
             return batch
-        bytes_of_clip = length * self.config.intermediate_size * hidden_states.element_size()
+        bytes_of_clip = length * self.config.intermediate_size * self.inner_dtype(hidden_states).itemsize
         return max(1, LARGEST_REUSED_MEMORY // bytes_of_clip)
 
     def needs_blocks(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> bool:
@@ -231,6 +271,8 @@ class InferenceEncoder(TimesformerEncoder):
         attention = getattr(layer, step.attention)
         query, key, value = project(layer, step, places, memory)
         context, _ = attention.attention.attend(query[:, :, :1], key, value, **kwargs)
-        cls_copies = places[:, 0] + attention.output(context.reshape(places[:, 0].shape))
+        cls_copies = places[:, 0].contiguous()
+        add_product(cls_copies, context.reshape(cls_copies.shape), attention.output.dense)
         cls_token = cls_copies.mean(dim=1, keepdim=True)
-        return cls_token + layer.mlp(cls_token)
+        add_mlp(layer, cls_token, memory)
+        return cls_token
