@@ -3,6 +3,7 @@ Sparse decoding of many encodings against the plainest loop, frame by frame: by 
 among decoders and threads as if it were much.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -72,9 +73,11 @@ ENCODINGS = {
     "av1 open groups": ("a.mkv", SVT, {"preset": "10", "svtav1-params": "keyint=16:irefresh-type=1"}, {}),
     "av1 layers": ("a.mp4", SVT, {"g": "32", "preset": "10", "svtav1-params": "hierarchical-levels=4"}, {}),
     "av1 low delay": ("a.mp4", SVT, {"g": "16", "preset": "12", "svtav1-params": "pred-struct=1"}, {}),
-    "mpeg4 B-frames": ("a.mp4", "mpeg4", {"g": "12", "bf": "2"}, {}),
-    "mpeg4 B-frames, Matroska": ("a.mkv", "mpeg4", {"g": "12", "bf": "3", "flags": "+qpel+mv4"}, {}),
-    "mpeg4 AVI": ("a.avi", "mpeg4", {"g": "12", "bf": "2"}, {}),
+    "mpeg4 B-frames": ("a.mp4", "mpeg4", {"g": "12", "bf": "2", "qmax": "2"}, {}),
+    "mpeg4 B-frames, Matroska": ("a.mkv", "mpeg4", {"g": "12", "bf": "3", "qmax": "2", "flags": "+qpel+mv4"}, {}),
+    "mpeg4 AVI": ("a.avi", "mpeg4", {"g": "12", "bf": "2", "qmax": "2"}, {}),
+    "mpeg4 AVI, some B-frames": ("a.avi", "mpeg4", {"g": "20", "bf": "3", "qmax": "2", "b_strategy": "1"}, {}),
+    "mpeg4 AVI, no B-frames": ("a.avi", "mpeg4", {"g": "12"}, {}),
     "mpeg2": ("a.ts", "mpeg2video", {"g": "12", "bf": "2"}, {}),
     "mpeg2 interlaced": ("a.ts", "mpeg2video", {"g": "12", "bf": "2", "flags": "+ildct+ilme"}, {}),
     "mpeg2 closed groups, Matroska": (
@@ -152,7 +155,7 @@ def test_every_frame_alone_and_many_subsets(encoding, shared_out, encoded):
 
 
 # What stays with decoding in order: containers that don't say of every packet when it is shown.
-IN_ORDER = ("h264 AVI", "mpeg4 AVI", "h264 Flash", "mpeg1")
+IN_ORDER = ("h264 AVI", "h264 Flash", "mpeg1")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -162,6 +165,72 @@ def test_is_sparse_where_it_can_be(encoding, encoded, monkeypatch):
     monkeypatch.setattr(video_decoding, "decode_in_order", lambda *args: passes.append(1) or original(*args))
     decode_frames(path, lambda about: [0, 25, 59])
     assert bool(passes) == (encoding in IN_ORDER)
+
+
+EMPTY_PICTURE = b"\0\0\1\xb6\x51\x5f"  # MPEG-4: vop_coded 0
+
+
+def write_changed_packets(path: Path, codec: str, options: dict[str, str], change: Callable[[list], list]) -> None:
+    """Encode, and put other packets into the file: `change` takes and gives (bytes, pts, dts, is_keyframe) of each."""
+    frames = moving_pattern(NUM_FRAMES, 64, 96)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        packets = [stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")) for frame in frames]
+        packets = [packet for some in (*packets, stream.encode()) for packet in some]
+        for data, *times, key in change([(bytes(p), p.pts, p.dts, p.is_keyframe) for p in packets]):
+            packet = av.Packet(data)
+            (packet.pts, packet.dts), packet.is_keyframe = times, key
+            packet.time_base, packet.stream = packets[0].time_base, stream
+            container.mux(packet)
+
+
+def left_empty(packets: list) -> list:
+    """Some pictures say that there is none."""
+    return [(EMPTY_PICTURE if place in (20, 33) else data, *rest) for place, (data, *rest) in enumerate(packets)]
+
+
+def packed(packets: list) -> list:
+    """As DivX: a B-frame is in the packet before it, and an empty picture where it was."""
+    (first, *rest), changed = packets[0], []
+    packets[0] = (first.replace(b"\0\0\1\xb6", b"\0\0\1\xb2DivX503b1393p\0\0\1\xb6", 1), *rest)
+    for data, pts, dts, key in packets:
+        if changed and pts < changed[-1][1]:
+            changed[-1] = (changed[-1][0] + data, *changed[-1][1:])
+            data = EMPTY_PICTURE
+        changed.append((data, pts, dts, key))
+    return changed
+
+
+def hidden(packets: list) -> list:
+    """VP8: some pictures are there only to be referred to (show_frame 0)."""
+    return [
+        (bytes([data[0] & ~16]) + data[1:] if place in (20, 33) else data, *rest)
+        for place, (data, *rest) in enumerate(packets)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "change"),
+    [
+        ("a.mp4", "mpeg4", {"g": "12"}, left_empty),
+        ("a.mkv", "mpeg4", {"g": "12", "bf": "2"}, left_empty),
+        ("a.avi", "mpeg4", {"g": "12", "bf": "2"}, left_empty),
+        ("a.avi", "mpeg4", {"g": "12", "bf": "1"}, packed),
+        ("a.mp4", "mpeg4", {"g": "12", "bf": "1"}, packed),
+        ("a.webm", "libvpx", {"g": "12", "cpu-used": "8"}, hidden),
+    ],
+)
+def test_packets_of_no_frame_or_of_two(name, codec, options, change, tmp_path):
+    path = tmp_path / name
+    write_changed_packets(path, codec, options, change)
+    expected = np.stack(decode_all(path))
+    assert (len(expected) == NUM_FRAMES) == (change is packed)
+    indices = [0, 19, 20, 21, 32, 33, 34, len(expected) - 1]
+    np.testing.assert_array_equal(decode_frames(path, lambda about: indices)[0], expected[indices])
+    got, about = decode_frames(path, lambda about: [about.total_num_frames - 1, 30])
+    assert about.total_num_frames == len(expected)
+    np.testing.assert_array_equal(got, expected[[-1, 30]])
 
 
 @pytest.mark.parametrize("encoding", ["h264 open groups", "h264 open groups, transport stream"])

@@ -213,6 +213,7 @@ class TestPrefetch:
         script = (
             "import signal, os, threading, time\n"
             "from timesformer_hf.prefetching import prefetch\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background ignores it
             "threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
             "for _ in prefetch(lambda _: time.sleep(1.5), range(1000), workers=2, ahead=500): pass\n"
         )

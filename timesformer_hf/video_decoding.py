@@ -32,6 +32,8 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE_FORMATS = (MP4, "matroska,webm")
 # Those that say of every packet when it is shown. What isn't needed of a transport stream is read and passed over.
 TIMED_FORMATS = (*SEEKABLE_FORMATS, "mpegts")
+# AVI numbers packets in order of decoding. Of this codec FFmpeg tells the order of display from the pictures' kinds.
+TIMED_IN_AVI = "mpeg4"
 KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
 # Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
 SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
@@ -89,7 +91,7 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
         if scan.num_frames is None:
             metadata.total_num_frames = count_frames(reopen, name)
         metadata.frames_indices = list(choose(metadata))
-        if scan.pts is not None and container.format.name in TIMED_FORMATS:
+        if scan.pts is not None and is_timed(container, stream):
             shareable = isinstance(file, (str, io.BytesIO))
             frames = decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
     if frames is not None:
@@ -146,6 +148,13 @@ def check_complete(container, stream, name: str) -> None:
         raise VideoReadError(f"{name}: truncated; its index reaches to byte {end:,}, the file has {container.size:,}")
 
 
+def is_timed(container, stream) -> bool:
+    """Whether the timestamps of packets are those of the frames."""
+    if container.format.name == "avi":
+        return stream.codec_context.codec.canonical_name == TIMED_IN_AVI
+    return container.format.name in TIMED_FORMATS
+
+
 def count_frames(reopen: Callable[[], Opened], name: str) -> int:
     """How many frames there are, by decoding them all."""
     _, decoded = decode_in_order(reopen, [sys.maxsize])
@@ -178,7 +187,7 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
 
 
 def keep_packets(container, stream) -> list | None:
-    """Those of a small transport stream: reading it costs more than decoding some frames of it, so it is read once."""
+    """Those of a small file without an index: reading it costs more than decoding some frames, so it is read once."""
     if container.format.name in SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
     return list(container.demux(stream))

@@ -21,6 +21,8 @@ HEVC_NON_REFERENCES = range(0, 16, 2)  # within their temporal layer
 HEVC_PARAMETER_SETS = {32, 33, 34}
 HEVC_WITHOUT_EFFECT = (35, 38, 39, 40)
 MPEG_SEQUENCE_HEADER = START_CODE + b"\xb3"
+MPEG4_PICTURE = START_CODE + b"\xb6"
+MPEG4_LARGEST_EMPTY = 19  # bytes of a picture that may say no more than that there is none (FFmpeg's MAX_NVOP_SIZE)
 # Codecs whose key frames, as containers mark them, decode alone, and none after them refers to one before.
 SELF_CONTAINED_KEYS = ("vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "theora")
 
@@ -32,7 +34,7 @@ class PacketScan:
 
     Attributes:
         pts: timestamps of the shown frames in order of display, in units of the stream's time base; `None` where the
-            packets don't order the frames (missing or repeated timestamps).
+            packets don't order the frames (missing or repeated timestamps, packets of no frame or of two).
         key_pts: those of the frames at which a decoder can start, ascending.
         num_frames: shown frames; `None` where the packets don't tell, because the stream doesn't start with a key
             frame and so its first ones can't be decoded.
@@ -52,21 +54,25 @@ class PacketScan:
 def scan_packets(packets: Iterable, stream) -> PacketScan:
     """Look at every packet of the stream without decoding it."""
     inspect = PacketInspector(stream)
-    shown, keys, hidden, starts_with_key = [], [], False, None
+    shown, keys, unclear, starts_with_key = [], [], False, None
     for packet in packets:
         if packet.size == 0:  # the flush at the end
             continue
         is_first = starts_with_key is None
         starts_with_key = packet.is_keyframe if is_first else starts_with_key
         if packet.is_discard:  # cut off by an edit list: decoded, never shown
-            hidden = True
+            unclear = True
             continue
+        frames = inspect.count_shown(packet)
+        if frames == 0:
+            continue
+        unclear |= frames is None
         shown.append(packet.pts)
         if is_first or (packet.is_keyframe and inspect.is_clean_start(packet)):
             keys.append(packet.pts)
     if not starts_with_key:
         return PacketScan(pts=None, key_pts=[], num_frames=None, decode_order=[])
-    if None in shown or len(set(shown)) < len(shown) or hidden:
+    if None in shown or len(set(shown)) < len(shown) or unclear:
         return PacketScan(pts=None, key_pts=[], num_frames=len(shown), decode_order=[])
     return PacketScan(sorted(shown), sorted(keys), num_frames=len(shown), decode_order=shown)
 
@@ -86,6 +92,15 @@ class PacketInspector:
     @property
     def has_nals(self) -> bool:
         return self.codec in ("h264", "hevc")
+
+    def count_shown(self, packet) -> int | None:
+        """How many frames the packet shows; `None` where that can't be told. For most codecs a packet is a frame."""
+        if self.codec == "vp8":
+            return memoryview(packet)[0] >> 4 & 1  # show_frame (RFC 6386, 9.1)
+        if self.codec == "mpeg4":  # DivX and Xvid put a B-frame with the one before, and an empty picture in its place
+            alone = bytes(packet).count(MPEG4_PICTURE) == 1 and packet.size > MPEG4_LARGEST_EMPTY
+            return 1 if alone else None
+        return 1
 
     def is_clean_start(self, packet) -> bool:
         """Whether decoding from this key frame gives every frame that is shown from it on, exactly."""
