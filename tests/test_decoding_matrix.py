@@ -55,6 +55,7 @@ ENCODINGS = {
     "h264 late start": ("a.mp4", X264, x264(**PYRAMID), {"times": "late"}),
     "h264 late start, transport stream": ("a.ts", X264, x264(**PYRAMID), {"times": "late"}),
     "h264 AVI": ("a.avi", X264, x264(keyint=12, bframes=0), {}),
+    "h264 AVI, B-frames": ("a.avi", X264, x264(keyint=12, bframes=2), {}),
     "h264 Flash": ("a.flv", X264, x264(keyint=12, bframes=2), {}),
     "hevc closed groups": ("a.mp4", X265, x265(open_gop=0, bframes=4), {}),
     "hevc open groups with RASL": ("a.mp4", X265, x265(open_gop=1, bframes=4, b_adapt=0), {}),
@@ -155,7 +156,7 @@ def test_every_frame_alone_and_many_subsets(encoding, shared_out, encoded):
 
 
 # What stays with decoding in order: containers that don't say of every packet when it is shown.
-IN_ORDER = ("h264 AVI", "h264 Flash", "mpeg1")
+IN_ORDER = ("h264 AVI, B-frames", "h264 Flash", "mpeg1")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -268,7 +268,7 @@ class TestSparseness:
         monkeypatch.setattr(
             video_decoding, "decode_in_order", lambda *args: decoded.append(original(*args)) or decoded[-1]
         )
-        decode(write_video(tmp_path / "a.avi", frames, "libx264", {"g": "12", "bf": "0"}), [0, 40])
+        decode(write_video(tmp_path / "a.avi", frames, "libx264", {"g": "12", "bf": "2"}), [0, 40])
         assert [count for _, count in decoded] == [41]
 
 

@@ -9,7 +9,7 @@ from clips import av, moving_pattern, write_video
 
 from timesformer_hf import decoding_plan
 from timesformer_hf.decoding_plan import Stretch, count_cores, find_stretches, join_close, make_plan, share_out
-from timesformer_hf.video_packets import PacketInspector, PacketScan, scan_packets
+from timesformer_hf.video_packets import PacketInspector, PacketScan, is_order_of_decoding, scan_packets
 
 
 AVCC = b"\1" + bytes(3) + b"\xff" + bytes(20)  # lengths of four bytes
@@ -145,6 +145,36 @@ def test_leaves_out_what_the_decoder_would(codec, options, name, tmp_path):
     else:
         assert unreferenced == left_out
         assert len(left_out) >= 17
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+@pytest.mark.parametrize("profile", ["baseline", "main", "high", "high10", "high422", "high444"])
+def test_h264_in_order_of_decoding(profile, bframes, tmp_path):
+    formats = {"high10": "yuv420p10le", "high422": "yuv422p", "high444": "yuv444p"}
+    arguments = {"pix_fmt": formats.get(profile, "yuv420p")}
+    options = {"profile": profile, "x264-params": f"bframes={bframes}:b-adapt=0"}
+    for name in ("a.mp4", "a.avi"):
+        path = write_video(tmp_path / name, moving_pattern(24), "libx264", options, **arguments)
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            times = [packet.pts for packet in container.demux(stream) if packet.size]
+            keeps_order = PacketInspector(stream).keeps_order
+        if name == "a.mp4":
+            expected = times == sorted(times)
+            assert expected == (bframes == 0)
+    assert keeps_order == expected
+
+
+@pytest.mark.parametrize("matrices", [0, 1])
+def test_h264_scaling_matrices_are_not_read(matrices):
+    """What stands behind them isn't looked for."""
+    parameters = bytes([0x67, 100, 0, 30, 0b10101100 | matrices, 0b10111111])  # numbers 0 1 0 0, flags, numbers 0 2
+    assert is_order_of_decoding(parameters) == (matrices == 0)
+
+
+@pytest.mark.parametrize("sps", [b"\x67\x42\0\x1e", b"\x67\x64\0\x1e\0\0\0"])
+def test_h264_parameters_cut_off(sps):
+    assert not is_order_of_decoding(sps)
 
 
 def test_scan(tmp_path):

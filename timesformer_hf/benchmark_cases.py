@@ -94,6 +94,7 @@ OTHER_CLIPS = {
     "one-group": Clip(1280, 720, 8, "H.264, one group"),
     "short-groups": Clip(1280, 720, 8, "H.264, short groups"),
     "stream": Clip(1280, 720, 8, "H.264, transport stream"),
+    "avi": Clip(1280, 720, 8, "H.264, AVI"),
     "hevc": Clip(1280, 720, 8, "HEVC"),
     "vp9": Clip(1280, 720, 8, "VP9"),
     "av1": Clip(1280, 720, 8, "AV1"),

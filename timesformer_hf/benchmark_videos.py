@@ -21,6 +21,7 @@ ENCODINGS = {
     "H.264, one group": ("libx264", VERY_FAST | {"g": "9999", "sc_threshold": "0"}, "mp4"),
     "H.264, short groups": ("libx264", VERY_FAST | {"g": "12"}, "mp4"),
     "H.264, transport stream": ("libx264", VERY_FAST | {"g": "50"}, "ts"),
+    "H.264, AVI": ("libx264", VERY_FAST | {"g": "50", "bf": "0"}, "avi"),
     "HEVC": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}, "mp4"),
     "VP9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "webm"),
     "AV1": ("libsvtav1", {"preset": "12"}, "mkv"),

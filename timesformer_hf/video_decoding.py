@@ -32,8 +32,6 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE_FORMATS = (MP4, "matroska,webm")
 # Those that say of every packet when it is shown. What isn't needed of a transport stream is read and passed over.
 TIMED_FORMATS = (*SEEKABLE_FORMATS, "mpegts")
-# AVI numbers packets in order of decoding. Of this codec FFmpeg tells the order of display from the pictures' kinds.
-TIMED_IN_AVI = "mpeg4"
 KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
 # Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
 SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
@@ -149,9 +147,12 @@ def check_complete(container, stream, name: str) -> None:
 
 
 def is_timed(container, stream) -> bool:
-    """Whether the timestamps of packets are those of the frames."""
+    """
+    Whether the timestamps of packets are those of the frames. AVI numbers them in order of decoding; of MPEG-4 FFmpeg
+    tells the order of display from the pictures' kinds, and H.264 may say that the two are the same.
+    """
     if container.format.name == "avi":
-        return stream.codec_context.codec.canonical_name == TIMED_IN_AVI
+        return stream.codec_context.codec.canonical_name == "mpeg4" or PacketInspector(stream).keeps_order
     return container.format.name in TIMED_FORMATS
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 START_CODE = b"\0\0\1"
 H264_SLICE, H264_IDR, H264_SEI, H264_SPS, H264_PPS = 1, 5, 6, 7, 8
 H264_WITHOUT_EFFECT = (H264_SEI, 9, 12)  # that on other pictures: messages, delimiters, filler
+H264_PROFILES_WITH_FORMAT = (100, 110, 122, 244, 44)  # High and those above it
 SEI_RECOVERY_POINT = 6
 HEVC_PICTURES, HEVC_RANDOM_ACCESS = range(32), range(16, 24)
 HEVC_NON_REFERENCES = range(0, 16, 2)  # within their temporal layer
@@ -83,7 +84,7 @@ class PacketInspector:
     def __init__(self, stream):
         context = stream.codec_context
         self.codec = context.codec.canonical_name
-        extradata = context.extradata or b""
+        self.extradata = extradata = context.extradata or b""
         # An avcC or hvcC record tells the bytes of a NAL unit's length; other streams have start codes.
         record = extradata[:1] == b"\1" and len(extradata) > 22
         self.length_size = (extradata[{"h264": 4, "hevc": 21}[self.codec]] & 3) + 1 if record and self.has_nals else 0
@@ -92,6 +93,13 @@ class PacketInspector:
     @property
     def has_nals(self) -> bool:
         return self.codec in ("h264", "hevc")
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether an H.264 stream shows its frames in the order in which they are decoded."""
+        units = split_by_start_code(memoryview(self.extradata)) if self.codec == "h264" and not self.length_size else ()
+        parameters = [bytes(unit) for unit in units if unit[0] & 31 == H264_SPS]
+        return bool(parameters) and all(map(is_order_of_decoding, parameters))
 
     def count_shown(self, packet) -> int | None:
         """How many frames the packet shows; `None` where that can't be told. For most codecs a packet is a frame."""
@@ -164,6 +172,28 @@ def take_number(message: bytes) -> tuple[int, bytes]:
     """A type or size of a message, each 255 of which is a byte of its own; and the rest."""
     rest = message.lstrip(b"\xff")
     return 255 * (len(message) - len(rest)) + (rest[0] if rest else 0), rest[1:]
+
+
+def is_order_of_decoding(sps: bytes) -> bool:
+    """Whether a sequence parameter set says that frames are shown in the order of decoding (7.3.2.1.1, 8.2.1.3)."""
+    profile, bits = sps[1], "".join(f"{byte:08b}" for byte in sps[4:].replace(b"\0\0\3", b"\0\0"))
+    _, bits = take_exponential_golomb(bits)  # seq_parameter_set_id
+    if profile in H264_PROFILES_WITH_FORMAT:
+        chroma_format, bits = take_exponential_golomb(bits)
+        bits = bits[1:] if chroma_format == 3 else bits  # separate_colour_plane_flag
+        _, bits = take_exponential_golomb(bits)  # bit_depth_luma_minus8
+        _, bits = take_exponential_golomb(bits)  # bit_depth_chroma_minus8
+        if bits[1:2] != "0":  # seq_scaling_matrix_present_flag, behind qpprime_y_zero_transform_bypass_flag
+            return False
+        bits = bits[2:]
+    _, bits = take_exponential_golomb(bits)  # log2_max_frame_num_minus4
+    return take_exponential_golomb(bits)[0] == 2  # pic_order_cnt_type
+
+
+def take_exponential_golomb(bits: str) -> tuple[int, str]:
+    """The number, ue(v), at the start of some bits (9.1); and the rest."""
+    zeros = len(bits) - len(bits.lstrip("0"))
+    return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1, bits[2 * zeros + 1 :]
 
 
 def is_clean_hevc_start(units: list[bytes], needs_parameters: bool) -> bool:
