@@ -21,7 +21,8 @@ def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) ->
     A model with the same answers, on the same device and in the same number format, that computes less and moves less.
 
     It is saved as any other, and can be loaded without this function; loaded, it computes as much as before. It isn't
-    for training, and loads no weights. To quantize, optimize first; to compile, too.
+    for training, and loads no weights. To quantize, optimize first; to compile, too. On a CPU that has to emulate
+    products of 16-bit numbers, a model of them computes its blocks in float32.
 
     Args:
         model: a TimeSformer in evaluation mode, on one device; it is left as it is.
