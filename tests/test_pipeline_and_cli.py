@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.cli import main
+from timesformer_hf.inference_encoder import InferenceEncoder
 
 
 SAMPLE = Path(__file__).parents[1] / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"
@@ -135,6 +136,15 @@ class TestCommand:
         (row,) = map(json.loads, capsys.readouterr().out.splitlines())
         expected = classifier(videos[2], num_frames=6, frame_sampling_rate=2)
         assert [p["score"] for p in row["predictions"]] == pytest.approx([p["score"] for p in expected])
+
+    @pytest.mark.parametrize("command", ["classify", "embed"])
+    def test_optimized(self, command, folder, videos, tmp_path, monkeypatch):
+        """Whoever asks for answers alone gets them sooner."""
+        runs, run = [], InferenceEncoder.run
+        monkeypatch.setattr(InferenceEncoder, "run", lambda *args, **kwargs: runs.append(1) or run(*args, **kwargs))
+        out = ["--out", str(tmp_path / "features.parquet")] if command == "embed" else []
+        assert main([command, videos[0], "--model", folder, "--device", "cpu", *out]) == 0
+        assert runs == [1]
 
     def test_failures_are_named_and_the_others_classified(self, folder, videos, corrupt, tmp_path, capsys):
         sound = str(write_sound(tmp_path / "sound.m4a"))

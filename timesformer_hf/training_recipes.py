@@ -58,7 +58,7 @@ RECIPES = {
         "what they have learnt in place; RandAugment, mixup, cutmix and label smoothing keep a large model from "
         "learning few videos by heart; warm-up and a cosine need no tuning when the number of epochs changes.",
         {
-            "optim": "adamw_torch",
+            "optim": "adamw_torch_fused",
             "base_learning_rate": 5e-4,
             "base_batch_size": 256,
             "lr_scaling": "sqrt",
@@ -83,7 +83,7 @@ RECIPES = {
         "a start from an image ViT, training stays for long where every direction looks alike. No flip and no mixing, "
         "which motion doesn't survive.",
         {
-            "optim": "adamw_torch",
+            "optim": "adamw_torch_fused",
             "base_learning_rate": 1e-3,
             "base_batch_size": 64,
             "lr_scaling": "sqrt",

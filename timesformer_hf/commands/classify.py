@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..shipped_models import CAMERA_MOTION
-from .common import default_device, positive, quiet_transformers
+from .common import default_device, optimized, positive, quiet_transformers
 
 
 DESCRIPTION = """\
@@ -146,15 +146,10 @@ def load_classifier(name: str, device: str | None, dtype: str):
     """The pipeline; `None` where there is none, which is then said."""
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
-    from ..inference_folding import optimize_for_inference
-    from ..modeling_timesformer import TimesformerPreTrainedModel
-
     device = default_device(device)
     with quiet_transformers():
         try:
-            model = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype)
-            if isinstance(model, TimesformerPreTrainedModel) and not getattr(model, "is_quantized", False):
-                model = optimize_for_inference(model)
+            model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
             processor = AutoVideoProcessor.from_pretrained(name)
             return pipeline("video-classification", model=model, video_processor=processor, device=device)
         except Exception as error:  # the boundary to the user: whatever it is, it is about this model

@@ -43,3 +43,12 @@ def default_device(device: str | None) -> str:
     if device is not None:
         return device
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+
+
+def optimized(model):
+    """A model for a command that asks it for answers alone: by `optimize_for_inference`, where that can take it."""
+    from ..inference_folding import optimize_for_inference
+    from ..modeling_timesformer import TimesformerPreTrainedModel
+
+    possible = isinstance(model, TimesformerPreTrainedModel) and not getattr(model, "is_quantized", False)
+    return optimize_for_inference(model) if possible else model

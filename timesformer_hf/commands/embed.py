@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..atomic_outputs import check_output_file
-from .common import default_device, positive, quiet_transformers
+from .common import default_device, optimized, positive, quiet_transformers
 
 
 EXAMPLES = """\
@@ -100,7 +100,7 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
 
     sources = {video: source_of(video) for video in videos}
     batches = unfinished(videos, args.batch_size, lambda video: sources[video] in parts.places)
-    results = extract_features(model, processor, batches, args.level, args.num_workers, **sampling)
+    results = extract_features(optimized(model), processor, batches, args.level, args.num_workers, **sampling)
     try:
         failures = store(results, sources, parts, total=sum(map(len, batches)))
     except torch.OutOfMemoryError as error:
