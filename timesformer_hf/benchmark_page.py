@@ -17,9 +17,9 @@ compared with a reference, and a path that disagrees is not timed. A ratio is th
 repetitions, with its quartiles in brackets. The limit is what the machine itself takes for the least part of the work:
 the matrix products of the original model, by torch's kernels, at the same shapes and in the same dtype, from memory
 that is there already; for decoding, the codec over the whole file. A path may pass it: by products that it saves, by
-frames that it skips, by better kernels. Memory is the peak over what is in use once the weights are loaded, in a
-process of its own; of a training step it includes gradients and the optimizer's state. A MAC is a multiplication and
-an addition.
+frames that it skips, by better kernels, by float32 where torch emulates products of 16-bit numbers. Memory is the peak
+over what is in use once the weights are loaded, in a process of its own; of a training step it includes gradients and
+the optimizer's state. A MAC is a multiplication and an addition.
 
 To measure on a machine of your own: `timesformer-hf bench --help`.
 """
