@@ -121,6 +121,42 @@ class TestOptimizeForInference:
         (got,) = torch.autograd.grad(optimize_for_inference(model)(clip).logits[:, 1].sum(), clip)
         close(got, expected)
 
+    @pytest.mark.parametrize("place", ["encoder.layer.0.intermediate.dense", "embeddings.patch_embeddings.projection"])
+    def test_layers_that_are_not_its_own(self, place):
+        """Their part in the answers would be lost: an adapter's, a parametrization's."""
+        model = make_model("divided_space_time")
+        torch.nn.utils.parametrizations.weight_norm(model.timesformer.get_submodule(place))
+        with pytest.raises(ValueError, match=rf"{place} is a Parametrized\w+, which isn't the model's own"):
+            optimize_for_inference(model)
+
+    def test_adapters(self):
+        """They must be merged before: what is folded gives them other inputs."""
+        peft = pytest.importorskip("peft")
+        settings = peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False)
+        model = make_model("divided_space_time")
+        optimized = optimize_for_inference(model)
+        model.add_adapter(settings)
+        with pytest.raises(ValueError, match="merge adapters"):
+            optimize_for_inference(model.eval())
+        optimized.add_adapter(settings)
+        with pytest.raises(ValueError, match="put it into the ordinary model, merge it, then optimize"):
+            optimized.eval()(make_clip())
+
+    def test_merged_adapter(self, runs):
+        peft = pytest.importorskip("peft")
+        model, clip = float64_model("divided_space_time"), make_clip(dtype=torch.float64)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False)).eval()
+        with torch.no_grad():
+            expected = adapted(clip).logits
+            close(optimize_for_inference(adapted.merge_and_unload())(clip).logits, expected)
+        assert runs == [2]
+
+    def test_gradients_of_the_last_weights(self):
+        optimized = optimize_for_inference(float64_model("divided_space_time"))
+        weight = optimized.timesformer.encoder.layer[-1].output.dense.weight.requires_grad_()
+        optimized(make_clip(dtype=torch.float64)).logits.sum().backward()
+        assert weight.grad.abs().max() > 0
+
     @pytest.mark.parametrize("backend", ["eager", "sdpa"])
     @pytest.mark.parametrize("scheme", GRID_SCHEMES)
     def test_attention_backends(self, scheme, backend, runs):

@@ -3,6 +3,7 @@
 import http.server
 import io
 import os
+import re
 import sys
 import threading
 from functools import partial
@@ -270,6 +271,16 @@ class TestSparseness:
         )
         decode(write_video(tmp_path / "a.avi", frames, "libx264", {"g": "12", "bf": "2"}), [0, 40])
         assert [count for _, count in decoded] == [41]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.flv"])
+@pytest.mark.parametrize("indices", [[], [-1], [0, 20], [2.5]])
+def test_frames_that_there_are_not(name, indices, tmp_path):
+    """The same error whether a file is decoded sparsely or in order."""
+    path = write_video(tmp_path / name, moving_pattern(20), "libx264")
+    message = rf"{name}: frames {re.escape(str(indices))} were asked for; it must be at least one of 0 to 19"
+    with pytest.raises(ValueError, match=message):
+        decode_frames(path, lambda about: indices)
 
 
 class TestSources:

@@ -211,10 +211,12 @@ class InferenceEncoder(TimesformerEncoder):
         self.layer, self.config = encoder.layer, config
         self.emulated_dtypes = emulated_dtypes()
         self.train(encoder.training)
+        self.known_classes = frozenset(map(type, self.modules()))
 
     def forward(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
+        self.check_classes()
         if self.needs_blocks(hidden_states, **kwargs):
             return super().forward(hidden_states, grid, cls_only=cls_only, **kwargs)
         clips = self.clips_at_once(hidden_states)
@@ -222,6 +224,18 @@ class InferenceEncoder(TimesformerEncoder):
             parts = hidden_states.split(clips)
             return torch.cat([self.run(part, grid, cls_only, **kwargs) for part in parts])
         return self.run(hidden_states, grid, cls_only, **kwargs)
+
+    def check_classes(self) -> None:
+        """
+        Raises:
+            ValueError: where others have put in layers, which expect the ordinary ones around them.
+        """
+        for name, module in self.named_modules():
+            if type(module) not in self.known_classes:
+                raise ValueError(
+                    f"encoder.{name} is a {type(module).__name__}, put into a model of optimize_for_inference, whose "
+                    "layers aren't the checkpoint's; put it into the ordinary model, merge it, then optimize"
+                )
 
     def run(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool, **kwargs: Unpack[TransformersKwargs]
@@ -256,7 +270,7 @@ class InferenceEncoder(TimesformerEncoder):
             self.training
             or torch.compiler.is_exporting()
             or torch.is_autocast_enabled(hidden_states.device.type)
-            or (torch.is_grad_enabled() and (hidden_states.requires_grad or next(self.parameters()).requires_grad))
+            or (torch.is_grad_enabled() and any(x.requires_grad for x in (hidden_states, *self.parameters())))
             or records_inner_states(self.config, **kwargs)
         )
 

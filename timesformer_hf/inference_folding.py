@@ -12,8 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .inference_encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, has_grid_layout
-from .modeling_timesformer import TimesformerLayer, TimesformerPatchEmbeddings, TimesformerPreTrainedModel
+from .inference_encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, has_grid_layout, is_quantized
+from .modeling_timesformer import (
+    TimesformerLayer,
+    TimesformerModel,
+    TimesformerPatchEmbeddings,
+    TimesformerPreTrainedModel,
+)
 
 
 def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) -> TimesformerPreTrainedModel:
@@ -32,7 +37,8 @@ def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) ->
 
     Raises:
         TypeError: for another model.
-        ValueError: for a model in training mode, or one that is quantized, offloaded or on several devices.
+        ValueError: for a model in training mode, or one that is quantized, has adapters, is offloaded or on several
+            devices.
 
     Example:
 
@@ -63,7 +69,10 @@ def check_can_optimize(model: TimesformerPreTrainedModel) -> None:
         raise ValueError("The model is optimized for inference already")
     if model.training:
         raise ValueError("The model is in training mode, where nothing can be folded; call model.eval() first")
-    if getattr(model, "is_quantized", False):
+    check_layers(model.base_model)
+    if getattr(model, "is_quantized", False) or any(
+        isinstance(module, nn.Linear) and is_quantized(module) for module in model.modules()
+    ):
         raise ValueError("The model is quantized, and its weights can't be folded; optimize it first, then quantize")
     places = {parameter.device for parameter in model.parameters()}
     if len(places) > 1 or torch.device("meta") in places or any(hasattr(p, "device_mesh") for p in model.parameters()):
@@ -71,6 +80,21 @@ def check_can_optimize(model: TimesformerPreTrainedModel) -> None:
             "The weights are offloaded, sharded or on several devices "
             f"({', '.join(sorted(map(str, places)))}); load the model on one device"
         )
+
+
+def check_layers(model: TimesformerModel) -> None:
+    """
+    Raises:
+        ValueError: where others have put in layers of their own, whose part in the answers would be lost.
+    """
+    with torch.device("meta"):
+        classes = {name: type(module) for name, module in TimesformerModel(model.config).named_modules()}
+    for name, module in model.named_modules():
+        if type(module) is not classes.get(name):
+            raise ValueError(
+                f"{name} is a {type(module).__name__}, which isn't the model's own; merge adapters into the "
+                "weights, and remove parametrizations and quantized layers, then optimize"
+            )
 
 
 @torch.no_grad()

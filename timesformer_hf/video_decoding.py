@@ -35,8 +35,8 @@ TIMED_FORMATS = (*SEEKABLE_FORMATS, "mpegts")
 KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
 # Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
 SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
-# dav1d took 1.17 times as long with threads, on two cores.
-CODECS_WITHOUT_THREADS = ("av1",)
+# dav1d took 1.17 times as long with threads, on two cores; of interlaced MPEG-4 FFmpeg's threads make other pixels.
+CODECS_WITHOUT_THREADS = ("av1", "mpeg4")
 
 
 class ContradictionError(Exception):
@@ -76,6 +76,19 @@ def decode_frames(
     return np.stack(frames), metadata
 
 
+def choose_frames(choose: ChooseIndices, metadata: VideoMetadata, name: str) -> list[int]:
+    """
+    The indices that are wanted of a video.
+
+    Raises:
+        ValueError: where there are none, or one that the video doesn't have.
+    """
+    indices, total = list(choose(metadata)), metadata.total_num_frames
+    if not indices or not all(0 <= index < total and index == int(index) for index in indices):
+        raise ValueError(f"{name}: frames {indices} were asked for; it must be at least one of 0 to {total - 1}")
+    return list(map(int, indices))
+
+
 def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
     reopen = partial(_open_pyav, file, name)
     frames = None
@@ -88,7 +101,7 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
         metadata = describe_stream(stream, scan)
         if scan.num_frames is None:
             metadata.total_num_frames = count_frames(reopen, name)
-        metadata.frames_indices = list(choose(metadata))
+        metadata.frames_indices = choose_frames(choose, metadata, name)
         if scan.pts is not None and is_timed(container, stream):
             shareable = isinstance(file, (str, io.BytesIO))
             frames = decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
@@ -98,7 +111,7 @@ def read_with_pyav(file: str | io.IOBase, name: str, choose: ChooseIndices) -> t
     if frames is None:  # the packets promised more frames than there are
         check_any_frame(decoded, name)
         metadata.total_num_frames = decoded
-        metadata.frames_indices = list(choose(metadata))
+        metadata.frames_indices = choose_frames(choose, metadata, name)
         frames, _ = decode_in_order(reopen, metadata.frames_indices)
     return frames, metadata
 
@@ -210,8 +223,7 @@ def decode_sparsely(
 
     container, stream = opened
     seekable = container.format.name in SEEKABLE_FORMATS
-    threaded = stream.codec_context.codec.canonical_name not in CODECS_WITHOUT_THREADS
-    plan = make_plan(scan, indices, stream.width * stream.height, count_cores(), shareable, threaded)
+    plan = make_plan(scan, indices, stream.width * stream.height, count_cores(), shareable, gains_from_threads(stream))
     # The scan has left the container at its end.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
@@ -254,10 +266,10 @@ def decode_stretch(context, packets: Iterator, inspector: PacketInspector, stret
             continue
         if inspector.codec in SKIPPING_CODECS:
             context.skip_frame = "DEFAULT" if is_target else "NONREF"
-        frames |= convert_targets(decode_packet(context, packet), stretch)
+        frames |= convert_targets(decode_packet(context, packet), stretch, inspector)
         missing -= is_target
         if not missing:
-            frames |= convert_targets(decode_packet(context, None), stretch)
+            frames |= convert_targets(decode_packet(context, None), stretch, inspector)
             context.flush_buffers()
             break
     return frames
@@ -268,13 +280,16 @@ def decode_packet(context, packet) -> list:
     return context.decode(packet)
 
 
-def convert_targets(decoded: list, stretch: Stretch) -> dict[int, np.ndarray]:
+def convert_targets(decoded: list, stretch: Stretch, inspector: PacketInspector) -> dict[int, np.ndarray]:
     """
     Raises:
-        ContradictionError: where a frame is damaged, or the one to start at isn't a key frame for the decoder.
+        ContradictionError: where a frame is damaged, the one to start at isn't a key frame for the decoder, or frames
+            depend on where it started.
     """
     for frame in decoded:
-        if frame.is_corrupt or (frame.pts == stretch.key and not frame.key_frame):
+        keyless = frame.pts == stretch.key and not frame.key_frame
+        # Of interlaced MPEG-4 FFmpeg takes distances in time from the first B-frame that it meets.
+        if frame.is_corrupt or keyless or (inspector.codec == "mpeg4" and frame.interlaced_frame):
             raise ContradictionError
     return {frame.pts: to_rgb(frame) for frame in decoded if frame.pts in stretch.targets}
 
@@ -286,7 +301,8 @@ def decode_in_order(reopen: Callable[[], Opened], indices: Sequence[int]) -> tup
     """
     wanted, frames, decoded = set(indices), {}, 0
     with reopen() as (container, stream):
-        set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, count_cores()))
+        cores = count_cores() if gains_from_threads(stream) else 1
+        set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
         for index, frame in enumerate(container.decode(stream)):
             decoded = index + 1
             if index in wanted:
@@ -294,6 +310,10 @@ def decode_in_order(reopen: Callable[[], Opened], indices: Sequence[int]) -> tup
                 if len(frames) == len(wanted):
                     return [frames[index] for index in indices], decoded
     return None, decoded
+
+
+def gains_from_threads(stream) -> bool:
+    return stream.codec_context.codec.canonical_name not in CODECS_WITHOUT_THREADS
 
 
 def set_threads(stream, threads: int) -> None:
@@ -330,7 +350,7 @@ def read_with_torchcodec(
         duration=about.duration_seconds,
         video_backend="torchcodec",
     )
-    metadata.frames_indices = list(choose(metadata))
+    metadata.frames_indices = choose_frames(choose, metadata, name)
     with _translated_torchcodec_errors(name):
         frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
     return list(frames), metadata
