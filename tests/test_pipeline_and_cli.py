@@ -11,7 +11,7 @@ from clips import moving_pattern, write_sound, write_video
 from test_modeling import make_model
 from transformers import pipeline
 
-from timesformer_hf import TimesformerVideoProcessor, VideoReadError
+from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.cli import main
 from timesformer_hf.inference_encoder import InferenceEncoder
 
@@ -145,6 +145,21 @@ class TestCommand:
         out = ["--out", str(tmp_path / "features.parquet")] if command == "embed" else []
         assert main([command, videos[0], "--model", folder, "--device", "cpu", *out]) == 0
         assert runs == [1]
+
+    def test_adapter(self, folder, videos, tmp_path, capsys):
+        """As a fine-tuning with LoRA leaves it: the adapter has its say."""
+        peft = pytest.importorskip("peft")
+        model = TimesformerForVideoClassification.from_pretrained(folder)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv"], init_lora_weights=False))
+        adapted.save_pretrained(tmp_path)
+        processor = TimesformerVideoProcessor.from_pretrained(folder)
+        processor.save_pretrained(tmp_path)
+        assert main(["classify", videos[0], "--model", str(tmp_path), "--device", "cpu", "--json"]) == 0
+        (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+        with torch.no_grad():
+            logits = adapted.eval()(**processor(videos[0], return_tensors="pt")).logits
+        expected = logits.softmax(-1)[0].sort(descending=True).values.tolist()
+        assert [p["score"] for p in row["predictions"]] == pytest.approx(expected, abs=1e-6)
 
     def test_failures_are_named_and_the_others_classified(self, folder, videos, corrupt, tmp_path, capsys):
         sound = str(write_sound(tmp_path / "sound.m4a"))

@@ -136,7 +136,17 @@ def writes_into_memory(linear: nn.Linear) -> bool:
 
 
 def weight_and_bias(layer: nn.Linear | nn.LayerNorm, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """In the dtype of the tokens."""
+    """
+    In the dtype of the tokens.
+
+    Raises:
+        ValueError: for a layer that others have put in its place, which does more than multiply by its weight.
+    """
+    if type(layer) not in (nn.Linear, HeadMajorLinear, nn.LayerNorm):
+        raise ValueError(
+            f"A {type(layer).__name__} was put into a model of optimize_for_inference, whose layers aren't the "
+            "checkpoint's; put it into the ordinary model, merge it, then optimize"
+        )
     if layer.weight.dtype is tokens.dtype:
         return layer.weight, layer.bias
     return layer.weight.to(tokens.dtype), None if layer.bias is None else layer.bias.to(tokens.dtype)
@@ -211,12 +221,10 @@ class InferenceEncoder(TimesformerEncoder):
         self.layer, self.config = encoder.layer, config
         self.emulated_dtypes = emulated_dtypes()
         self.train(encoder.training)
-        self.known_classes = frozenset(map(type, self.modules()))
 
     def forward(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        self.check_classes()
         if self.needs_blocks(hidden_states, **kwargs):
             return super().forward(hidden_states, grid, cls_only=cls_only, **kwargs)
         clips = self.clips_at_once(hidden_states)
@@ -224,18 +232,6 @@ class InferenceEncoder(TimesformerEncoder):
             parts = hidden_states.split(clips)
             return torch.cat([self.run(part, grid, cls_only, **kwargs) for part in parts])
         return self.run(hidden_states, grid, cls_only, **kwargs)
-
-    def check_classes(self) -> None:
-        """
-        Raises:
-            ValueError: where others have put in layers, which expect the ordinary ones around them.
-        """
-        for name, module in self.named_modules():
-            if type(module) not in self.known_classes:
-                raise ValueError(
-                    f"encoder.{name} is a {type(module).__name__}, put into a model of optimize_for_inference, whose "
-                    "layers aren't the checkpoint's; put it into the ordinary model, merge it, then optimize"
-                )
 
     def run(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool, **kwargs: Unpack[TransformersKwargs]

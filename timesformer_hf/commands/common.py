@@ -46,9 +46,13 @@ def default_device(device: str | None) -> str:
 
 
 def optimized(model):
-    """A model for a command that asks it for answers alone: by `optimize_for_inference`, where that can take it."""
+    """
+    A model for a command that asks it for answers alone: by `optimize_for_inference`, or as it is where that refuses
+    it (quantized, with an adapter, of another class).
+    """
     from ..inference_folding import optimize_for_inference
-    from ..modeling_timesformer import TimesformerPreTrainedModel
 
-    possible = isinstance(model, TimesformerPreTrainedModel) and not getattr(model, "is_quantized", False)
-    return optimize_for_inference(model) if possible else model
+    try:
+        return optimize_for_inference(model)
+    except (TypeError, ValueError):
+        return model
