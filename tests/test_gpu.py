@@ -1,8 +1,9 @@
 """What needs a CUDA device: `pytest -m gpu`. Each has its twin on the CPU in the other files, or here."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
-from clips import moving_pattern, write_video
 from test_modeling import SCHEMES, make_clip, make_model
 from transformers import pipeline
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
@@ -13,6 +14,7 @@ from timesformer_hf import (
     TimesformerVideoProcessor,
     optimize_for_inference,
 )
+from timesformer_hf.attention_backends import has_short_group_kernel
 from timesformer_hf.quantization import quantize
 from timesformer_hf.video_decoding import decode_frames
 
@@ -108,22 +110,73 @@ def test_bad_labels_are_an_error_and_no_device_assert():
     assert model(make_clip().cuda()).logits.isfinite().all()  # the device still works
 
 
+@contextmanager
+def compiling():
+    """Inductor of torch 2.11, for CUDA, raises one of its own exceptions without arguments; 2.14 doesn't."""
+    torch.compiler.reset()
+    try:
+        yield
+    except Exception as error:
+        if "CantSplit.__init__() missing" not in str(error):
+            raise
+        pytest.skip(f"torch {torch.__version__} can't compile this: {error}")
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_compiled(scheme):
-    torch.compiler.reset()
-    model = make_model(scheme).cuda()
+    """In float64, since the patch convolution in float32 takes TF32, differently from one kernel to the next."""
+    model = make_model(scheme).double().cuda()
     compiled = torch.compile(model, fullgraph=True)
-    for shape in [(2, 4, 3, 32, 32), (3, 6, 3, 32, 32), (4, 5, 3, 32, 32)]:
-        clip = make_clip(*shape).cuda()
-        # float32 through TF32-free matrix products, fused in another order
-        torch.testing.assert_close(compiled(clip).logits, model(clip).logits, rtol=1e-4, atol=1e-4)
+    with compiling():
+        for shape in [(2, 4, 3, 32, 32), (3, 6, 3, 32, 32), (4, 5, 3, 32, 32)]:
+            clip = make_clip(*shape).double().cuda()
+            torch.testing.assert_close(compiled(clip).logits, model(clip).logits, rtol=0, atol=1e-10)
+
+
+# bfloat16 has 8 bits and float16 11: sums of numbers of about 1, rounded once or twice. float32: in another order.
+SHORT_GROUP_TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+@pytest.mark.parametrize("dtype", SHORT_GROUP_TOLERANCES)
+@pytest.mark.parametrize("shape", [(7, 3, 8, 64), (5, 2, 5, 16), (3, 2, 31, 24), (9, 2, 1, 32), (2, 12, 32, 64)])
+def test_short_groups(shape, dtype):
+    """The kernels against plain attention in float64; their twin on the CPU is in test_short_groups.py."""
+    attend_in_short_groups = pytest.importorskip("timesformer_hf.short_groups").attend_in_short_groups
+    groups, heads, length, head_dim = shape
+    qkv = torch.randn(groups, length, 3, heads, head_dim, device="cuda", dtype=dtype, requires_grad=True)
+    grad = torch.randn(groups, length, heads, head_dim, device="cuda", dtype=dtype)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    assert has_short_group_kernel(query, key)
+    context = attend_in_short_groups(query, key, value, head_dim**-0.5)
+    context.backward(grad)
+    exact = qkv.detach().double().requires_grad_()
+    query, key, value = exact.permute(2, 0, 3, 1, 4).unbind(0)
+    expected = ((query @ key.mT * head_dim**-0.5).softmax(-1) @ value).transpose(1, 2)
+    expected.backward(grad.double())
+    tolerance = SHORT_GROUP_TOLERANCES[dtype]
+    torch.testing.assert_close(context.double(), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(qkv.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_short_groups_compiled():
+    """Loss and gradients; float32, but for the patch convolution in TF32: 10 bits."""
+    model, clip, labels = make_model().cuda().train(), make_clip().cuda(), torch.tensor([0, 1]).cuda()
+    assert model.config._attn_implementation == "sdpa"
+    model(clip, labels=labels).loss.backward()
+    expected = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    with compiling():
+        torch.compile(model, fullgraph=True)(clip, labels=labels).loss.backward()
+    got = {name: parameter.grad for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_device_map(tmp_path):
     make_model().save_pretrained(tmp_path)
     model = TimesformerForVideoClassification.from_pretrained(tmp_path, device_map="auto")
     assert model.device.type == "cuda"
-    torch.testing.assert_close(model(make_clip()).logits.cpu(), make_model()(make_clip()).logits, rtol=1e-3, atol=1e-3)
+    logits = model(make_clip().to(model.device)).logits
+    torch.testing.assert_close(logits.cpu(), make_model()(make_clip()).logits, rtol=1e-2, atol=1e-2)  # TF32
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -136,7 +189,7 @@ def test_cpu_offload(scheme, tmp_path):
         tmp_path, device_map="auto", max_memory={0: int(size * 0.6), "cpu": size * 10}
     )
     assert {"cpu", 0} <= set(offloaded.hf_device_map.values())
-    torch.testing.assert_close(offloaded(make_clip()).logits.cpu(), model(make_clip()).logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(offloaded(make_clip()).logits.cpu(), model(make_clip()).logits, rtol=1e-2, atol=1e-2)
 
 
 def test_processor_on_the_device():
@@ -163,6 +216,7 @@ def test_video_processor_on_the_device():
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 2}, {"num_clips": 2}, {"num_workers": 1}])
 def test_pipeline_on_the_device(settings):
     """Frames are resized where the model is, up to a grey level as on the CPU; the twin is in test_prefetching.py."""
+    pytest.importorskip("av", reason="transformers' pipeline asks for PyAV, even where it gets arrays")
     processor = TimesformerVideoProcessor(size={"height": 32, "width": 32}, do_center_crop=False, num_frames=4)
     clips = [torch.randint(0, 255, (9, 40 + i, 60, 3), dtype=torch.uint8).numpy() for i in range(5)]
     on_cpu, on_gpu = (
@@ -177,8 +231,9 @@ def test_pipeline_on_the_device(settings):
 
 def test_decoding_by_nvdec(tmp_path):
     """NVDEC's frames against FFmpeg's: the same picture up to the roundings of the conversion to RGB."""
+    clips = pytest.importorskip("clips", reason="making a video needs PyAV")
     pytest.importorskip("torchcodec.decoders", reason="needs torchcodec", exc_type=(ImportError, RuntimeError))
-    path = write_video(tmp_path / "a.mp4", moving_pattern(30, 240, 320), options={"g": "12"})
+    path = clips.write_video(tmp_path / "a.mp4", clips.moving_pattern(30, 240, 320), options={"g": "12"})
     expected, _ = decode_frames(path, lambda about: [0, 17, 29])
     frames, about = decode_frames(path, lambda about: [0, 17, 29], backend="torchcodec-cuda")
     assert about.total_num_frames == 30

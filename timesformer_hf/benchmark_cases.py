@@ -104,7 +104,15 @@ OTHER_CLIPS = {
 NUM_LABELS = 400
 
 OUR_PATHS = ("ours", "ours-compiled", "ours-optimized", "ours-optimized-compiled")
-MODEL_PATHS = (*OUR_PATHS, "built-in", "built-in-compiled", "onnxruntime", "matrix-products")
+MODEL_PATHS = (
+    *OUR_PATHS,
+    "ours-optimized-graphs",
+    "built-in",
+    "built-in-compiled",
+    "built-in-graphs",
+    "onnxruntime",
+    "matrix-products",
+)
 QUANTIZED_PATHS = (
     *OUR_PATHS,
     "built-in",

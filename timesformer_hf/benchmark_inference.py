@@ -65,12 +65,33 @@ def prepare_optimized_compiled(bench: ModelBench) -> Prepared:
     return prepare_model(bench, compiled(in_dtype_of_case(bench, optimize_for_inference(bench.ours()))))
 
 
+def prepare_optimized_graphs(bench: ModelBench) -> Prepared:
+    model = in_dtype_of_case(bench, optimize_for_inference(bench.ours()))
+    return prepare_model(bench, compiled_to_graphs(model, bench.device))
+
+
 def prepare_built_in(bench: ModelBench) -> Prepared:
     return prepare_model(bench, in_dtype_of_case(bench, bench.built_in()))
 
 
 def prepare_built_in_compiled(bench: ModelBench) -> Prepared:
     return prepare_model(bench, compiled(in_dtype_of_case(bench, bench.built_in())))
+
+
+def prepare_built_in_graphs(bench: ModelBench) -> Prepared:
+    return prepare_model(bench, compiled_to_graphs(in_dtype_of_case(bench, bench.built_in()), bench.device))
+
+
+def compiled_to_graphs(model: nn.Module, device: str) -> nn.Module:
+    """
+    Compiled, and recorded as CUDA graphs, which a small batch needs: its kernels end before the next are launched.
+
+    Raises:
+        UnavailableError: for another device.
+    """
+    if not device.startswith("cuda"):
+        raise UnavailableError(f"CUDA graphs need a CUDA device; this is {device}")
+    return torch.compile(model, dynamic=False, mode="reduce-overhead")
 
 
 def prepare_unquantized(bench: ModelBench) -> Prepared:
@@ -133,8 +154,14 @@ PATHS = {
     "ours-optimized-compiled": CodePath(
         "ours", "optimize_for_inference, torch.compile", prepare_optimized_compiled, on_request=True
     ),
+    "ours-optimized-graphs": CodePath(
+        "ours", "optimize_for_inference, torch.compile with CUDA graphs", prepare_optimized_graphs, on_request=True
+    ),
     "built-in": CodePath("peer", "the model built into transformers, eager", prepare_built_in),
     "built-in-compiled": CodePath("peer", "the same, torch.compile", prepare_built_in_compiled, on_request=True),
+    "built-in-graphs": CodePath(
+        "peer", "the same, torch.compile with CUDA graphs", prepare_built_in_graphs, on_request=True
+    ),
     "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", prepare_unquantized),
     "onnxruntime": CodePath("peer", "ONNX Runtime, on our export", prepare_onnxruntime),
     "matrix-products": CodePath("limit", "the original model's matrix products alone", prepare_limit),

@@ -26,6 +26,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .activation_recompute import made_again
+from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
@@ -33,7 +34,6 @@ from .embedding_tables import resize_position_table, resize_time_table
 from .feature_levels import FEATURE_LEVELS, check_level
 from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
 from .model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
-from .padding_masks import padding_mask
 
 
 logger = logging.get_logger(__name__)
@@ -199,13 +199,16 @@ class TimesformerSelfAttention(nn.Module):
         """Each (groups, heads, length, head_dim) -> (groups, length, heads, head_dim), and the probabilities."""
         implementation = "eager" if output_attentions else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        if implementation == "sdpa" and real_tokens is None and not dropout and has_short_group_kernel(query, key):
+            attention_interface = short_group_attention_forward
         return attention_interface(
             self,
             query,
             key,
             value,
             None if real_tokens is None else padding_mask(real_tokens, implementation, query.dtype),
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             **kwargs,
         )
