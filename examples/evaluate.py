@@ -28,21 +28,30 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
 
-from timesformer_hf import TimesformerVideoProcessor
-from timesformer_hf.atomic_outputs import check_output_file, output_file
-from timesformer_hf.classification_metrics import confusion_matrix
-from timesformer_hf.commands.common import quiet_transformers
+from timesformer_hf import (
+    LabelledVideo,
+    LabelledVideos,
+    TimesformerVideoProcessor,
+    average_views,
+    quantization_config,
+    quantize,
+    read_labelled_videos,
+    read_labels,
+    score_views,
+)
 from timesformer_hf.commands.embed import unfinished
-from timesformer_hf.confusion_plot import plot_confusion_matrix
-from timesformer_hf.cost_plot import check_can_plot
-from timesformer_hf.evaluation_results import multi_label_results, single_label_results, summary, video_table
-from timesformer_hf.feature_extraction import EmbeddedVideo, choose_sampling, describe_settings
-from timesformer_hf.feature_table import FeatureParts, import_pyarrow, read_rows, source_of
-from timesformer_hf.label_lists import read_labels
-from timesformer_hf.label_matching import match_names
-from timesformer_hf.labelled_videos import LabelledVideo, LabelledVideos, read_labelled_videos
-from timesformer_hf.multi_view import AVERAGES, VIEW_PROTOCOLS, average_views, score_views
-from timesformer_hf.quantization import CONFIGS, quantization_config, quantize
+from timesformer_hf.data.label_matching import match_names
+from timesformer_hf.evaluation.confusion_plot import plot_confusion_matrix
+from timesformer_hf.evaluation.metrics import confusion_matrix
+from timesformer_hf.evaluation.results import multi_label_results, single_label_results, summary, video_table
+from timesformer_hf.inference.feature_extraction import EmbeddedVideo, choose_sampling, describe_settings
+from timesformer_hf.inference.feature_table import FeatureParts, read_rows, source_of
+from timesformer_hf.inference.quantization import CONFIGS
+from timesformer_hf.output.atomic import check_output_file, output_file
+from timesformer_hf.output.figures import check_can_plot
+from timesformer_hf.output.parquet import import_pyarrow
+from timesformer_hf.output.terminal import quiet_transformers
+from timesformer_hf.video.multi_view import AVERAGES, VIEW_PROTOCOLS
 
 
 MULTI_LABEL = {"multi_label_classification": True, "single_label_classification": False}

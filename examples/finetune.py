@@ -27,23 +27,39 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import set_seed
 from transformers.utils import logging
 
-from timesformer_hf import TimesformerConfig
-from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
-from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
-from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
-from timesformer_hf.cost_plot import check_can_plot
-from timesformer_hf.finetuning import add_lora, freeze, start_from_checkpoint, start_from_scratch
-from timesformer_hf.hub_videos import VideoStream
-from timesformer_hf.label_lists import read_labels
-from timesformer_hf.labelled_videos import LabelledVideos, name_split, read_labelled_videos
-from timesformer_hf.motion_start import start_for_motion
-from timesformer_hf.recipe_arguments import parse_with_recipe
-from timesformer_hf.training_callbacks import TrainingInterrupted
-from timesformer_hf.training_folder import check_same_model, find_checkpoint, write_splits
-from timesformer_hf.training_recipes import RECIPES
-from timesformer_hf.training_report import TrainingReport, has_adapters
-from timesformer_hf.training_splits import choose_splits
-from timesformer_hf.video_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClips
+from timesformer_hf import (
+    RECIPES,
+    ClipAugmentation,
+    ClipCollator,
+    ClipDataset,
+    ClipLoader,
+    ClipLoss,
+    ClipTrainer,
+    ClipTrainingArguments,
+    LabelledVideos,
+    SkippedClips,
+    TimesformerConfig,
+    add_lora,
+    choose_splits,
+    freeze,
+    make_clip_transform,
+    read_labelled_videos,
+    read_labels,
+    start_from_checkpoint,
+    start_from_scratch,
+)
+from timesformer_hf.data.clip_dataset import ClipStream
+from timesformer_hf.data.hub_videos import VideoStream
+from timesformer_hf.data.labelled_videos import name_split
+from timesformer_hf.output.figures import check_can_plot
+from timesformer_hf.training.adapters import has_adapters
+from timesformer_hf.training.arguments import parse_with_recipe
+from timesformer_hf.training.callbacks import TrainingInterrupted
+from timesformer_hf.training.folder import check_same_model, find_checkpoint, write_splits
+from timesformer_hf.training.losses import balanced_class_weights
+from timesformer_hf.training.motion_start import start_for_motion
+from timesformer_hf.training.report import TrainingReport
+from timesformer_hf.training.trainer import clip_metrics
 
 
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.

@@ -19,12 +19,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from timesformer_hf.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
-from timesformer_hf.clip_losses import ClipLoss
-from timesformer_hf.finetuning import start_from_checkpoint
-from timesformer_hf.training_recipes import parameter_groups
-from timesformer_hf.training_splits import choose_splits
-from timesformer_hf.video_dataset import ClipDataset, ClipLoader, EpochSampler, SkippedClips, read_labelled_videos
+from timesformer_hf import (
+    ClipAugmentation,
+    ClipCollator,
+    ClipDataset,
+    ClipLoader,
+    ClipLoss,
+    EpochSampler,
+    SkippedClips,
+    choose_splits,
+    make_clip_transform,
+    parameter_groups,
+    read_labelled_videos,
+    start_from_checkpoint,
+)
 
 
 def main(arguments: list[str] | None = None) -> float:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from timesformer_hf.commands.common import quiet_transformers
-from timesformer_hf.feature_extraction import describe_settings, extract_features, is_url, load_feature_model
-from timesformer_hf.feature_table import FeatureTable, differences, read_features
+from timesformer_hf import FeatureTable, extract_features, load_feature_model, read_features
+from timesformer_hf.inference.feature_extraction import describe_settings
+from timesformer_hf.inference.feature_table import differences
+from timesformer_hf.output.terminal import quiet_transformers
+from timesformer_hf.video.video_sources import is_url
 
 
 def main(arguments: list[str] | None = None) -> int:

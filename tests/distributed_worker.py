@@ -23,7 +23,11 @@ from transformers.utils import logging
 
 # Imported once, by the process that the others are forked from.
 PRELOADED = ["transformers.trainer", "torch.distributed.fsdp", "torch.distributed.checkpoint", "accelerate"]
-PRELOADED += ["transformers.distributed.mixin", "timesformer_hf.clip_trainer", "timesformer_hf.modeling_timesformer"]
+PRELOADED += [
+    "transformers.distributed.mixin",
+    "timesformer_hf.training.trainer",
+    "timesformer_hf.model.modeling_timesformer",
+]
 
 
 def launch(num_processes: int, function, *arguments, environment: dict[str, str] | None = None, timeout: float = 120):
@@ -203,8 +207,8 @@ def train_with_trainer(model_folder: Path, output: Path, resume: bool = False, n
     With `resume` it goes on from the first.
     """
     from timesformer_hf import TimesformerVideoProcessor
-    from timesformer_hf.clip_losses import ClipLoss
-    from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+    from timesformer_hf.training.losses import ClipLoss
+    from timesformer_hf.training.trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
 
     arguments = ClipTrainingArguments(
         output_dir=str(output),

@@ -9,8 +9,8 @@ from test_modeling import SCHEMES, enable_checkpointing, make_clip, make_model
 from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 
-from timesformer_hf import modeling_timesformer
-from timesformer_hf.activation_recompute import made_again
+from timesformer_hf.model import modeling_timesformer
+from timesformer_hf.model.activation_recompute import made_again
 
 
 LABELS = torch.tensor([1, 4])

@@ -9,10 +9,10 @@ from test_modeling import SCHEMES, make_clip, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, GLOBAL, LOCAL
-from timesformer_hf.masked_attention import MEETINGS, masked_attend, meeting_mask
-from timesformer_hf.model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
-from timesformer_hf.modeling_timesformer import TimesformerLayer
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, GLOBAL, LOCAL
+from timesformer_hf.model.masked_attention import MEETINGS, masked_attend, meeting_mask
+from timesformer_hf.model.model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
+from timesformer_hf.model.modeling_timesformer import TimesformerLayer
 
 
 # frames, height, width; patches of 8: even, odd in each dimension, one patch, one frame, rows or columns of one

@@ -18,13 +18,29 @@ from transformers.models.timesformer.modeling_timesformer import (
 )
 
 from timesformer_hf import TimesformerConfig, benchmark_cases, benchmark_memory
-from timesformer_hf.benchmark import Environment, Prepared, Stopwatch, UnavailableError, Workload, calls_for, measure
-from timesformer_hf.benchmark_cases import CASES, KINDS, Case, Clip, all_labels, select_cases
-from timesformer_hf.benchmark_memory import peak_in_child, start_peak
-from timesformer_hf.benchmark_models import ModelBench, random_weights, relative_difference
-from timesformer_hf.benchmark_page import case_text, duration, performance_page, plotted_rows
-from timesformer_hf.benchmark_plot import look
-from timesformer_hf.benchmark_results import (
+from timesformer_hf.benchmark.cases import CASES, KINDS, Case, Clip, all_labels, select_cases
+from timesformer_hf.benchmark.matrix_products import (
+    Product,
+    count,
+    model_products,
+    prepare_products,
+    split,
+    training_products,
+)
+from timesformer_hf.benchmark.measuring import (
+    Environment,
+    Prepared,
+    Stopwatch,
+    UnavailableError,
+    Workload,
+    calls_for,
+    measure,
+)
+from timesformer_hf.benchmark.memory import peak_in_child, start_peak
+from timesformer_hf.benchmark.models import ModelBench, random_weights, relative_difference
+from timesformer_hf.benchmark.page import case_text, duration, performance_page, plotted_rows
+from timesformer_hf.benchmark.plot import look
+from timesformer_hf.benchmark.results import (
     CaseResult,
     PathResult,
     Results,
@@ -33,11 +49,10 @@ from timesformer_hf.benchmark_results import (
     times_faster,
     write_results,
 )
-from timesformer_hf.benchmark_training import difference_of_gradients
+from timesformer_hf.benchmark.training import difference_of_gradients
 from timesformer_hf.cli import main
 from timesformer_hf.commands.bench import check_device, paths_of
-from timesformer_hf.matrix_products import Product, count, model_products, prepare_products, split, training_products
-from timesformer_hf.model_cost import count_multiply_accumulates
+from timesformer_hf.model.cost import count_multiply_accumulates
 
 
 TINY = {
@@ -349,7 +364,7 @@ class TestModels:
     @pytest.mark.parametrize("scheme", ["divided_space_time", "joint_space_time"])
     def test_reference_is_the_built_in_model(self, scheme, here, monkeypatch):
         """Its attention a few queries at a time; every clip of the batch."""
-        monkeypatch.setattr("timesformer_hf.benchmark_models.REFERENCE_QUERIES", 5)
+        monkeypatch.setattr("timesformer_hf.benchmark.models.REFERENCE_QUERIES", 5)
         case = replace(TINY_CASES["tiny"], batch_size=5, config=TINY | {"attention_type": scheme})
         bench = ModelBench(case, here)
         with torch.no_grad():
@@ -446,15 +461,15 @@ def frames_differ(file: Path) -> float:
 
 def test_no_frame_passes_for_its_neighbour(here):
     pytest.importorskip("av", reason="encodes a video")
-    from timesformer_hf.benchmark_videos import OTHER_CONVERSION, generated_clip
+    from timesformer_hf.benchmark.videos import OTHER_CONVERSION, generated_clip
 
     assert frames_differ(generated_clip(Clip(160, 120, 2), here)) > 2 * OTHER_CONVERSION
 
 
 def test_every_encoding_of_the_clips(here):
     pytest.importorskip("av", reason="encodes a video")
-    from timesformer_hf.benchmark_cases import CASES
-    from timesformer_hf.benchmark_videos import ENCODINGS, decode_ours, decode_sequentially, generated_clip
+    from timesformer_hf.benchmark.cases import CASES
+    from timesformer_hf.benchmark.videos import ENCODINGS, decode_ours, decode_sequentially, generated_clip
 
     used = {case.clip.encoding for case in CASES if case.clip}
     assert used == set(ENCODINGS)
@@ -604,7 +619,7 @@ class TestCommand:
 
     def test_disagreement(self, monkeypatch, tmp_path, capsys):
         """A model of ours with one weight changed."""
-        from timesformer_hf import benchmark_models
+        from timesformer_hf.benchmark import models as benchmark_models
 
         def wrong(bench, dtype=None):
             model = right(bench, dtype)
@@ -625,7 +640,7 @@ class TestCommand:
         def broken(self):
             raise RuntimeError("the reference broke")
 
-        monkeypatch.setattr("timesformer_hf.benchmark_models.ModelBench.reference_logits", broken)
+        monkeypatch.setattr("timesformer_hf.benchmark.models.ModelBench.reference_logits", broken)
         assert main(["bench", "--cases", "tiny", "--device", "cpu"]) == 1
         assert "Failed: RuntimeError: the reference broke" in capsys.readouterr().out
 
@@ -671,7 +686,7 @@ def test_device_that_is_not_there():
 
 def test_torchcodec_is_listed_as_missing(monkeypatch, here):
     pytest.importorskip("av", reason="encodes a video")
-    from timesformer_hf.benchmark_videos import make_workload as make_decoding
+    from timesformer_hf.benchmark.videos import make_workload as make_decoding
 
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     case = replace(TINY_CASES["tiny-decode"], paths=("ours", "torchcodec"))
@@ -695,7 +710,7 @@ def test_on_cuda(tmp_path):
 @pytest.mark.slow
 def test_compiled(here):
     """Inductor takes its time."""
-    from timesformer_hf.benchmark_inference import make_workload as make_forward
+    from timesformer_hf.benchmark.inference import make_workload as make_forward
 
     case = replace(TINY_CASES["tiny"], paths=("ours-compiled", "built-in-compiled"))
     result = make_result(("ours-compiled", "ours"), ("built-in-compiled", "peer"))

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from timesformer_hf import benchmark_files
-from timesformer_hf.benchmark import Environment, Stopwatch, measure
-from timesformer_hf.benchmark_cases import CASES, FILES_PATHS, Case, Clip, select_cases
-from timesformer_hf.benchmark_files import make_workload
-from timesformer_hf.benchmark_results import CaseResult, PathResult
-from timesformer_hf.prefetching import PrefetchedSequence
+from timesformer_hf.benchmark import files as benchmark_files
+from timesformer_hf.benchmark.cases import CASES, FILES_PATHS, Case, Clip, select_cases
+from timesformer_hf.benchmark.files import make_workload
+from timesformer_hf.benchmark.measuring import Environment, Stopwatch, measure
+from timesformer_hf.benchmark.results import CaseResult, PathResult
+from timesformer_hf.inference.prefetching import PrefetchedSequence
 
 
 pytest.importorskip("av", reason="makes and decodes videos")

@@ -10,7 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from timesformer_hf.classification_metrics import (
+from timesformer_hf.evaluation.confusion_plot import MAX_NAMED, plot_confusion_matrix
+from timesformer_hf.evaluation.metrics import (
     average_precision,
     confusion_matrix,
     expected_calibration_error,
@@ -21,8 +22,7 @@ from timesformer_hf.classification_metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from timesformer_hf.confusion_plot import MAX_NAMED, plot_confusion_matrix
-from timesformer_hf.evaluation_results import multi_label_results, single_label_results, summary
+from timesformer_hf.evaluation.results import multi_label_results, single_label_results, summary
 
 
 def random_scores(videos: int = 60, labels: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +235,7 @@ class TestOfTheLibrary:
     @pytest.fixture
     def metrics(self):
         pytest.importorskip("evaluate")
-        from timesformer_hf import evaluate_metrics
+        from timesformer_hf.evaluation import evaluate_metrics
 
         return evaluate_metrics
 
@@ -372,9 +372,7 @@ class TestPlot:
 
 def test_import_is_light():
     """Metrics need numpy alone: a script with the name of the library, or without it, can use them."""
-    code = (
-        "import sys, timesformer_hf.classification_metrics; print({'evaluate', 'datasets', 'torch'} & {*sys.modules})"
-    )
+    code = "import sys, timesformer_hf.evaluation.metrics; print({'evaluate', 'datasets', 'torch'} & {*sys.modules})"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert process.stdout.strip() == "set()", process.stderr
 
@@ -383,7 +381,7 @@ def test_clip_metrics_of_several_labels():
     """Of 100 labels a clip has one: to say no to all is nearly always right, and worth nothing."""
     from transformers import EvalPrediction
 
-    from timesformer_hf.clip_trainer import clip_metrics
+    from timesformer_hf.training.trainer import clip_metrics
 
     labels = np.eye(100, dtype=np.float32)
     unreadable = np.full((1, 100), -100, dtype=np.float32)

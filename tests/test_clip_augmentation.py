@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
 from timesformer_hf import TimesformerVideoProcessor
-from timesformer_hf.clip_augmentation import (
+from timesformer_hf.data.clip_augmentation import (
     STATISTICAL_OPERATIONS,
     ClipAugmentation,
     ClipCollator,
@@ -17,7 +17,7 @@ from timesformer_hf.clip_augmentation import (
     RandomScaledCrop,
     make_clip_transform,
 )
-from timesformer_hf.clip_losses import ClipLoss, balanced_class_weights
+from timesformer_hf.training.losses import ClipLoss, balanced_class_weights
 
 
 def make_clip(frames: int = 3, height: int = 60, width: int = 80, seed: int = 0) -> torch.Tensor:

@@ -21,13 +21,13 @@ from timesformer_hf import (
     TimesformerVideoProcessor,
     checkpoint_conversion,
 )
-from timesformer_hf.checkpoint_conversion import convert
-from timesformer_hf.checkpoint_formats import FORMATS
-from timesformer_hf.checkpoint_info import describe_checkpoint
-from timesformer_hf.checkpoint_keys import rename_keys, restore_keys
-from timesformer_hf.checkpoint_structure import infer_config_values
+from timesformer_hf.checkpoints.conversion import convert
+from timesformer_hf.checkpoints.formats import FORMATS
+from timesformer_hf.checkpoints.info import describe_checkpoint
+from timesformer_hf.checkpoints.keys import rename_keys, restore_keys
+from timesformer_hf.checkpoints.structure import infer_config_values
 from timesformer_hf.cli import main
-from timesformer_hf.label_lists import LABEL_LISTS, read_labels
+from timesformer_hf.data.label_lists import LABEL_LISTS, read_labels
 
 
 ORIGINAL = GOLDEN / "divided_space_time.pyth"

@@ -11,16 +11,17 @@ from torch.utils._pytree import tree_leaves
 from transformers import ViTConfig
 
 from timesformer_hf import TimesformerConfig
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.cli import main
-from timesformer_hf.cost_plot import COLOURS, MARKERS, Panel, plot_costs
-from timesformer_hf.model_cost import (
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model.cost import (
     PAPER_VARIANTS,
     count_multiply_accumulates,
     count_parameters,
     model_cost,
     scheme_cost,
 )
+from timesformer_hf.output.cost_plot import Panel, plot_costs
+from timesformer_hf.output.figures import COLOURS, MARKERS
 
 
 DOCS = Path(__file__).parents[1] / "docs"

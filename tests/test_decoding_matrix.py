@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from clips import av, decode_all, moving_pattern, write_video
 
-from timesformer_hf import decoding_plan, video_decoding
-from timesformer_hf.video_decoding import decode_frames
+from timesformer_hf.video import decoding_plan, video_decoding
+from timesformer_hf.video.video_decoding import decode_frames
 
 
 NUM_FRAMES = 60
@@ -126,7 +126,7 @@ def subsets(seed: int, repetitions: int) -> list[list[int]]:
 @pytest.fixture(params=["one thread", "four decoders", "two decoders of two threads", "one decoder of eight threads"])
 def shared_out(request, monkeypatch):
     """As if the frames were large and the cores many."""
-    monkeypatch.setattr(video_decoding, "count_cores", lambda: 1 if request.param == "one thread" else 4)
+    monkeypatch.setattr(video_decoding, "cores_for_decoding", lambda: 1 if request.param == "one thread" else 4)
     monkeypatch.setattr(decoding_plan, "WORTH_THREADS", 0)
     monkeypatch.setattr(decoding_plan, "JOINED", 0)
     decoders = {"two decoders of two threads": 2, "one decoder of eight threads": 1}.get(request.param, 4)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.benchmark_page import performance_page
-from timesformer_hf.benchmark_results import read_results
+from timesformer_hf.benchmark.page import performance_page
+from timesformer_hf.benchmark.results import read_results
 
 
 pytest.importorskip("av", reason="the pages decode the sample clip")

@@ -21,8 +21,8 @@ from test_multi_view import make_keen_model
 from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
-from timesformer_hf.feature_table import FeatureParts
-from timesformer_hf.labelled_videos import LabelledVideo, LabelledVideos
+from timesformer_hf.data.labelled_videos import LabelledVideo, LabelledVideos
+from timesformer_hf.inference.feature_table import FeatureParts
 
 
 pa = pytest.importorskip("pyarrow", reason="the results of videos are a Parquet file")

@@ -10,10 +10,10 @@ import torch
 from test_modeling import SCHEMES, make_clip, make_model
 
 from timesformer_hf import TimesformerVideoProcessor, model_export
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.cli import main
-from timesformer_hf.embedding_tables import nearest_indices
-from timesformer_hf.model_export import ExportError, ExportFormat, check_export, export_model, export_program
+from timesformer_hf.inference.export import ExportError, ExportFormat, check_export, export_model, export_program
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model.embedding_tables import nearest_indices
 
 
 REPOSITORY = Path(__file__).parents[1]

@@ -18,8 +18,9 @@ from transformers import AutoModel
 
 from timesformer_hf import TimesformerModel, TimesformerVideoProcessor, feature_table
 from timesformer_hf.cli import main
-from timesformer_hf.feature_extraction import VIDEO_EXTENSIONS, find_videos, load_feature_model, load_video, read_ahead
-from timesformer_hf.feature_table import FeatureParts, read_features
+from timesformer_hf.inference.feature_extraction import load_feature_model, load_video, read_ahead
+from timesformer_hf.inference.feature_table import FeatureParts, read_features
+from timesformer_hf.video.video_folders import VIDEO_EXTENSIONS, find_videos
 
 
 pa = pytest.importorskip("pyarrow", reason="tables of features are Parquet files")

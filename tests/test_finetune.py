@@ -28,25 +28,25 @@ from transformers import (
 )
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.clip_trainer import ClipTrainer, ClipTrainingArguments
-from timesformer_hf.finetuning import (
-    LabelMismatchError,
-    add_lora,
-    freeze,
-    match_labels,
-    start_from_checkpoint,
-    start_from_scratch,
-)
-from timesformer_hf.recipe_arguments import parse_with_recipe
-from timesformer_hf.training_callbacks import last_checkpoint
-from timesformer_hf.training_recipes import (
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.training.adapters import add_lora
+from timesformer_hf.training.arguments import parse_with_recipe
+from timesformer_hf.training.callbacks import last_checkpoint
+from timesformer_hf.training.recipes import (
     RECIPES,
     drop_factor,
     layer_depth,
     parameter_groups,
     scaled_learning_rate,
 )
+from timesformer_hf.training.start import (
+    LabelMismatchError,
+    freeze,
+    match_labels,
+    start_from_checkpoint,
+    start_from_scratch,
+)
+from timesformer_hf.training.trainer import ClipTrainer, ClipTrainingArguments
 
 
 pytest.importorskip("datasets")
@@ -93,7 +93,7 @@ def no_plots(request, monkeypatch):
     """They take longer than the training of a tiny model; a test that looks at them says so."""
     if "plots" not in request.fixturenames:
         for name in ("plot_training_curves", "plot_confusion_matrix"):
-            monkeypatch.setattr(f"timesformer_hf.training_report.{name}", lambda path, *arguments: None)
+            monkeypatch.setattr(f"timesformer_hf.training.report.{name}", lambda path, *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -447,7 +447,7 @@ runpy.run_path({str(EXAMPLES / "finetune.py")!r}, run_name="__main__")
 
 KILLED_AT_STEP_6 = """
 import os, signal
-from timesformer_hf.clip_trainer import ClipTrainer
+from timesformer_hf.training.trainer import ClipTrainer
 
 save = ClipTrainer._save_optimizer_and_scheduler
 
@@ -461,7 +461,7 @@ ClipTrainer._save_optimizer_and_scheduler = save_and_die
 
 DISK_FULL_AFTER_STEP_4 = """
 import resource
-from timesformer_hf.clip_trainer import ClipTrainer
+from timesformer_hf.training.trainer import ClipTrainer
 
 training_step = ClipTrainer.training_step
 
@@ -1175,14 +1175,14 @@ class TestAccelerate:
 
 
 def timesformer_split(data: Path):
-    from timesformer_hf.video_dataset import read_labelled_videos, train_validation_split
+    from timesformer_hf.data.clip_dataset import read_labelled_videos, train_validation_split
 
     return train_validation_split(read_labelled_videos(data), 0.34)
 
 
 def test_curves(tmp_path):
     """What is drawn are the numbers of the log."""
-    from timesformer_hf.training_curves import plot_training_curves, read_curves
+    from timesformer_hf.training.curves import plot_training_curves, read_curves
 
     log = [{"step": 1, "loss": 2.0, "learning_rate": 0.1}, {"step": 2, "eval_accuracy": 0.5}, {"step": 3, "loss": 1.0}]
     assert read_curves(log) == {

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from timesformer_hf import TimesformerForVideoClassification
-from timesformer_hf.checkpoint_conversion import convert
+from timesformer_hf.checkpoints.conversion import convert
 
 
 GOLDEN = Path(__file__).parent / "golden"

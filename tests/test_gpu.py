@@ -14,9 +14,9 @@ from timesformer_hf import (
     TimesformerVideoProcessor,
     optimize_for_inference,
 )
-from timesformer_hf.attention_backends import has_short_group_kernel
-from timesformer_hf.quantization import quantize
-from timesformer_hf.video_decoding import decode_frames
+from timesformer_hf.inference.quantization import quantize
+from timesformer_hf.model.attention_backends import has_short_group_kernel
+from timesformer_hf.video.video_decoding import decode_frames
 
 
 pytestmark = [
@@ -141,7 +141,7 @@ SHORT_GROUP_TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat
 @pytest.mark.parametrize("shape", [(7, 3, 8, 64), (5, 2, 5, 16), (3, 2, 31, 24), (9, 2, 1, 32), (2, 12, 32, 64)])
 def test_short_groups(shape, dtype):
     """The kernels against plain attention in float64; their twin on the CPU is in test_short_groups.py."""
-    attend_in_short_groups = pytest.importorskip("timesformer_hf.short_groups").attend_in_short_groups
+    attend_in_short_groups = pytest.importorskip("timesformer_hf.model.short_groups").attend_in_short_groups
     groups, heads, length, head_dim = shape
     qkv = torch.randn(groups, length, 3, heads, head_dim, device="cuda", dtype=dtype, requires_grad=True)
     grad = torch.randn(groups, length, heads, head_dim, device="cuda", dtype=dtype)

@@ -10,9 +10,9 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerModel
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.checkpoint_parity import IMAGE_CLIPS, difference_from_image_vit
-from timesformer_hf.image_vit import read_image_vit
+from timesformer_hf.checkpoints.image_vit import read_image_vit
+from timesformer_hf.checkpoints.parity import IMAGE_CLIPS, difference_from_image_vit
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 
 
 SETTINGS = {name: TINY[name] for name in TINY if name != "num_frames"}
@@ -138,7 +138,7 @@ def test_new_classes_start_a_new_head():
 
 def test_another_size_is_resized_and_saved(tmp_path):
     vit = make_vit()
-    with CaptureLogger(logging.get_logger("timesformer_hf.modeling_timesformer")) as log:
+    with CaptureLogger(logging.get_logger("timesformer_hf.model.modeling_timesformer")) as log:
         model = TimesformerForVideoClassification.from_image_vit(vit.float(), num_frames=2, image_size=(64, 48))
     assert "Resized the embeddings (nearest) from 2 frames of 4 x 4 patches to 2 frames of 8 x 6" in log.out
     model.save_pretrained(tmp_path)

@@ -11,8 +11,8 @@ from transformers.models.timesformer.modeling_timesformer import (
 )
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, optimize_for_inference
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.inference_encoder import InferenceEncoder, has_grid_layout
+from timesformer_hf.inference.encoder import InferenceEncoder, has_grid_layout
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 
 
 GRID_SCHEMES = [name for name, scheme in ATTENTION_SCHEMES.items() if has_grid_layout(scheme)]
@@ -209,7 +209,7 @@ class TestOptimizeForInference:
     def test_clips_in_parts(self, clips, expected, runs, monkeypatch):
         """On a CPU a large batch goes through the blocks in parts that fit its memory."""
         model, clip = float64_model("divided_space_time"), make_clip(3, 4, 3, 32, 32).double()
-        monkeypatch.setattr("timesformer_hf.inference_encoder.LARGEST_REUSED_MEMORY", clips * 65 * 96 * 8)
+        monkeypatch.setattr("timesformer_hf.inference.encoder.LARGEST_REUSED_MEMORY", clips * 65 * 96 * 8)
         with torch.no_grad():
             close(optimize_for_inference(model)(clip).logits, model(clip).logits)
         assert runs == expected

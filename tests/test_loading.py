@@ -17,7 +17,7 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
-from timesformer_hf.loading_checks import WeightsMismatchError
+from timesformer_hf.model.loading_checks import WeightsMismatchError
 
 
 @pytest.fixture(params=SCHEMES)
@@ -148,7 +148,7 @@ class TestResizingOnLoad:
         torch.testing.assert_close(loaded(clip).logits, model(clip).logits, rtol=0, atol=0)
 
     def test_says_so(self, divided):
-        with CaptureLogger(logging.get_logger("timesformer_hf.modeling_timesformer")) as log:
+        with CaptureLogger(logging.get_logger("timesformer_hf.model.modeling_timesformer")) as log:
             TimesformerForVideoClassification.from_pretrained(divided[1], num_frames=4)
             assert log.out == ""
             TimesformerForVideoClassification.from_pretrained(divided[1], num_frames=16, image_size=64)
@@ -162,7 +162,7 @@ class TestResizingOnLoad:
 
     def test_space_only_has_no_time_table(self, tmp_path):
         make_model("space_only").save_pretrained(tmp_path)
-        with CaptureLogger(logging.get_logger("timesformer_hf.modeling_timesformer")) as log:
+        with CaptureLogger(logging.get_logger("timesformer_hf.model.modeling_timesformer")) as log:
             assert TimesformerForVideoClassification.from_pretrained(tmp_path, num_frames=9).config.num_frames == 9
         assert log.out == ""
 

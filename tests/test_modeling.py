@@ -13,9 +13,9 @@ from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.embedding_tables import resize_position_table, resize_time_table
-from timesformer_hf.modeling_timesformer import TimesformerDropPath, TimesformerLayer
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model.embedding_tables import resize_position_table, resize_time_table
+from timesformer_hf.model.modeling_timesformer import TimesformerDropPath, TimesformerLayer
 
 
 SCHEMES = list(ATTENTION_SCHEMES)
@@ -222,7 +222,7 @@ class TestAttentionBackends:
     def test_output_attentions_falls_back_to_eager(self):
         model, clip = make_model(), make_clip()
         logging.warning_once.cache_clear()
-        with CaptureLogger(logging.get_logger("timesformer_hf.modeling_timesformer")) as log:
+        with CaptureLogger(logging.get_logger("timesformer_hf.model.modeling_timesformer")) as log:
             outputs = model(clip, output_attentions=True)
         assert "`sdpa` attention returns no attention maps: using eager attention" in log.out
         assert model.config._attn_implementation == "sdpa"

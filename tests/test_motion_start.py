@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_modeling import SCHEMES
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.motion_start import NEIGHBOURS, start_for_motion
+from timesformer_hf.training.motion_start import NEIGHBOURS, start_for_motion
 
 
 FRAMES, SIDE = 6, 48

@@ -17,7 +17,7 @@ from transformers import AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoCla
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, video_decoding
 from timesformer_hf.cli import main
-from timesformer_hf.multi_view import (
+from timesformer_hf.video.multi_view import (
     VIEW_PROTOCOLS,
     average_views,
     crop_offsets,
@@ -26,7 +26,7 @@ from timesformer_hf.multi_view import (
     scaled_size,
     score_views,
 )
-from timesformer_hf.video_sampling import FRAME_SAMPLING, sample_frame_indices
+from timesformer_hf.video.video_sampling import FRAME_SAMPLING, sample_frame_indices
 
 
 SIZE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "num_frames": 4}

@@ -13,7 +13,7 @@ from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.cli import main
-from timesformer_hf.inference_encoder import InferenceEncoder
+from timesformer_hf.inference.encoder import InferenceEncoder
 
 
 SAMPLE = Path(__file__).parents[1] / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"

@@ -22,9 +22,9 @@ from transformers import pipeline
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.cli import main
 from timesformer_hf.commands.classify import speed_line
-from timesformer_hf.file_classification import BusyTime, classify_files, label_batch
-from timesformer_hf.pipeline_timesformer import TimesformerVideoClassificationPipeline
-from timesformer_hf.prefetching import MOST_WORKERS, PrefetchedSequence, default_workers, prefetch
+from timesformer_hf.inference.file_classification import BusyTime, classify_files, label_batch
+from timesformer_hf.inference.pipeline_timesformer import TimesformerVideoClassificationPipeline
+from timesformer_hf.inference.prefetching import MOST_WORKERS, PrefetchedSequence, default_workers, prefetch
 
 
 SIZE = {"height": 32, "width": 32}
@@ -212,7 +212,7 @@ class TestPrefetch:
         """While it waits for something that takes long: at once, without what hasn't begun."""
         script = (
             "import signal, os, threading, time\n"
-            "from timesformer_hf.prefetching import prefetch\n"
+            "from timesformer_hf.inference.prefetching import prefetch\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # what runs in the background ignores it
             "threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
             "for _ in prefetch(lambda _: time.sleep(1.5), range(1000), workers=2, ahead=500): pass\n"
@@ -448,7 +448,7 @@ class TestPipeline:
         assert len(classifier(videos[0])) == 5
 
     def test_setting_of_the_pipeline(self, classifier, videos, monkeypatch):
-        monkeypatch.setattr("timesformer_hf.pipeline_timesformer.PrefetchedSequence", None)
+        monkeypatch.setattr("timesformer_hf.inference.pipeline_timesformer.PrefetchedSequence", None)
         kept = pipeline(
             "video-classification",
             model=classifier.model,
@@ -486,7 +486,7 @@ class TestPipeline:
         monkeypatch.setattr(classifier.video_processor, "preprocess", recorded)
         monkeypatch.setattr(classifier.video_processor, "device", of_processor)
         monkeypatch.setattr(classifier, "device", torch.device(device))
-        monkeypatch.setattr("timesformer_hf.pipeline_timesformer.get_worker_info", lambda: in_worker or None)
+        monkeypatch.setattr("timesformer_hf.inference.pipeline_timesformer.get_worker_info", lambda: in_worker or None)
         classifier.preprocess(videos[0])
         assert told == [expected]
 

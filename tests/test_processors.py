@@ -16,7 +16,7 @@ from timesformer_hf import (
     TimesformerVideoProcessor,
     VideoReadError,
 )
-from timesformer_hf.video_processing_timesformer import take_frames
+from timesformer_hf.video.video_processing_timesformer import take_frames
 
 
 SIZE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}

@@ -8,8 +8,8 @@ from test_modeling import make_clip, make_model
 from transformers import TorchAoConfig
 
 from timesformer_hf import TimesformerForVideoClassification, optimize_for_inference
-from timesformer_hf.inference_encoder import InferenceEncoder
-from timesformer_hf.quantization import quantization_config, quantize
+from timesformer_hf.inference.encoder import InferenceEncoder
+from timesformer_hf.inference.quantization import quantization_config, quantize
 
 
 # int8 has 7 bits and a sign: each operand of a product is off by up to 1/254 of the largest of its row, at random.

@@ -78,7 +78,10 @@ class TestLightImport:
             print(sorted({name.partition(".")[0] for name in set(sys.modules) - before} & heavy))
             print(sorted(name for name in set(sys.modules) - before if name.startswith("timesformer_hf")))
         """
-        assert run(code).splitlines() == ["[]", "['timesformer_hf', 'timesformer_hf.registration']"]
+        assert run(code).splitlines() == [
+            "[]",
+            "['timesformer_hf', 'timesformer_hf.registration', 'timesformer_hf.version']",
+        ]
 
     def test_auto_classes_load_no_decoder(self):
         code = f"""
@@ -160,12 +163,12 @@ class TestRegisterAndUnregister:
         code = textwrap.dedent("""
             import sys, warnings
             import timesformer_hf
-            sys.modules["timesformer_hf.modeling_timesformer"] = None  # an ImportError
+            sys.modules["timesformer_hf.model.modeling_timesformer"] = None  # an ImportError
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 from transformers import AutoModel
             print(sum("couldn't register with transformers" in str(w.message) for w in caught) > 0)
-            del sys.modules["timesformer_hf.modeling_timesformer"]
+            del sys.modules["timesformer_hf.model.modeling_timesformer"]
             timesformer_hf.register()
         """)
         code += CLASSES_USED + "print(classes_used(sys.argv[1]))"
@@ -182,7 +185,7 @@ class TestAutoClasses:
 
         classifier = pipeline(model=str(folder))
         assert classifier.task == "video-classification"
-        assert type(classifier.model).__module__ == "timesformer_hf.modeling_timesformer"
+        assert type(classifier.model).__module__ == "timesformer_hf.model.modeling_timesformer"
 
     def test_class_names_are_those_of_transformers(self):
         import transformers
@@ -197,7 +200,7 @@ class TestAutoClasses:
 
         TimesformerImageProcessor(do_flip_channel_order=True).save_pretrained(tmp_path)
         processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-        assert type(processor).__module__.startswith("timesformer_hf.image_processing")
+        assert type(processor).__module__.startswith("timesformer_hf.video.image_processing")
         assert processor.do_flip_channel_order
         assert processor.backend == backend
 

@@ -18,7 +18,7 @@ TOLERANCES = {"float32": 1e-5, "float16": 5e-3}
 
 PROGRAM = """
 import json, sys, torch
-from timesformer_hf.short_groups import attend_in_short_groups
+from timesformer_hf.model.short_groups import attend_in_short_groups
 
 shape, dtype = json.loads(sys.argv[1])
 groups, heads, length, head_dim = shape

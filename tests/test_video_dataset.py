@@ -12,10 +12,8 @@ from clips import decode_all, moving_pattern, write_video
 from torch.utils.data import DataLoader
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
-from timesformer_hf.clip_augmentation import ClipAugmentation, make_clip_transform
-from timesformer_hf.random_sampling import RANDOM_SAMPLING, random_frame_indices
-from timesformer_hf.training_splits import choose_splits
-from timesformer_hf.video_dataset import (
+from timesformer_hf.data.clip_augmentation import ClipAugmentation, make_clip_transform
+from timesformer_hf.data.clip_dataset import (
     ClipDataset,
     ClipLoader,
     ClipStream,
@@ -28,8 +26,10 @@ from timesformer_hf.video_dataset import (
     read_labelled_videos,
     train_validation_split,
 )
-from timesformer_hf.video_sampling import FRAME_SAMPLING, sample_frame_indices
-from timesformer_hf.video_splits import choose_groups
+from timesformer_hf.data.splits import choose_groups
+from timesformer_hf.data.training_splits import choose_splits
+from timesformer_hf.video.random_sampling import RANDOM_SAMPLING, random_frame_indices
+from timesformer_hf.video.video_sampling import FRAME_SAMPLING, sample_frame_indices
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -15,8 +15,8 @@ import torch
 from clips import av, decode_all, moving_pattern, write_sound, write_video
 
 from timesformer_hf import VideoReadError, video_decoding
-from timesformer_hf.video_decoding import decode_frames
-from timesformer_hf.video_packets import PacketScan, scan_packets
+from timesformer_hf.video.video_decoding import decode_frames
+from timesformer_hf.video.video_packets import PacketScan, scan_packets
 
 
 ENCODINGS = {
@@ -154,7 +154,7 @@ class TestExactness:
             later = [[pts + 1 for pts in timestamps] for timestamps in (scan.pts, scan.key_pts, scan.decode_order)]
             return PacketScan(later[0], later[1], scan.num_frames, later[2])
 
-        monkeypatch.setattr("timesformer_hf.video_decoding.scan_packets", shifted)
+        monkeypatch.setattr("timesformer_hf.video.video_decoding.scan_packets", shifted)
         np.testing.assert_array_equal(decode(path, [7, 50])[1], decode_all(path)[50])
 
     @pytest.mark.parametrize("fault", ["error", "corrupt", "no key frame", "lost"])

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from clips import av, moving_pattern, write_video
 
-from timesformer_hf import decoding_plan
-from timesformer_hf.decoding_plan import Stretch, count_cores, find_stretches, join_close, make_plan, share_out
-from timesformer_hf.video_packets import PacketInspector, PacketScan, is_order_of_decoding, scan_packets
+from timesformer_hf.video import decoding_plan
+from timesformer_hf.video.decoding_plan import (
+    Stretch,
+    cores_for_decoding,
+    find_stretches,
+    join_close,
+    make_plan,
+    share_out,
+)
+from timesformer_hf.video.video_packets import PacketInspector, PacketScan, is_order_of_decoding, scan_packets
 
 
 AVCC = b"\1" + bytes(3) + b"\xff" + bytes(20)  # lengths of four bytes
@@ -266,6 +273,6 @@ class TestPlan:
 
 def test_worker_processes_take_one_core(monkeypatch):
     """Data loaders start several of them."""
-    assert count_cores() >= 1
+    assert cores_for_decoding() >= 1
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: "the data loader")
-    assert count_cores() == 1
+    assert cores_for_decoding() == 1

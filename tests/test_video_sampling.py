@@ -5,7 +5,7 @@ import transformers
 from packaging import version
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
-from timesformer_hf.video_sampling import FRAME_SAMPLING, sample_frame_indices
+from timesformer_hf.video.video_sampling import FRAME_SAMPLING, sample_frame_indices
 
 
 EXAMPLES = [

@@ -9,25 +9,65 @@ model type "timesformer". `unregister()` gives the classes built into transforme
 from importlib import import_module
 
 from .registration import register, unregister
+from .version import __version__
 
 
-__version__ = "0.1.0"
-
+# What users import, and the module that it comes from, which is loaded when it is asked for.
 _MODULE_OF = {
+    "ATTENTION_SCHEMES": "model.attention_schemes",
     "CAMERA_MOTION": "shipped_models",
-    "TimesformerConfig": "configuration_timesformer",
-    "TimesformerForVideoClassification": "modeling_timesformer",
-    "TimesformerImageProcessor": "image_processing_timesformer",
-    "TimesformerImageProcessorPil": "image_processing_pil_timesformer",
-    "TimesformerModel": "modeling_timesformer",
-    "TimesformerPreTrainedModel": "modeling_timesformer",
-    "TimesformerVideoProcessor": "video_processing_timesformer",
-    "VideoReadError": "video_sources",
-    "WeightsMismatchError": "loading_checks",
-    "optimize_for_inference": "inference_folding",
+    "RECIPES": "training.recipes",
+    "ClipAugmentation": "data.clip_augmentation",
+    "ClipCollator": "data.clip_augmentation",
+    "ClipDataset": "data.clip_dataset",
+    "ClipLoader": "data.clip_dataset",
+    "ClipLoss": "training.losses",
+    "ClipTrainer": "training.trainer",
+    "ClipTrainingArguments": "training.trainer",
+    "EpochSampler": "data.clip_dataset",
+    "ExpectedCalibrationError": "evaluation.evaluate_metrics",
+    "FeatureTable": "inference.feature_table",
+    "LabelMismatchError": "training.start",
+    "LabelledVideo": "data.labelled_videos",
+    "LabelledVideos": "data.labelled_videos",
+    "MeanClassAccuracy": "evaluation.evaluate_metrics",
+    "SkippedClips": "data.clip_dataset",
+    "TimesformerConfig": "model.configuration_timesformer",
+    "TimesformerForVideoClassification": "model.modeling_timesformer",
+    "TimesformerImageProcessor": "video.image_processing_timesformer",
+    "TimesformerImageProcessorPil": "video.image_processing_pil_timesformer",
+    "TimesformerModel": "model.modeling_timesformer",
+    "TimesformerPreTrainedModel": "model.modeling_timesformer",
+    "TimesformerVideoProcessor": "video.video_processing_timesformer",
+    "TopKAccuracy": "evaluation.evaluate_metrics",
+    "VideoReadError": "video.video_sources",
+    "WeightsMismatchError": "model.loading_checks",
+    "add_lora": "training.adapters",
+    "average_views": "video.multi_view",
+    "choose_splits": "data.training_splits",
+    "count_multiply_accumulates": "model.cost",
+    "count_parameters": "model.cost",
+    "decode_frames": "video.video_decoding",
+    "export_model": "inference.export",
+    "extract_features": "inference.feature_extraction",
+    "freeze": "training.start",
+    "load_adapters": "training.adapters",
+    "load_feature_model": "inference.feature_extraction",
+    "make_clip_transform": "data.clip_augmentation",
+    "optimize_for_inference": "inference.folding",
+    "parameter_groups": "training.recipes",
+    "quantization_config": "inference.quantization",
+    "quantize": "inference.quantization",
+    "read_features": "inference.feature_table",
+    "read_labelled_videos": "data.reading",
+    "read_labels": "data.label_lists",
+    "sample_frame_indices": "video.video_sampling",
+    "score_views": "video.multi_view",
+    "start_from_checkpoint": "training.start",
+    "start_from_scratch": "training.start",
 }
 
-__all__ = [*_MODULE_OF, "register", "unregister"]
+__all__ = [*_MODULE_OF, "__version__", "register", "unregister"]
 
 
 def __getattr__(name: str):

@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 
-from . import __version__
 from .commands import bench, classify, convert, cost, embed, export, info
+from .version import __version__
 
 
 COMMANDS = (classify, embed, convert, info, cost, export, bench)
@@ -15,7 +15,7 @@ COMMANDS = (classify, embed, convert, info, cost, export, bench)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
-    args = make_parser().parse_args(arguments)
+    args = _make_parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
     try:
@@ -36,7 +36,7 @@ def stop(number: int, frame) -> None:
     sys.exit(128 + number)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="timesformer-hf", description="TimeSformer, the video transformer, for Hugging Face transformers."
     )

@@ -16,10 +16,10 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 
-MODEL_TYPE = "timesformer"
-PIPELINE_TASK = "video-classification"
-PIPELINE = f"{__package__}.pipeline_timesformer.TimesformerVideoClassificationPipeline"
-Undo = Callable[[], None]
+_MODEL_TYPE = "timesformer"
+_PIPELINE_TASK = "video-classification"
+_PIPELINE = f"{__package__}.inference.pipeline_timesformer.TimesformerVideoClassificationPipeline"
+_Undo = Callable[[], None]
 
 
 def register() -> None:
@@ -38,20 +38,20 @@ def unregister() -> None:
         undo()
 
 
-def _register_config() -> Undo:
+def _register_config() -> _Undo:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-    from .configuration_timesformer import TimesformerConfig
+    from .model.configuration_timesformer import TimesformerConfig
 
-    AutoConfig.register(MODEL_TYPE, TimesformerConfig, exist_ok=True)
-    return lambda: CONFIG_MAPPING._extra_content.pop(MODEL_TYPE, None)
+    AutoConfig.register(_MODEL_TYPE, TimesformerConfig, exist_ok=True)
+    return lambda: CONFIG_MAPPING._extra_content.pop(_MODEL_TYPE, None)
 
 
-def _register_models() -> Undo:
+def _register_models() -> _Undo:
     from transformers.models.auto.modeling_auto import AutoModel, AutoModelForVideoClassification
 
-    from .configuration_timesformer import TimesformerConfig
-    from .modeling_timesformer import TimesformerForVideoClassification, TimesformerModel
+    from .model.configuration_timesformer import TimesformerConfig
+    from .model.modeling_timesformer import TimesformerForVideoClassification, TimesformerModel
 
     AutoModel.register(TimesformerConfig, TimesformerModel, exist_ok=True)
     AutoModelForVideoClassification.register(TimesformerConfig, TimesformerForVideoClassification, exist_ok=True)
@@ -63,12 +63,12 @@ def _register_models() -> Undo:
     return undo
 
 
-def _register_image_processors() -> Undo:
+def _register_image_processors() -> _Undo:
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING, AutoImageProcessor
 
-    from .configuration_timesformer import TimesformerConfig
-    from .image_processing_pil_timesformer import TimesformerImageProcessorPil
-    from .image_processing_timesformer import TimesformerImageProcessor
+    from .model.configuration_timesformer import TimesformerConfig
+    from .video.image_processing_pil_timesformer import TimesformerImageProcessorPil
+    from .video.image_processing_timesformer import TimesformerImageProcessor
 
     classes = {"torchvision": TimesformerImageProcessor, "pil": TimesformerImageProcessorPil}
     AutoImageProcessor.register(TimesformerConfig, image_processor_classes=classes, exist_ok=True)
@@ -85,11 +85,11 @@ def _register_image_processors() -> Undo:
     return undo
 
 
-def _register_video_processor() -> Undo:
+def _register_video_processor() -> _Undo:
     from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING, AutoVideoProcessor
 
-    from .configuration_timesformer import TimesformerConfig
-    from .video_processing_timesformer import TimesformerVideoProcessor
+    from .model.configuration_timesformer import TimesformerConfig
+    from .video.video_processing_timesformer import TimesformerVideoProcessor
 
     AutoVideoProcessor.register(TimesformerConfig, TimesformerVideoProcessor, exist_ok=True)
     names = ("VideoMAEVideoProcessor", "TimesformerVideoProcessor")
@@ -103,14 +103,14 @@ def _register_video_processor() -> Undo:
     return undo
 
 
-def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = False) -> Undo:
+def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = False) -> _Undo:
     """
     Let `auto_class.from_pretrained` return our processor in place of those named in `ours`.
 
     The Auto classes go by the class name in the preprocessor file before they look at the model type. All TimeSformer
     checkpoints on the Hub name VideoMAE's there; and transformers 5.17 takes its own class where names are equal.
     """
-    from .configuration_timesformer import stored_config_values
+    from .model.configuration_timesformer import stored_config_values
 
     original = auto_class.__dict__["from_pretrained"]
 
@@ -126,7 +126,7 @@ def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = 
             config = config.to_dict()
         else:
             config = stored_config_values(pretrained_model_name_or_path, kwargs)
-        if name != ours[name].__name__ and config.get("model_type") != MODEL_TYPE:
+        if name != ours[name].__name__ and config.get("model_type") != _MODEL_TYPE:
             return result
         values = processor.to_dict()
         if takes_num_frames and values.get("num_frames") is None:
@@ -142,27 +142,27 @@ def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = 
     return undo
 
 
-def _register_pipeline() -> Undo:
+def _register_pipeline() -> _Undo:
     """
     Use our pipeline for the task, which leaves other models' videos to transformers', and let `pipeline(model=DIR)`
     find the task of a TimeSformer in a local folder, where transformers would ask the Hub.
     """
     from transformers import pipelines
 
-    from .configuration_timesformer import stored_config_values
+    from .model.configuration_timesformer import stored_config_values
 
-    task = pipelines.SUPPORTED_TASKS[PIPELINE_TASK]
+    task = pipelines.SUPPORTED_TASKS[_PIPELINE_TASK]
     original_impl, original_get_task = task["impl"], pipelines.get_task
 
     @wraps(original_get_task)
     def get_task(model: str, *args, **kwargs) -> str:
-        if Path(model).is_dir() and stored_config_values(model, {}).get("model_type") == MODEL_TYPE:
-            return PIPELINE_TASK
+        if Path(model).is_dir() and stored_config_values(model, {}).get("model_type") == _MODEL_TYPE:
+            return _PIPELINE_TASK
         return original_get_task(model, *args, **kwargs)
 
-    task["impl"] = PIPELINE
+    task["impl"] = _PIPELINE
     if not isinstance(original_impl, str):  # older versions want the class, and have imported their own already
-        from .pipeline_timesformer import TimesformerVideoClassificationPipeline
+        from .inference.pipeline_timesformer import TimesformerVideoClassificationPipeline
 
         task["impl"] = TimesformerVideoClassificationPipeline
     pipelines.get_task = get_task
@@ -173,7 +173,7 @@ def _register_pipeline() -> Undo:
     return undo
 
 
-_PARTS: dict[str, Callable[[], Undo]] = {
+_PARTS: dict[str, Callable[[], _Undo]] = {
     # module of transformers: what to do once it is imported
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_models,
@@ -181,7 +181,7 @@ _PARTS: dict[str, Callable[[], Undo]] = {
     "transformers.models.auto.video_processing_auto": _register_video_processor,
     "transformers.pipelines": _register_pipeline,
 }
-_filled_in: dict[str, Undo] = {}
+_filled_in: dict[str, _Undo] = {}
 
 
 class _AfterImport(MetaPathFinder):

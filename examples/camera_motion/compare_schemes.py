@@ -22,9 +22,9 @@ import torch
 from motion_training import MotionTraining, RandomClips, accuracy, new_model
 from tqdm import tqdm
 
-from timesformer_hf.atomic_outputs import output_file
-from timesformer_hf.attention_schemes import ATTENTION_SCHEMES
-from timesformer_hf.model_cost import model_cost
+from timesformer_hf import ATTENTION_SCHEMES
+from timesformer_hf.model.cost import model_cost
+from timesformer_hf.output.atomic import output_file
 
 
 TASKS = {"camera motion": False, "which picture": True}

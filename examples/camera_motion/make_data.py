@@ -30,7 +30,7 @@ from rendering import Conditions, TextureChooser, TextureMix, any_of, load_textu
 from tqdm import tqdm
 from virtual_camera import FULL, LABELS
 
-from timesformer_hf.atomic_outputs import output_file
+from timesformer_hf.output.atomic import output_file
 
 
 FRAMES_PER_SECOND = 25

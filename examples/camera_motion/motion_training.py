@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from virtual_camera import EASY, FULL, LABELS, between
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
-from timesformer_hf.motion_start import start_for_motion
+from timesformer_hf.training.motion_start import start_for_motion
 
 
 PATCH_SIZE = 16

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from virtual_camera import LABELS
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
-from timesformer_hf.atomic_outputs import check_output_folder, output_file, output_folder
+from timesformer_hf.output.atomic import check_output_folder, output_file, output_folder
 
 
 OWN_FILES = ("*.json", "model.safetensors")

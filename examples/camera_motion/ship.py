@@ -18,7 +18,7 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, __version__
-from timesformer_hf.atomic_outputs import output_folder
+from timesformer_hf.output.atomic import output_folder
 
 
 SHIPPED = Path(__file__).parents[2] / "timesformer_hf" / "camera_motion"

@@ -34,7 +34,7 @@ import PIL.Image
 import PIL.ImageOps
 from tqdm import tqdm
 
-from timesformer_hf.atomic_outputs import output_file
+from timesformer_hf.output.atomic import output_file
 
 
 LIST = Path(__file__).with_name("pictures.csv")

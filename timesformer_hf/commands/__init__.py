@@ -1,1 +1,6 @@
-"""The commands of `timesformer-hf`, a module each: `add_parser` describes it, `run` does it."""
+"""
+The command line, a module for each command.
+
+May import: everything but `cli`, which imports it. Each module has `add_parser` and `run`; what a command needs is
+imported when it runs, so that `--help` is quick.
+"""

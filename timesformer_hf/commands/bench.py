@@ -11,13 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import default_device, positive, quiet_transformers
+from ..output.terminal import quiet_transformers
+from .common import default_device, positive
 
 
 if TYPE_CHECKING:
-    from ..benchmark import Environment
-    from ..benchmark_cases import Case
-    from ..benchmark_results import CaseResult, Results
+    from ..benchmark.cases import Case
+    from ..benchmark.measuring import Environment
+    from ..benchmark.results import CaseResult, Results
 
 
 DESCRIPTION = """\
@@ -81,28 +82,28 @@ def add_parser(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..benchmark_cases import CASES, select_cases
+    from ..benchmark.cases import CASES, select_cases
 
     if args.list:
-        print(list_of_cases(select_cases(args.cases) if args.cases else CASES))
+        print(_list_of_cases(select_cases(args.cases) if args.cases else CASES))
         return 0
-    check_outputs(args)
+    _check_outputs(args)
     if args.results:
-        results = read_all(args)
+        results = _read_all(args)
     else:
-        results = [run_cases(select_cases(args.cases or ()), args)]
-        print(terminal_text(results[0]))
-    write_outputs(args, results)
+        results = [_run_cases(select_cases(args.cases or ()), args)]
+        print(_terminal_text(results[0]))
+    _write_outputs(args, results)
     return 1 if not args.results and results[0].failed else 0
 
 
-def check_outputs(args: argparse.Namespace) -> None:
+def _check_outputs(args: argparse.Namespace) -> None:
     """
     Raises:
         ValueError, FileExistsError, ImportError: where arguments don't go together or a file can't be written.
     """
-    from ..atomic_outputs import check_output_file
-    from ..cost_plot import check_can_plot
+    from ..output.atomic import check_output_file
+    from ..output.figures import check_can_plot
 
     if args.results and not (args.page or args.plot):
         raise ValueError(f"{args.results[0]}: results of earlier runs are for --page or --plot; give one of them")
@@ -123,15 +124,15 @@ def plots(args: argparse.Namespace) -> list[str]:
     return [*([args.plot] if args.plot else []), *([str(Path(args.page).with_suffix(".svg"))] if args.page else [])]
 
 
-def read_all(args: argparse.Namespace) -> list["Results"]:
-    from ..benchmark_results import read_results
+def _read_all(args: argparse.Namespace) -> list["Results"]:
+    from ..benchmark.results import read_results
 
     return [read_results(path) for path in args.results]
 
 
-def list_of_cases(cases: Sequence["Case"]) -> str:
+def _list_of_cases(cases: Sequence["Case"]) -> str:
     """A line for each case, then who takes part, by kind."""
-    from ..benchmark_cases import KINDS
+    from ..benchmark.cases import KINDS
 
     width = max(len(case.name) for case in cases)
     lines = [f"{case.name:<{width}}  {case.about}  [{', '.join((case.kind, *case.tags))}]" for case in cases]
@@ -148,27 +149,27 @@ def list_of_cases(cases: Sequence["Case"]) -> str:
 
 def paths_of(kind: str) -> dict:
     """The table of paths of a kind of case."""
-    from ..benchmark_cases import KINDS
+    from ..benchmark.cases import KINDS
 
-    return import_module(f"..{KINDS[kind]}", __package__).PATHS
+    return import_module(f"..benchmark.{KINDS[kind]}", __package__).PATHS
 
 
-def run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
+def _run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
     """
     Measure them, and write `--out` after each, so that what was measured stays where the rest is interrupted.
 
     Raises:
         ValueError: for a device that isn't there, or a path that no case has.
     """
-    from ..benchmark_results import write_results
+    from ..benchmark.results import write_results
 
     device = check_device(default_device(args.device))
-    check_paths(args.paths, cases)
-    results, overwrite = new_results(device, args), args.overwrite
+    _check_paths(args.paths, cases)
+    results, overwrite = _new_results(device, args), args.overwrite
     with environment(device, args) as here, progress(len(cases), args) as bar:
         for number, case in enumerate(cases, start=1):
             bar.set_description(case.name)
-            results.cases.append(run_case(case, here, args, bar.update))
+            results.cases.append(_run_case(case, here, args, bar.update))
             bar.n = number * steps(args)  # where a case broke off, too
             if args.out is not None:
                 write_results(args.out, results, overwrite)
@@ -192,7 +193,7 @@ def environment(device: str, args: argparse.Namespace) -> Iterator["Environment"
     """A folder that goes at the end, and torch's threads set until then."""
     import torch
 
-    from ..benchmark import Environment
+    from ..benchmark.measuring import Environment
 
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="timesformer-hf-bench-") as folder, quiet_transformers():
@@ -203,20 +204,20 @@ def environment(device: str, args: argparse.Namespace) -> Iterator["Environment"
             torch.set_num_threads(threads)
 
 
-def run_case(case: "Case", here: "Environment", args: argparse.Namespace, advance) -> "CaseResult":
+def _run_case(case: "Case", here: "Environment", args: argparse.Namespace, advance) -> "CaseResult":
     """Measure one; what goes wrong with it is in its result, and the others are measured all the same."""
-    from ..benchmark import Stopwatch, UnavailableError, measure, one_line
-    from ..benchmark_cases import KINDS
-    from ..benchmark_models import free_memory, synchronizer
-    from ..benchmark_results import CaseResult, PathResult
+    from ..benchmark.cases import KINDS
+    from ..benchmark.measuring import Stopwatch, UnavailableError, measure, one_line
+    from ..benchmark.models import free_memory, synchronizer
+    from ..benchmark.results import CaseResult, PathResult
 
-    chosen = chosen_paths(case, args.paths)
+    chosen = _chosen_paths(case, args.paths)
     result = CaseResult(case.name, case.about, case.kind)
     if not chosen:
         result.skipped = "--paths names none of its paths"
         return result
     try:
-        workload = import_module(f"..{KINDS[case.kind]}", __package__).make_workload(case, here)
+        workload = import_module(f"..benchmark.{KINDS[case.kind]}", __package__).make_workload(case, here)
         result.paths = [PathResult(name, paths_of(case.kind)[name].role) for name in chosen]
         result.multiply_accumulates = workload.multiply_accumulates
         measure(result, workload, args.repetitions, Stopwatch(synchronize=synchronizer(here.device)), advance)
@@ -227,14 +228,14 @@ def run_case(case: "Case", here: "Environment", args: argparse.Namespace, advanc
     return result
 
 
-def chosen_paths(case: "Case", names: Sequence[str] | None) -> list[str]:
+def _chosen_paths(case: "Case", names: Sequence[str] | None) -> list[str]:
     """In the order of the case."""
     if names is None:
         return [name for name in case.paths if not paths_of(case.kind)[name].on_request]
     return [name for name in case.paths if "all" in names or name in names]
 
 
-def check_paths(names: Sequence[str] | None, cases: Sequence["Case"]) -> None:
+def _check_paths(names: Sequence[str] | None, cases: Sequence["Case"]) -> None:
     """
     Raises:
         ValueError: for one that none of the cases has.
@@ -265,17 +266,17 @@ def check_device(device: str) -> str:
     raise ValueError(f"--device {device}: can't compute there ({reason}); this machine has {', '.join(there)}")
 
 
-def new_results(device: str, args: argparse.Namespace) -> "Results":
+def _new_results(device: str, args: argparse.Namespace) -> "Results":
     import torch
 
-    from ..benchmark_machine import describe_machine, describe_versions
-    from ..benchmark_results import Results
+    from ..benchmark.machine import describe_machine, describe_versions
+    from ..benchmark.results import Results
 
     return Results(
         machine=describe_machine(device),
         versions=describe_versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command_of(args),
+        command=_command_of(args),
         settings={
             "device": device,
             "threads": args.threads or torch.get_num_threads(),
@@ -286,7 +287,7 @@ def new_results(device: str, args: argparse.Namespace) -> "Results":
     )
 
 
-def command_of(args: argparse.Namespace) -> str:
+def _command_of(args: argparse.Namespace) -> str:
     """What to call to measure the same, wherever the outputs go."""
     words = ["timesformer-hf", "bench"]
     for name in ("cases", "paths", "device", "threads", "repetitions", "seed"):
@@ -296,19 +297,19 @@ def command_of(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def terminal_text(results: "Results") -> str:
+def _terminal_text(results: "Results") -> str:
     """Each case, then all at a glance."""
-    from ..benchmark_page import about, case_text, summary
+    from ..benchmark.page import about, case_text, summary
 
     cases = [f"{case.name}\n{case_text(case)}" for case in results.cases]
     return "\n\n".join([about(results), *cases, summary(results.cases)])
 
 
-def write_outputs(args: argparse.Namespace, results: Sequence["Results"]) -> None:
+def _write_outputs(args: argparse.Namespace, results: Sequence["Results"]) -> None:
     """The page and the charts, where there is something to draw; `--out` is there already."""
-    from ..atomic_outputs import output_file
-    from ..benchmark_page import performance_page, plotted_rows
-    from ..benchmark_plot import plot_ratios
+    from ..benchmark.page import performance_page, plotted_rows
+    from ..benchmark.plot import plot_ratios
+    from ..output.atomic import output_file
 
     rows = plotted_rows(results)
     charts = plots(args) if rows else []

@@ -5,8 +5,9 @@ import json
 import sys
 from pathlib import Path
 
+from ..output.terminal import quiet_transformers
 from ..shipped_models import CAMERA_MOTION
-from .common import default_device, optimized, positive, quiet_transformers
+from .common import default_device, optimized, positive
 
 
 DESCRIPTION = """\
@@ -28,9 +29,9 @@ examples:
   timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
 """
 
-ACCELERATOR_BATCH = 8  # videos
+_ACCELERATOR_BATCH = 8  # videos
 
-NO_MODEL = (
+_NO_MODEL = (
     "timesformer-hf: no --model given, so this is the one that is shipped: it tells how the camera moves.\n"
     "                For what happens in a video, try --model facebook/timesformer-base-finetuned-k400"
 )
@@ -62,7 +63,7 @@ def add_parser(commands) -> None:
         help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
         "4 for 96 (default: as saved with the model, else spread over the whole video)",
     )
-    add_views(parser)
+    _add_views(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
     parser.add_argument(
         "--dtype",
@@ -74,7 +75,7 @@ def add_parser(commands) -> None:
         "--batch-size",
         type=positive,
         metavar="B",
-        help=f"videos that the model takes at once (default: {ACCELERATOR_BATCH} on an accelerator; 1 on the CPU, "
+        help=f"videos that the model takes at once (default: {_ACCELERATOR_BATCH} on an accelerator; 1 on the CPU, "
         "where only small models gain by more, as the shipped one by 8). Videos that don't fit into memory together, "
         "it takes one by one",
     )
@@ -91,7 +92,7 @@ def add_parser(commands) -> None:
     )
 
 
-def add_views(parser: argparse.ArgumentParser) -> None:
+def _add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views",
         choices=("paper", "original"),
@@ -116,23 +117,23 @@ def add_views(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from ..file_classification import BusyTime, classify_files
+    from ..inference.file_classification import BusyTime, classify_files
 
     if args.model is None:
-        print(NO_MODEL, file=sys.stderr)
+        print(_NO_MODEL, file=sys.stderr)
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, args.device, args.dtype)
     if classifier is None:
         return 2
     names = ("top_k", "num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops", "num_workers")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else ACCELERATOR_BATCH)
+    batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
     several = len(args.videos) > 1
     model_time, failures = BusyTime(), 0
     results = classify_files(classifier, args.videos, batch_size, model_time, **settings)
     for result in tqdm(results, total=len(args.videos), unit="video", disable=None if several else True):
         failures += "error" in result
         if "error" in result and not args.json:
-            tqdm.write(f"timesformer-hf: {error_line(result)}", file=sys.stderr)
+            tqdm.write(f"timesformer-hf: {_error_line(result)}", file=sys.stderr)
         else:
             tqdm.write(json.dumps(result) if args.json else table(result), file=sys.stdout)
     if several:
@@ -166,7 +167,7 @@ def speed_line(num_videos: int, model_time) -> str:
     return f"{speed}; the model was busy {model_time.share:.0%} of the time"
 
 
-def error_line(result: dict) -> str:
+def _error_line(result: dict) -> str:
     """The error of a video, which names it."""
     error = result["error"]
     return error if result["video"] in error else f"{result['video']}: {error}"

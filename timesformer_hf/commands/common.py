@@ -1,8 +1,6 @@
 """What several commands share."""
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 
 
 def positive(text: str) -> int:
@@ -20,22 +18,6 @@ def frame_size(text: str) -> int | tuple[int, ...]:
     return int(sides[0]) if len(sides) == 1 else tuple(int(side) for side in sides)
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Only errors in its log, and no progress bars for loading weights."""
-    from transformers import logging
-
-    verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress_bars:
-            logging.enable_progress_bar()
-
-
 def default_device(device: str | None) -> str:
     """The device that was asked for, or an accelerator where there is one."""
     import torch
@@ -50,7 +32,7 @@ def optimized(model):
     A model for a command that asks it for answers alone: by `optimize_for_inference`, or as it is where that refuses
     it (quantized, with an adapter, of another class).
     """
-    from ..inference_folding import optimize_for_inference
+    from ..inference.folding import optimize_for_inference
 
     try:
         return optimize_for_inference(model)

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from .common import frame_size, positive, quiet_transformers
+from ..output.terminal import quiet_transformers
+from .common import frame_size, positive
 
 
 DESCRIPTION = """\
@@ -95,7 +96,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with quiet_transformers():
-        from ..checkpoint_conversion import convert
+        from ..checkpoints.conversion import convert
 
         conversion = convert(
             args.source,

@@ -7,21 +7,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..atomic_outputs import check_output_file, output_file
-from ..markdown_table import markdown_table
-from .common import frame_size, positive, quiet_transformers
+from ..output.atomic import check_output_file, output_file
+from ..output.markdown_table import markdown_table
+from ..output.terminal import quiet_transformers
+from .common import frame_size, positive
 
 
 if TYPE_CHECKING:
-    from ..cost_plot import Panel
-    from ..model_cost import ModelCost
+    from ..model.cost import ModelCost
+    from ..output.cost_plot import Panel
 
 
 # (frames, side in pixels): the paper's base, and what grows from there
-BASE = (8, 224)
-BY_FRAMES = {f"{frames} frames": (frames, BASE[1]) for frames in (8, 16, 32, 64, 96)}
-BY_SIDE = {f"{side} px": (BASE[0], side) for side in (224, 336, 448, 560)}
-COST = "10^12 multiply-accumulates over three crops"
+_BASE = (8, 224)
+_BY_FRAMES = {f"{frames} frames": (frames, _BASE[1]) for frames in (8, 16, 32, 64, 96)}
+_BY_SIDE = {f"{side} px": (_BASE[0], side) for side in (224, 336, 448, 560)}
+_COST = "10^12 multiply-accumulates over three crops"
 
 DESCRIPTION = """\
 Print what the paper's attention schemes cost, and how that grows with frames and with resolution, as Markdown tables;
@@ -77,13 +78,13 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_arguments(args)
-    costs = scheme_costs() if args.model is None else [cost_of(args.model, args.num_frames, args.image_size)]
+    costs = _scheme_costs() if args.model is None else [_cost_of(args.model, args.num_frames, args.image_size)]
     if args.json:
         print("\n".join(json.dumps(dataclasses.asdict(cost)) for cost in costs))
     else:
-        print(scheme_tables() if args.model is None else model_table(costs[0]))
+        print(_scheme_tables() if args.model is None else _model_table(costs[0]))
     if args.plot is not None:
-        write_plot(args.plot, args.overwrite)
+        _write_plot(args.plot, args.overwrite)
         print(f"timesformer-hf: wrote {args.plot}", file=sys.stderr)
     return 0
 
@@ -96,7 +97,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.model is None and (args.num_frames is not None or args.image_size is not None):
         raise ValueError("--num-frames and --image-size belong to --model: the tables have the paper's sizes")
     if args.plot is not None:
-        from ..cost_plot import check_can_plot
+        from ..output.figures import check_can_plot
 
         if args.model is not None:
             raise ValueError("--plot draws the paper's schemes, and --model counts a single model; give one of them")
@@ -104,15 +105,15 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_output_file(args.plot, args.overwrite)
 
 
-def cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int] | None) -> "ModelCost":
+def _cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int] | None) -> "ModelCost":
     """
     Raises:
         ValueError: where `name` is no model or another than a TimeSformer, or can't have that size.
     """
     from transformers import AutoConfig
 
-    from .. import TimesformerConfig
-    from ..model_cost import model_cost
+    from ..model.configuration_timesformer import TimesformerConfig
+    from ..model.cost import model_cost
 
     with quiet_transformers():
         try:
@@ -125,16 +126,16 @@ def cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int]
         return model_cost(config, num_frames, image_size)
 
 
-def scheme_costs() -> list["ModelCost"]:
+def _scheme_costs() -> list["ModelCost"]:
     """Of every scheme, at every size of the tables."""
-    from ..attention_schemes import ATTENTION_SCHEMES
-    from ..model_cost import PAPER_VARIANTS, scheme_cost
+    from ..model.attention_schemes import ATTENTION_SCHEMES
+    from ..model.cost import PAPER_VARIANTS, scheme_cost
 
-    sizes = dict.fromkeys((*PAPER_VARIANTS.values(), *BY_FRAMES.values(), *BY_SIDE.values()))
+    sizes = dict.fromkeys((*PAPER_VARIANTS.values(), *_BY_FRAMES.values(), *_BY_SIDE.values()))
     return [scheme_cost(scheme, *size) for scheme in ATTENTION_SCHEMES for size in sizes]
 
 
-def tera(cost: "ModelCost") -> str:
+def _tera(cost: "ModelCost") -> str:
     return f"{cost.tera_over_crops:.2f}"
 
 
@@ -142,37 +143,37 @@ def parameters(cost: "ModelCost") -> str:
     return f"{cost.parameters:,}"
 
 
-def further_parameters(cost: "ModelCost") -> str:
-    from ..model_cost import scheme_cost
+def _further_parameters(cost: "ModelCost") -> str:
+    from ..model.cost import scheme_cost
 
-    return f"{cost.parameters - scheme_cost(cost.attention_type, *BASE).parameters:+,}"
+    return f"{cost.parameters - scheme_cost(cost.attention_type, *_BASE).parameters:+,}"
 
 
-def scheme_tables() -> str:
+def _scheme_tables() -> str:
     """The paper's variants of every scheme, then how cost and parameters grow, as Markdown."""
-    from ..model_cost import KINETICS_400_LABELS, PAPER_VARIANTS
+    from ..model.cost import KINETICS_400_LABELS, PAPER_VARIANTS
 
-    frames, side = BASE
-    variants = {f"{name} {'x'.join(map(str, size))}": (tera, size) for name, size in PAPER_VARIANTS.items()}
-    by_frames = {name: (tera, size) for name, size in BY_FRAMES.items()}
-    by_side = {name: (tera, size) for name, size in BY_SIDE.items()}
-    grown = {name: (further_parameters, size) for name, size in (BY_FRAMES | BY_SIDE).items() if size != BASE}
+    frames, side = _BASE
+    variants = {f"{name} {'x'.join(map(str, size))}": (_tera, size) for name, size in PAPER_VARIANTS.items()}
+    by_frames = {name: (_tera, size) for name, size in _BY_FRAMES.items()}
+    by_side = {name: (_tera, size) for name, size in _BY_SIDE.items()}
+    grown = {name: (_further_parameters, size) for name, size in (_BY_FRAMES | _BY_SIDE).items() if size != _BASE}
     tables = {
-        f"Parameters at {frames}x{side} with {KINETICS_400_LABELS} classes, and {COST}": {
-            "parameters": (parameters, BASE),
+        f"Parameters at {frames}x{side} with {KINETICS_400_LABELS} classes, and {_COST}": {
+            "parameters": (parameters, _BASE),
             **variants,
         },
-        f"By frames of {side} x {side} pixels, {COST}": by_frames,
-        f"By the side of {frames} square frames, {COST}": by_side,
+        f"By frames of {side} x {side} pixels, {_COST}": by_frames,
+        f"By the side of {frames} square frames, {_COST}": by_side,
         f"Parameters beyond those at {frames}x{side}, by frames and by side": grown,
     }
-    return "\n\n".join(f"{title}:\n\n{scheme_table(columns)}" for title, columns in tables.items())
+    return "\n\n".join(f"{title}:\n\n{_scheme_table(columns)}" for title, columns in tables.items())
 
 
-def scheme_table(columns: dict) -> str:
+def _scheme_table(columns: dict) -> str:
     """A row for each scheme. `columns` is heading -> (what to say of a cost, (frames, side))."""
-    from ..attention_schemes import ATTENTION_SCHEMES
-    from ..model_cost import scheme_cost
+    from ..model.attention_schemes import ATTENTION_SCHEMES
+    from ..model.cost import scheme_cost
 
     rows = [
         [f"`{scheme}`", *(say(scheme_cost(scheme, *size)) for say, size in columns.values())]
@@ -181,7 +182,7 @@ def scheme_table(columns: dict) -> str:
     return markdown_table(["scheme", *columns], rows)
 
 
-def model_table(cost: "ModelCost") -> str:
+def _model_table(cost: "ModelCost") -> str:
     """A single model, one crop and three."""
     size = "x".join(str(side) for side in cost.image_size)
     row = [f"`{cost.attention_type}`", str(cost.num_frames), size, parameters(cost)]
@@ -190,18 +191,18 @@ def model_table(cost: "ModelCost") -> str:
     return markdown_table(heads, [[*row, *counts]])
 
 
-def write_plot(path: str, overwrite: bool) -> None:
-    from ..cost_plot import plot_costs
+def _write_plot(path: str, overwrite: bool) -> None:
+    from ..output.cost_plot import plot_costs
 
     with output_file(path, overwrite) as temporary:
-        plot_costs(temporary, plot_panels(), COST.replace("10^12", "$10^{12}$"))
+        plot_costs(temporary, _plot_panels(), _COST.replace("10^12", "$10^{12}$"))
 
 
-def plot_panels() -> list["Panel"]:
+def _plot_panels() -> list["Panel"]:
     """The paper's Figure 3: cost by resolution on the left, by frames on the right."""
-    from ..attention_schemes import ATTENTION_SCHEMES
-    from ..cost_plot import Panel
-    from ..model_cost import scheme_cost
+    from ..model.attention_schemes import ATTENTION_SCHEMES
+    from ..model.cost import scheme_cost
+    from ..output.cost_plot import Panel
 
     def lines(sizes: dict) -> dict[str, list[float]]:
         return {
@@ -211,13 +212,13 @@ def plot_panels() -> list["Panel"]:
 
     return [
         Panel(
-            f"height and width of each of {BASE[0]} frames (pixels)",
-            [side for _, side in BY_SIDE.values()],
-            lines(BY_SIDE),
+            f"height and width of each of {_BASE[0]} frames (pixels)",
+            [side for _, side in _BY_SIDE.values()],
+            lines(_BY_SIDE),
         ),
         Panel(
-            f"frames of {BASE[1]} x {BASE[1]} pixels (number)",
-            [frames for frames, _ in BY_FRAMES.values()],
-            lines(BY_FRAMES),
+            f"frames of {_BASE[1]} x {_BASE[1]} pixels (number)",
+            [frames for frames, _ in _BY_FRAMES.values()],
+            lines(_BY_FRAMES),
         ),
     ]

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from ..atomic_outputs import check_output_file
-from .common import default_device, optimized, positive, quiet_transformers
+from ..output.atomic import check_output_file
+from ..output.terminal import quiet_transformers
+from .common import default_device, optimized, positive
 
 
 EXAMPLES = """\
@@ -67,8 +68,10 @@ def add_parser(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..feature_extraction import choose_sampling, describe_settings, find_videos
-    from ..feature_table import FeatureParts, import_pyarrow
+    from ..inference.feature_extraction import choose_sampling, describe_settings
+    from ..inference.feature_table import FeatureParts
+    from ..output.parquet import import_pyarrow
+    from ..video.video_folders import find_videos
 
     check_output_file(args.out, args.overwrite)
     import_pyarrow()
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace) -> tuple:
-    from ..feature_extraction import load_feature_model
+    from ..inference.feature_extraction import load_feature_model
 
     with quiet_transformers():
         try:
@@ -94,9 +97,9 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     """Embed what is not done yet, a part a batch, and merge the parts."""
     import torch
 
-    from .. import __version__
-    from ..feature_extraction import extract_features
-    from ..feature_table import source_of
+    from ..inference.feature_extraction import extract_features
+    from ..inference.feature_table import source_of
+    from ..version import __version__
 
     sources = {video: source_of(video) for video in videos}
     batches = unfinished(videos, args.batch_size, lambda video: sources[video] in parts.places)

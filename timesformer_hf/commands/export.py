@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import quiet_transformers
+from ..output.terminal import quiet_transformers
 
 
-PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
+_PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 DESCRIPTION = """\
 Write a classifier as a graph that runs without this package, for clips of any batch, number of frames, height and
 width (multiples of the patch):
@@ -56,15 +56,15 @@ def add_parser(commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..checkpoint_files import find_source
-    from ..model_export import TOLERANCES, export_model
+    from ..checkpoints.files import find_source
+    from ..inference.export import TOLERANCES, export_model
 
     folder = find_source(args.model)
-    out = default_out(args.model, args.format) if args.out is None else Path(args.out)
+    out = _default_out(args.model, args.format) if args.out is None else Path(args.out)
     with quiet_transformers():
         checks = export_model(folder, out, format=args.format, dtype=args.dtype, overwrite=args.overwrite)
-    print(f"{out}: " + ", ".join(f"{file.name} ({size_text(file)})" for file in sorted(out.glob("model.*"))))
-    if not any((out / name).exists() for name in PREPROCESSOR_FILES):
+    print(f"{out}: " + ", ".join(f"{file.name} ({_size_text(file)})" for file in sorted(out.glob("model.*"))))
+    if not any((out / name).exists() for name in _PREPROCESSOR_FILES):
         print(f"timesformer-hf: {folder} has no preprocessor file, so none lies beside the graph", file=sys.stderr)
     for check in checks:
         print(f"  checked {' x '.join(map(str, check.shape))}: differs by {check.difference:.1e} of the largest logit")
@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def default_out(name: str, format: str) -> Path:
+def _default_out(name: str, format: str) -> Path:
     """Beside the model: my-model -> my-model-onnx. One of the Hub: here."""
     model = Path(name) if Path(name).exists() else Path(Path(name).name)
     model = model if model.name not in ("", "..") else model.resolve()
     return model.with_name(f"{model.name}-{format}")
 
 
-def size_text(file: Path) -> str:
+def _size_text(file: Path) -> str:
     return f"{file.stat().st_size / 1e6:,.1f} MB"

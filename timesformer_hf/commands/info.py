@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from .common import positive, quiet_transformers
+from ..output.terminal import quiet_transformers
+from .common import positive
 
 
 EXAMPLES = """\
@@ -36,14 +37,14 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     with quiet_transformers():
-        from ..checkpoint_info import describe_checkpoint
+        from ..checkpoints.info import describe_checkpoint
 
         about = describe_checkpoint(args.checkpoint, args.num_attention_heads)
-    print(json.dumps(about) if args.json else as_text(about))
+    print(json.dumps(about) if args.json else _as_text(about))
     return 0
 
 
-def as_text(about: dict) -> str:
+def _as_text(about: dict) -> str:
     """A line a fact."""
     heads = f"{about['num_attention_heads']} heads"
     classes = f"{about['num_labels']}{', those of ' + about['label_list'] if about['label_list'] else ''}"

@@ -1,0 +1,6 @@
+"""
+`timesformer-hf bench`: this package and its peers measured side by side.
+
+May import: `inference`, `model`, `output`, `version` and `video`. Start with `cases.py`, the table of what is measured,
+and `measuring.py`, which measures it.
+"""

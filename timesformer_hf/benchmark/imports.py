@@ -1,0 +1,51 @@
+"""How long it takes to import this package, and transformers, in a fresh interpreter."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from .cases import Case
+from .measuring import CodePath, Environment, Prepared, Workload
+
+
+_DONE = "imported"
+
+
+def make_workload(case: Case, environment: Environment) -> Workload:
+    return Workload(
+        prepare={name: partial(PATHS[name].prepare, environment) for name in case.paths},
+        reference=lambda: _DONE,
+        difference=lambda got, expected: 0.0 if got == expected else float("inf"),
+        tolerance=lambda path: 0.0,
+    )
+
+
+def _prepare_import(statement: str, environment: Environment) -> Prepared:
+    """A fresh interpreter, which says when it is through."""
+    search_path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    variables = os.environ | {"PYTHONPATH": search_path}
+    command = [sys.executable, "-c", f"{statement}; print({_DONE!r})"]
+
+    def run() -> str:
+        child = subprocess.run(command, capture_output=True, text=True, env=variables)
+        if child.returncode:
+            raise RuntimeError((child.stderr.strip().splitlines() or ["it failed"])[-1])
+        return child.stdout.strip()
+
+    return Prepared(run)
+
+
+def statement(role: str, text: str) -> CodePath:
+    return CodePath(role, f"`{text}`", partial(_prepare_import, text))
+
+
+PATHS = {
+    "ours": statement("ours", "import timesformer_hf"),
+    "transformers": statement("peer", "import transformers"),
+    "interpreter": statement("limit", "pass"),
+    "ours-model": statement("ours", "from timesformer_hf import TimesformerForVideoClassification"),
+    "transformers-model": statement("peer", "from transformers import TimesformerForVideoClassification"),
+    "torch": statement("limit", "import torch"),
+}

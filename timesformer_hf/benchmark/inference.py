@@ -1,0 +1,168 @@
+"""Forward passes: ours and its peers', of divided attention and of joint attention."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..inference.export import DTYPES as EXPORT_DTYPES
+from ..inference.export import INPUT, OUTPUT, check_can_export, export_program, quiet_export, write_onnx
+from ..inference.folding import optimize_for_inference
+from ..inference.quantization import quantize
+from .cases import QUANTIZED, Case
+from .matrix_products import count
+from .measuring import CodePath, Environment, Prepared, UnavailableError, Workload
+from .memory import peak_in_child
+from .models import (
+    DTYPES,
+    TOLERANCES,
+    ModelBench,
+    check_dtype,
+    compiled,
+    relative_difference,
+)
+
+
+def make_workload(case: Case, environment: Environment) -> Workload:
+    """
+    Raises:
+        UnavailableError: where the hardware hasn't the case's dtype.
+    """
+    check_dtype(case.dtype, environment.device)
+    torch.compiler.reset()  # what the cases before compiled counts against a limit, beyond which nothing is compiled
+    bench = ModelBench(case, environment)
+    return Workload(
+        prepare={name: partial(PATHS[name].prepare, bench) for name in case.paths},
+        reference=bench.reference_logits,
+        difference=relative_difference,
+        tolerance=partial(tolerance, bench),
+        peak_bytes=partial(peak_in_child, case, environment) if case.memory else None,
+        multiply_accumulates=count(bench.products),
+    )
+
+
+def tolerance(bench: ModelBench, path: str) -> float:
+    """Of the case's dtype; of what isn't quantized, in the dtype that it has."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return TOLERANCES[names[bench.dtype] if path == "built-in-unquantized" else bench.case.dtype]
+
+
+def prepare_ours(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, _in_dtype_of_case(bench, bench.ours()))
+
+
+def prepare_ours_compiled(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, compiled(_in_dtype_of_case(bench, bench.ours())))
+
+
+def _prepare_optimized(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, _in_dtype_of_case(bench, optimize_for_inference(bench.ours())))
+
+
+def _prepare_optimized_compiled(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, compiled(_in_dtype_of_case(bench, optimize_for_inference(bench.ours()))))
+
+
+def _prepare_optimized_graphs(bench: ModelBench) -> Prepared:
+    model = _in_dtype_of_case(bench, optimize_for_inference(bench.ours()))
+    return _prepare_model(bench, _compiled_to_graphs(model, bench.device))
+
+
+def prepare_built_in(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, _in_dtype_of_case(bench, bench.built_in()))
+
+
+def prepare_built_in_compiled(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, compiled(_in_dtype_of_case(bench, bench.built_in())))
+
+
+def _prepare_built_in_graphs(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, _compiled_to_graphs(_in_dtype_of_case(bench, bench.built_in()), bench.device))
+
+
+def _compiled_to_graphs(model: nn.Module, device: str) -> nn.Module:
+    """
+    Compiled, and recorded as CUDA graphs, which a small batch needs: its kernels end before the next are launched.
+
+    Raises:
+        UnavailableError: for another device.
+    """
+    if not device.startswith("cuda"):
+        raise UnavailableError(f"CUDA graphs need a CUDA device; this is {device}")
+    return torch.compile(model, dynamic=False, mode="reduce-overhead")
+
+
+def _prepare_unquantized(bench: ModelBench) -> Prepared:
+    return _prepare_model(bench, bench.built_in())
+
+
+def _in_dtype_of_case(bench: ModelBench, model: nn.Module) -> nn.Module:
+    return quantize(model, bench.case.dtype) if bench.case.dtype in QUANTIZED else model
+
+
+def _prepare_model(bench: ModelBench, model: nn.Module) -> Prepared:
+    pixel_values = bench.pixel_values
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return model(pixel_values).logits
+
+    return Prepared(run)
+
+
+def prepare_limit(bench: ModelBench) -> Prepared:
+    return Prepared(torch.inference_mode()(bench.prepare_products()))
+
+
+def _prepare_onnxruntime(bench: ModelBench) -> Prepared:
+    """
+    Our own export, which is another graph than the model's author would write by hand, on as many threads as torch.
+
+    Raises:
+        ImportError: where a package is missing. UnavailableError: where the export hasn't the dtype or device.
+    """
+    names = {dtype: name for name, dtype in EXPORT_DTYPES.items()}
+    if bench.dtype not in names:
+        raise UnavailableError(f"the ONNX export has no {bench.case.dtype}, only {', '.join(EXPORT_DTYPES)}")
+    if bench.device != "cpu":
+        raise UnavailableError(f"ONNX Runtime is measured on the CPU only, not on {bench.device}")
+    check_can_export("onnx", names[bench.dtype])
+    path = bench.weights / f"{bench.case.dtype}.onnx"
+    if not path.exists():
+        with quiet_export():
+            write_onnx(export_program(bench.ours(torch.float32), names[bench.dtype]), path)
+    run = _load_session(path, bench.environment.threads)
+    clips = bench.clips.numpy()
+    return Prepared(lambda: torch.from_numpy(run(clips)))
+
+
+def _load_session(path: Path, threads: int) -> Callable:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda clips: session.run([OUTPUT], {INPUT: clips})[0]
+
+
+PATHS = {
+    "ours": CodePath("ours", "timesformer_hf, eager PyTorch", prepare_ours),
+    "ours-compiled": CodePath("ours", "timesformer_hf, torch.compile", prepare_ours_compiled, on_request=True),
+    "ours-optimized": CodePath("ours", "optimize_for_inference, eager", _prepare_optimized),
+    "ours-optimized-compiled": CodePath(
+        "ours", "optimize_for_inference, torch.compile", _prepare_optimized_compiled, on_request=True
+    ),
+    "ours-optimized-graphs": CodePath(
+        "ours", "optimize_for_inference, torch.compile with CUDA graphs", _prepare_optimized_graphs, on_request=True
+    ),
+    "built-in": CodePath("peer", "the model built into transformers, eager", prepare_built_in),
+    "built-in-compiled": CodePath("peer", "the same, torch.compile", prepare_built_in_compiled, on_request=True),
+    "built-in-graphs": CodePath(
+        "peer", "the same, torch.compile with CUDA graphs", _prepare_built_in_graphs, on_request=True
+    ),
+    "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", _prepare_unquantized),
+    "onnxruntime": CodePath("peer", "ONNX Runtime, on our export", _prepare_onnxruntime),
+    "matrix-products": CodePath("limit", "the original model's matrix products alone", prepare_limit),
+}

@@ -1,0 +1,81 @@
+"""What a result depends on besides the code: the machine and the versions."""
+
+import os
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..video.decoding_plan import count_cores
+
+
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "av",
+    "torchcodec",
+    "onnxruntime",
+    "torchao",
+    "triton",
+    "numpy",
+)
+# of a CPU, as Linux calls them: without them fewer bits take as long as float32, or longer
+_LOW_PRECISION = ("avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16")
+_LOW_PRECISION += ("asimddp", "i8mm", "bf16", "fphp")  # Arm's
+
+
+def describe_machine(device: str) -> dict:
+    """Processor, memory and, where `device` is one, the GPU."""
+    import torch
+
+    machine = {
+        "cpu": _cpu_model(),
+        "instructions": [torch.backends.cpu.get_cpu_capability(), *_low_precision_instructions()],
+        "cores": count_cores(),
+        "memory_bytes": memory_bytes(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # others' work, at the start
+        "gpu": None,
+    }
+    if device.startswith("cuda"):
+        about = torch.cuda.get_device_properties(device)
+        machine |= {"gpu": about.name, "gpu_memory_bytes": about.total_memory}
+        machine |= {"gpu_capability": f"{about.major}.{about.minor}", "cuda": torch.version.cuda}
+    elif device != "cpu":
+        machine["gpu"] = device
+    return machine
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _low_precision_instructions() -> list[str]:
+    """Those of `_LOW_PRECISION` that the processor has."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return [name for name in _LOW_PRECISION if name in line.split()]
+    return []
+
+
+def memory_bytes() -> int | None:
+    with suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
+
+
+def describe_versions() -> dict[str, str]:
+    """Of Python, this package and what is installed of those that it is measured with or against."""
+    from ..version import __version__
+
+    versions = {"python": platform.python_version(), "timesformer_hf": __version__}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

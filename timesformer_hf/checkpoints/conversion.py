@@ -1,0 +1,374 @@
+"""Any public checkpoint to a folder of transformers, or back to the authors' format: read, load, check, write."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from ..data.label_lists import known_list, read_labels
+from ..model.configuration_timesformer import TimesformerConfig, as_pair
+from ..model.modeling_timesformer import TimesformerForVideoClassification
+from ..output.atomic import check_output_file, check_output_folder, output_file, output_folder
+from .files import Checkpoint, find_source, read_checkpoint
+from .formats import CheckpointFormat, find_format, own_weights
+from .image_vit import make_start, read_image_vit
+from .keys import ORIGINAL, restore_keys
+from .model_card import make_model_card
+from .parity import (
+    check_parity,
+    difference_from_built_in,
+    difference_from_image_vit,
+    difference_from_masks,
+    difference_from_outputs,
+    difference_of_configs,
+)
+from .processors import is_bgr, save_processors
+from .structure import find_config
+
+
+_MODEL_FILES = ("config.json", "*preprocessor_config.json", "model*.safetensors", "model*.index.json", "README.md")
+TARGETS = ("transformers", "original")
+_ORIGINAL_SUFFIXES = (".pyth", ".pth", ".pt")
+_ORIGINAL_CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "interpolation_mode": "nearest"}
+
+
+@dataclass
+class _Conversion:
+    """
+    What a conversion did.
+
+    Attributes:
+        checkpoint, found: the source and its format.
+        model: the converted model, in evaluation mode.
+        label_list: name of the label list that its classes are, `None` where unknown.
+        bgr: whether it was trained on BGR.
+        assumed: what neither config nor weights tell, in words.
+        checks: a sentence on each check that it passed.
+        notes: what else there is to know.
+    """
+
+    checkpoint: Checkpoint
+    found: CheckpointFormat
+    model: TimesformerForVideoClassification
+    label_list: str | None
+    bgr: bool
+    assumed: list[str]
+    checks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    to: str = "transformers",
+    from_format: str | None = None,
+    attention_type: str | None = None,
+    num_frames: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    num_attention_heads: int | None = None,
+    labels: str | None = None,
+    bgr: bool | None = None,
+    outputs: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    report: Callable[[str], None] = lambda step: None,
+) -> _Conversion:
+    """
+    Convert a checkpoint. Every key must fit, and the model must equal a twin in float64, before anything is written.
+
+    Args:
+        source: a file, a folder, or a name on the Hub; see [`read_checkpoint`].
+        out: a folder, or with `to="original"` a file, which appears whole or not at all.
+        to: `"transformers"`, or `"original"` for the authors' format.
+        from_format: what `source` is, where that shall be checked; found out by default.
+        attention_type: the scheme that an image ViT becomes (divided by default); others have one.
+        num_frames, image_size: what to resize the embeddings to, or to make them for.
+        num_attention_heads: by default the config's, or one for every 64 channels.
+        labels: a label list's name, a file with a label a line, or `"none"`; by default what the published weights
+            with so many classes have.
+        bgr: whether it was trained on BGR; by default, whether it is one of the authors' Something-Something models.
+        outputs: a safetensors file with `pixel_values` and `logits` of the source's own code, to check against.
+        overwrite: whether `out` may be replaced.
+        report: is told what is being done, since large models take a minute.
+
+    Raises:
+        ValueError: where the source is not understood or does not fit; `ParityError`, one of them, where the model
+            does not compute what its twin does.
+        OSError: where a file can't be read or written. Nothing half-written stays.
+    """
+    _check_target(source, out, to, overwrite)
+    names = None if labels in (None, "none") else read_labels(labels)
+    report(f"reading {source}")
+    checkpoint = read_checkpoint(source)
+    found = find_format(checkpoint, from_format)
+    notes = []
+    if found.is_image_model:
+        model, weights, assumed = start_model(
+            checkpoint, attention_type, num_frames, num_attention_heads, image_size, names
+        )
+        if model.config.num_labels and len(weights.get("classifier.weight", ())) != model.config.num_labels:
+            notes.append("the head is new and untrained: fine-tune it before you use its labels")
+    elif attention_type is not None:
+        raise ValueError(f"{source} has an attention scheme; --attention-type is for image ViTs")
+    else:
+        model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
+    label_list = attach_labels(model, found, labels, names)
+    if bgr is None:
+        bgr = is_bgr(checkpoint, found, label_list)
+    conversion = _Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
+    _check_sizes(model, num_frames, image_size, to)
+    report(f"it is {found.title}; comparing the model with its twin, in float64")
+    conversion.checks += check_model(model, weights, found, outputs)
+    model.resize_embeddings(num_frames=num_frames, image_size=image_size)
+    report(f"writing {out}")
+    try:
+        _write_original(conversion, out, overwrite) if to == "original" else _write_folder(conversion, out, overwrite)
+    except (SafetensorError, RuntimeError) as error:  # what safetensors and torch make of a full disk
+        raise OSError(f"{out} could not be written, and nothing of it stays: {error}") from error
+    return conversion
+
+
+def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, overwrite: bool) -> None:
+    """
+    Raises:
+        ValueError: for an unknown target or file name. FileExistsError: where `out` is there and may not be replaced,
+            or the source lies in it.
+    """
+    if to not in TARGETS:
+        raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
+    if to == "original":
+        if Path(out).suffix not in _ORIGINAL_SUFFIXES:
+            raise ValueError(f"OUT must be a file that ends in {', '.join(_ORIGINAL_SUFFIXES)}, got {out}")
+        check_output_file(out, overwrite)
+    else:
+        check_output_folder(out, overwrite, _MODEL_FILES)
+    if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
+        raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
+
+
+def load_model(
+    checkpoint: Checkpoint, found: CheckpointFormat, num_attention_heads: int | None, image_size
+) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
+    """A TimeSformer from any format, its weights, and what had to be assumed."""
+    weights = own_weights(checkpoint, found)
+    _check_finite(weights, checkpoint.source)
+    config, assumed = find_config(checkpoint, found, weights, num_attention_heads, image_size)
+    with torch.device("meta"):
+        model = TimesformerForVideoClassification(config)
+    _load_strictly(model, weights, checkpoint.source)
+    return model, weights, assumed
+
+
+def start_model(
+    checkpoint: Checkpoint,
+    attention_type: str | None,
+    num_frames: int | None,
+    num_attention_heads: int | None,
+    image_size,
+    names: list[str] | None,
+) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
+    """A TimeSformer that starts from an image ViT, at the ViT's own image size; else as [`load_model`]."""
+    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
+    _check_finite(weights, checkpoint.source)
+    model = make_start(
+        TimesformerForVideoClassification,
+        weights,
+        start,
+        attention_type=attention_type or TimesformerConfig.attention_type,
+        num_frames=num_frames or TimesformerConfig.num_frames,
+        id2label=start.id2label if names is None else dict(enumerate(names)),
+    )
+    return model, weights, assumed
+
+
+def _check_sizes(model: TimesformerForVideoClassification, num_frames, image_size, to: str) -> None:
+    """
+    Raises:
+        ValueError: for sizes that the model can't be resized to, or a model that the target format can't hold.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_frames, config.image_size = num_frames or config.num_frames, image_size or config.image_size
+    config.check_values()
+    if to != "original":
+        return
+    height, width = as_pair(config.image_size, "image_size")
+    if height != width or len(set(as_pair(config.patch_size))) > 1:
+        raise ValueError(f"The authors' code has no rectangular sizes; this model is for {height} x {width} pixels")
+    try:
+        restore_keys(model.state_dict(), ORIGINAL)
+    except ValueError as error:
+        raise ValueError(f"The authors' code has no {config.attention_type} attention: {error}") from error
+
+
+def check_model(
+    model: TimesformerForVideoClassification, weights: dict, found: CheckpointFormat, outputs: str | os.PathLike | None
+) -> list[str]:
+    """Compare a model with its twins; returns a sentence on each."""
+    scheme = model.config.attention_type
+    if found.is_image_model:
+        what, twin = f"class feature equal to the image ViT's {_WHERE_EQUAL[scheme]}", "the image ViT"
+        difference = difference_from_image_vit(model, weights)
+    else:
+        twin, difference = (
+            "transformers' built-in model with the same weights",
+            difference_from_built_in(model, weights),
+        )
+        if difference is None:
+            twin, difference = "the masks that define its scheme", difference_from_masks(model)
+        what = f"logits equal to those of {twin}"
+    check_parity(difference, twin)
+    checks = [f"{what}, within {difference:.1e} of the largest value"]
+    if outputs is not None:
+        difference, tolerance = difference_from_outputs(model, Path(outputs))
+        check_parity(difference, f"the outputs in {outputs}", tolerance)
+        checks.append(f"logits equal to those in {Path(outputs).name}, within {difference:.1e} of the largest value")
+    return checks
+
+
+def _load_strictly(model: TimesformerForVideoClassification, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """
+    Give a model on the meta device its weights.
+
+    Raises:
+        ValueError: listing what is missing, left over or of another shape.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing, left_over = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    misfits = [
+        f"{name} {tuple(weights[name].shape)} instead of {expected[name]}"
+        for name in sorted(expected.keys() & weights.keys())
+        if tuple(weights[name].shape) != expected[name]
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+        for names, what in ((missing, "missing"), (left_over, "left over"), (misfits, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"The weights of {source} don't make a {model.config.attention_type} model; {'; '.join(problems)}"
+        )
+    # copies, since a file may hold one tensor under two names, or a part of a larger one
+    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, strict=True, assign=True)
+    model.eval()
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """
+    Raises:
+        ValueError: for weights with NaN or infinite values.
+    """
+    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise ValueError(f"{len(wrong)} weights of {source} hold NaN or infinity: {', '.join(wrong[:5])}")
+
+
+_WHERE_EQUAL = {
+    "divided_space_time": "on identical frames",
+    "space_only": "on identical frames",
+    "joint_space_time": "on a clip of one frame",
+    "sparse_local_global": "on a clip that repeats each patch in time, height and width",
+    "axial": "on identical frames that are one patch wide",
+}
+
+
+def attach_labels(
+    model: TimesformerForVideoClassification,
+    found: CheckpointFormat,
+    labels: str | None = None,
+    names: list[str] | None = None,
+) -> str | None:
+    """
+    Put class names into the config.
+
+    Args:
+        labels: what the caller calls them, for messages; `"none"` for none.
+        names: them; by default those that published weights with so many classes have, unless there are names.
+
+    Returns:
+        The name of the list that they are, `None` where it is none of the known ones.
+
+    Raises:
+        ValueError: where there are more or fewer of them than classes.
+    """
+    config = model.config
+    present = [config.id2label[index] for index in range(config.num_labels)]
+    if labels == "none":
+        return None
+    published = found.labels.get(config.num_labels)
+    if names is None and published and present == [f"LABEL_{index}" for index in range(config.num_labels)]:
+        labels, names = published, read_labels(published)
+    if names is None:
+        return known_list(present)
+    if len(names) != config.num_labels:
+        raise ValueError(
+            f"The label list {labels!r} has {len(names)} labels, the model {config.num_labels} classes; give another "
+            "list, or a file with a label a line, as --labels, or 'none'"
+        )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    return known_list(names)
+
+
+def _write_folder(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:
+    """Config, safetensors, processor files and model card."""
+    with output_folder(out, overwrite, _MODEL_FILES) as folder:
+        conversion.model.save_pretrained(folder)
+        checkpoint = conversion.checkpoint
+        save_processors(checkpoint, conversion.found, conversion.model.config, conversion.bgr, folder)
+        card = make_model_card(
+            name=Path(out).resolve().name,
+            config=conversion.model.config,
+            source=checkpoint.source,
+            digest=file_digest(checkpoint.path),
+            title=conversion.found.title,
+            licence=conversion.found.licence,
+            source_card=checkpoint.path / "README.md",
+            label_list=None if conversion.notes else conversion.label_list,
+            bgr=conversion.bgr,
+            remarks=[
+                *(f"Checked in float64: {check}" for check in conversion.checks),
+                *(f"Assumed: {assumption}" for assumption in conversion.assumed),
+                *(f"Note: {note}" for note in conversion.notes),
+            ],
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_original(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:
+    """
+    The authors' format: a dict of `epoch` and `model_state`, float32.
+
+    Raises:
+        ParityError: where their constants would make it another model.
+    """
+    model = conversion.model
+    difference = difference_of_configs(model, _ORIGINAL_CONSTANTS)
+    constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
+    check_parity(difference, f"what it is with {constants}", 1e-4)
+    conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e} of the largest value")
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    if heads * 64 != width:
+        conversion.notes.append(f"the format doesn't hold the number of heads, {heads}: say it wherever it is loaded")
+    state = restore_keys(model.state_dict(), ORIGINAL)
+    state = {name: tensor.detach().float().clone() for name, tensor in state.items()}
+    with output_file(out, overwrite) as path:
+        torch.save({"epoch": 0, "model_state": state}, path)
+        written = read_checkpoint(path)
+        again = own_weights(written, find_format(written, "original"))
+        for name, tensor in model.state_dict().items():
+            if not again[name].equal(tensor.float()):
+                raise OSError(f"{name} was not written as it is; nothing stays")
+    conversion.checks.append("read back, every weight bit for bit")
+
+
+def file_digest(path: Path) -> str | None:
+    """The SHA-256 of a file; `None` of a folder."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,113 @@
+"""The README.md of a converted checkpoint: what it is, where it comes from, under which licence."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..model.configuration_timesformer import TimesformerConfig, as_pair
+
+
+_LICENCE_NOTES = {
+    "cc-by-nc-4.0": "The authors' published weights are under CC BY-NC 4.0: not for commercial use. (Weights that you "
+    "trained yourself are yours to license: edit this.)",
+    "apache-2.0": "mmaction2 publishes its weights under the Apache License 2.0.",
+    "other": "The source states no licence that was found with it. Find out, and fill it in, before you share this.",
+}
+
+TEMPLATE = """\
+---
+{card_data}
+---
+
+# {name}
+
+A [TimeSformer](https://arxiv.org/abs/2102.05095) (*Is Space-Time Attention All You Need for Video Understanding?*),
+converted by timesformer_hf {version}.
+
+| | |
+|---|---|
+| attention | {attention_type} |
+| frames | {num_frames} |
+| size | {height} x {width} pixels, patches of {patch} |
+| width, blocks, heads | {hidden_size}, {num_hidden_layers}, {num_attention_heads} |
+| classes | {classes} |
+| pixels | {channels} |
+
+```python
+import timesformer_hf
+from transformers import pipeline
+
+pipeline("video-classification", model={name_literal})("clip.mp4")
+```
+
+## Provenance
+
+- Source: `{source}`, {title}.{digest}
+{remarks}
+
+## Licence
+
+{licence_note}
+"""
+
+
+def make_model_card(
+    name: str,
+    config: TimesformerConfig,
+    source: str,
+    digest: str | None,
+    title: str,
+    licence: str,
+    source_card: Path,
+    label_list: str | None,
+    bgr: bool,
+    remarks: list[str],
+) -> str:
+    """
+    Args:
+        name: of the model.
+        digest: SHA-256 of the source file, `None` of a folder.
+        licence: of the weights, by its identifier on the Hub; that of `source_card`, where there is one, goes first.
+    """
+    from ..version import __version__
+
+    licence = find_licence(source_card) or licence
+    height, width = as_pair(config.image_size, "image_size")
+    data = ModelCardData(
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="video-classification",
+        tags=["timesformer", "video-classification"],
+        datasets=[label_list] if label_list in ("kinetics400", "kinetics600") else None,
+    )
+    return TEMPLATE.format(
+        card_data=data.to_yaml(),
+        name=name,
+        name_literal=json.dumps(name),
+        version=__version__,
+        height=height,
+        width=width,
+        patch=" x ".join(map(str, as_pair(config.patch_size))),
+        classes=f"{config.num_labels}{f' ({label_list})' if label_list else ''}",
+        channels="BGR: the preprocessor files here say so" if bgr else "RGB",
+        source=source,
+        title=title,
+        digest=f" SHA-256 `{digest}`." if digest else "",
+        remarks="\n".join(f"- {remark}." for remark in remarks),
+        licence_note=_LICENCE_NOTES.get(licence, f"As the source says: {licence}."),
+        **{
+            field: getattr(config, field)
+            for field in ("attention_type", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        },
+    )
+
+
+def find_licence(card: Path) -> str | None:
+    """The licence that a README.md states in its header."""
+    if not card.is_file():
+        return None
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except Exception:  # a README that is no card says nothing
+        return None

@@ -1,0 +1,138 @@
+"""Labelled videos of folders and tables on this machine."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..video.video_folders import VIDEO_EXTENSIONS
+from ..video.video_sources import is_url
+from .labelled_videos import (
+    SPLIT_NAMES,
+    LabelledVideo,
+    as_labels,
+    find_columns,
+    group_of_name,
+    name_group,
+    name_split,
+)
+
+
+def read_class_folders(folder: Path) -> list[LabelledVideo]:
+    """
+    Raises:
+        ValueError: for a folder without class folders, a class folder without a video, or splits beside classes.
+    """
+    folders = _class_folders(folder)
+    splits = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
+    if "train" not in splits.values():  # a lone `test` may be a class
+        return [video for path in folders for video in _read_class_folder(path)]
+    if others := [path.name for path in folders if path not in splits]:
+        raise ValueError(
+            f"{folder} holds both splits ({', '.join(path.name for path in splits)}) and other folders "
+            f"({', '.join(others[:5])}); put the class folders into the splits"
+        )
+    return [
+        replace(video, split=split)
+        for path, split in splits.items()
+        for class_folder in _class_folders(path)
+        for video in _read_class_folder(class_folder)
+    ]
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise ValueError(f"{folder} must hold a folder of videos for each class; it holds no folder")
+    return folders
+
+
+def _read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
+    """
+    The videos anywhere below the folder of a class, without hidden ones.
+
+    Raises:
+        ValueError: where there is none, or the name can't be one label in a table.
+    """
+    if "|" in folder.name:
+        raise ValueError(f"The class folder {folder} has a | in its name, which parts labels in a table; rename it")
+    found = False
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for file in sorted(files):
+            if file.lower().endswith(VIDEO_EXTENSIONS) and not file.startswith("."):
+                found = True
+                path = os.path.join(directory, file)
+                group = group_of_name(path) if directory == str(folder) else directory
+                yield LabelledVideo(path, (folder.name,), group)
+    if not found:
+        raise ValueError(
+            f"The class folder {folder} holds no video (a file with {' '.join(VIDEO_EXTENSIONS)}); add some, or remove "
+            "the folder"
+        )
+
+
+def read_table(path: Path) -> list[LabelledVideo]:
+    """
+    Raises:
+        FileNotFoundError: where there is no such file, or none of the files that it names.
+        ValueError: for missing columns, no rows, or a row without a path.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}")
+    rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    if not rows:
+        raise ValueError(f"{path} has no rows; it must have one for each video")
+    path_column, label_column = find_columns(path, rows[0].keys())
+    videos = []
+    for number, row in enumerate(rows, start=1):
+        name = row[path_column]
+        if not name:
+            raise ValueError(f"{path}: row {number} has no {path_column}")
+        name = name if is_url(name) else str(path.parent / name)
+        group, split = name_group(row.get("group"), name), name_split(row.get("split"))
+        videos.append(LabelledVideo(name, as_labels(row[label_column]), group, split))
+    _check_some_exist(path, [video.name for video in videos if not is_url(video.name)])
+    return videos
+
+
+def _read_csv(path: Path) -> list[dict]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it in that encoding") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}: row {number} has more or fewer columns than the header ({', '.join(rows[0])})")
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict]:
+    from ..output.parquet import import_pyarrow
+
+    pa = import_pyarrow()
+    try:
+        schema = pa.parquet.read_schema(path)
+        videos = [name for name in schema.names if pa.types.is_struct(schema.field(name).type)]
+        if videos:
+            raise ValueError(f"{path} holds videos themselves ({', '.join(videos)}); give the folder it lies in")
+        return pa.parquet.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no Parquet file ({error})") from error
+
+
+def _check_some_exist(table: Path, paths: list[str]) -> None:
+    """
+    Single files that are missing are found out when they are read. That all are missing is worth knowing at once.
+
+    Raises:
+        FileNotFoundError: where none of a hundred paths is there.
+    """
+    sample = paths[:: max(1, len(paths) // 100)]
+    if sample and not any(map(os.path.exists, sample)):
+        raise FileNotFoundError(
+            f"None of the files that {table} names is there, {sample[0]} for one; relative paths start at the folder "
+            f"of the table"
+        )

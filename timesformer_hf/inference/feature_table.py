@@ -1,0 +1,215 @@
+"""
+Features as Parquet: a row a video, with `video` (string), `feature` (float32, fixed-size lists nested as its shape) and
+`frame_indices` (list of integers). The schema's metadata says what made them.
+
+A run stores every batch that it has finished as a part, a file of its own in a folder beside the output, and merges the
+parts at the end. So a run that was cut off is continued by the next one with the same settings.
+"""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from ..output.atomic import output_file, output_folder
+from ..output.parquet import import_pyarrow
+from ..video.video_sources import is_url
+from .feature_extraction import EmbeddedVideo
+
+
+ROW_GROUP_BYTES = 2**26  # what a merge holds in memory at once
+_METADATA = {"model": str, "level": str, "version": str, "shape": json.loads, "settings": json.loads}
+_SAME_SHAPE = "use a processor that crops and a fixed number of frames, or level clip"
+
+
+@dataclass
+class FeatureTable:
+    """
+    Attributes:
+        videos: their paths or URLs, as given.
+        features: float32 (videos, *shape).
+        metadata: `model`, `level`, `shape`, `version`, and the `settings` of the run.
+    """
+
+    videos: list[str]
+    features: np.ndarray
+    metadata: dict
+
+
+def read_features(path: str | os.PathLike) -> FeatureTable:
+    """
+    A whole table, in memory.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that isn't one of features.
+    """
+    pa = import_pyarrow()
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no table {path}")
+    try:
+        table = pa.parquet.read_table(path)
+        metadata = {name: read(table.schema.metadata[name.encode()].decode()) for name, read in _METADATA.items()}
+        videos, features = table.column("video").to_pylist(), table.column("feature").combine_chunks()
+        shape = metadata["shape"]
+    except (pa.ArrowInvalid, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no table of features made by timesformer-hf embed ({error})") from error
+    for _ in shape:
+        features = features.flatten()
+    return FeatureTable(videos, features.to_numpy().reshape(len(videos), *shape), metadata)
+
+
+class FeatureParts:
+    """
+    The batches of a run that are finished, a file each.
+
+    Args:
+        folder: where they are; made if it isn't there.
+        settings: what decides the features. A folder that was begun with others is refused.
+
+    Raises:
+        ValueError: where the settings differ, naming those; or where the folder isn't of a run.
+    """
+
+    def __init__(self, folder: str | os.PathLike, settings: dict):
+        self.folder = Path(folder)
+        self.settings = settings
+        if not self.folder.exists():
+            with output_folder(self.folder) as new:
+                (new / "settings.json").write_text(json.dumps(settings, indent=2))
+        _check_settings(self.folder, settings)
+        self.shape: tuple[int, ...] | None = None  # of a feature
+        self.places: dict[str, tuple[Path, int]] = {}  # of each source that is done, the part and the row in it
+        self.next_number = 0
+        for part in sorted(self.folder.glob(f"{'[0-9]' * 8}.parquet")):
+            self.register(part)
+
+    def register(self, part: Path) -> None:
+        pa = import_pyarrow()
+        try:
+            sources = pa.parquet.read_table(part, columns=["source"]).column("source").to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{part} is damaged ({error}); delete it to have its videos embedded anew") from error
+        self.places |= {source: (part, row) for row, source in enumerate(sources)}
+        self.shape = self.shape or _feature_shape(pa.parquet.read_schema(part))
+        self.next_number = int(part.stem) + 1
+
+    def add(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
+        """
+        Store what has a feature of a batch, whole or not at all. A feature of another shape than those before it
+        becomes an error. `sources` tell the videos apart, see `source_of`.
+        """
+        shape = self.shape
+        rows = [(video, source) for video, source in zip(videos, sources, strict=True) if video.feature is not None]
+        for video, _ in rows:
+            shape = shape or video.feature.shape
+            if video.feature.shape != shape:
+                video.error = f"its features are {video.feature.shape}, those before it {shape}: {_SAME_SHAPE}"
+        rows = [(video, source) for video, source in rows if video.error is None]
+        if rows:
+            self.write(*map(list, zip(*rows, strict=True)))
+
+    def write(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
+        part = self.folder / f"{self.next_number:08d}.parquet"
+        with output_file(part) as path:
+            import_pyarrow().parquet.write_table(_as_arrow(videos, sources), path)
+        self.register(part)
+
+    def merge(self, sources: list[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
+        """
+        Write what there is of `sources`, in that order, to one file, and remove the parts, unless they hold videos of
+        another run, which was cut off.
+        """
+        pa = import_pyarrow()
+        places = [self.places[source] for source in sources if source in self.places]
+        schema = pa.parquet.read_schema(places[0][0])
+        metadata = metadata | {"shape": self.shape, "settings": self.settings}
+        schema = schema.remove(schema.get_field_index("source")).with_metadata(
+            {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
+        )
+        step = max(1, ROW_GROUP_BYTES // (4 * math.prod(self.shape)))
+        with output_file(path, overwrite) as new, pa.parquet.ParquetWriter(new, schema) as writer:
+            for start in range(0, len(places), step):
+                rows = read_rows(places[start : start + step], schema.names)
+                writer.write_table(rows.replace_schema_metadata(schema.metadata))
+        if self.places.keys() <= set(sources):
+            self.remove()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def _check_settings(folder: Path, settings: dict) -> None:
+    """
+    Raises:
+        ValueError: where a folder of parts was begun with other settings, or isn't one.
+    """
+    try:
+        begun = json.loads((folder / "settings.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no begun run of timesformer-hf embed ({error}); move it away") from error
+    if not isinstance(begun, dict):
+        raise ValueError(f"{folder} holds no begun run of timesformer-hf embed; move it away")
+    if changes := differences(begun, settings):
+        raise ValueError(
+            f"{folder} holds a run that was begun with other settings: {'; '.join(changes)}. Give the same to continue "
+            "it, delete that folder to start anew, or choose another output"
+        )
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """What differs between two runs' settings, in words; one that is missing is `None`."""
+    return [
+        f"{name} was {old.get(name)!r} and now is {new.get(name)!r}"
+        for name in dict.fromkeys((*new, *old))
+        if old.get(name) != new.get(name)
+    ]
+
+
+def source_of(video: str) -> str:
+    """What tells whether a row is of this very video: the name, and of a file also its place, size and time."""
+    if is_url(video) or not os.path.exists(video):
+        return video
+    stat = os.stat(video)
+    return json.dumps([video, os.path.abspath(video), stat.st_size, stat.st_mtime_ns])
+
+
+def _as_arrow(videos: list[EmbeddedVideo], sources: list[str]):
+    """A batch, all features of one shape, as an Arrow table."""
+    pa = import_pyarrow()
+    stacked = np.stack([video.feature for video in videos])
+    features = pa.array(stacked.ravel())
+    for size in reversed(stacked.shape[1:]):
+        features = pa.FixedSizeListArray.from_arrays(features, size)
+    return pa.table(
+        {
+            "video": pa.array([video.video for video in videos], pa.string()),
+            "feature": features,
+            "frame_indices": pa.array([video.frame_indices for video in videos], pa.list_(pa.int64())),
+            "source": pa.array(sources, pa.string()),
+        }
+    )
+
+
+def _feature_shape(schema) -> tuple[int, ...]:
+    """The shape of a feature, from the sizes of its nested lists."""
+    kind, shape = schema.field("feature").type, []
+    while hasattr(kind, "list_size"):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape)
+
+
+def read_rows(places: list[tuple[Path, int]], columns: list[str]):
+    """The rows at these places, as an Arrow table; neighbours in a part are read together."""
+    pa = import_pyarrow()
+    tables = []
+    for part, group in groupby(places, key=itemgetter(0)):
+        tables.append(pa.parquet.read_table(part, columns=columns).take([row for _, row in group]))
+    return pa.concat_tables(tables)

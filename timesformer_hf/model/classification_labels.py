@@ -1,0 +1,60 @@
+"""What problem labels pose, and whether they fit the logits."""
+
+import torch
+
+
+def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
+    """
+    The `problem_type` that the labels' shape and type imply.
+
+    Raises:
+        TypeError: where `labels` is no tensor.
+    """
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    if num_labels == 1:
+        return "regression"
+    if labels.is_floating_point() or labels.ndim == 2:
+        return "multi_label_classification"
+    return "single_label_classification"
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) -> None:
+    """
+    Raises:
+        ValueError: where shape or values of `labels` don't fit `logits` (batch, num_labels).
+    """
+    batch, num_labels = logits.shape
+    single = problem_type == "single_label_classification"
+    legal_shapes = [(batch,)] if single else [(batch, num_labels)]
+    if num_labels == 1 or single:
+        legal_shapes = [(batch,), (batch, 1)]
+    if tuple(labels.shape) not in legal_shapes:
+        raise ValueError(
+            f"labels for {problem_type} with {num_labels} labels and a batch of {batch} must have shape "
+            f"{' or '.join(map(str, legal_shapes))}, got {tuple(labels.shape)}"
+        )
+    if single and labels.is_floating_point():
+        raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
+    # A compiled graph can't look at values. On a GPU this waits for the device once a step, which next to a step of a
+    # video model is nothing, and spares the process a device-side assertion.
+    if problem_type != "regression" and not torch.compiler.is_compiling():
+        _check_label_values(labels, num_labels, single)
+
+
+def _check_label_values(labels: torch.Tensor, num_labels: int, single: bool) -> None:
+    """
+    Raises:
+        ValueError: for a class that there is not, or a target of a binary problem outside [0, 1].
+    """
+    if single:
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+        rule = f"0..{num_labels - 1} (or be -100, to ignore a clip)"
+    else:
+        wrong = labels[(labels < 0) | (labels > 1)]
+        rule = "[0, 1], a target for each label"
+    if wrong.numel():
+        raise ValueError(
+            f"labels must lie in {rule}, got {wrong.flatten()[:5].tolist()}; set num_labels or id2label to the classes "
+            "of your data"
+        )

@@ -1,0 +1,235 @@
+"""The TimeSformer configuration: typed fields and every rule they must keep."""
+
+import math
+from collections.abc import Sequence
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+from .attention_schemes import ATTENTION_SCHEMES
+
+
+_INTERPOLATION_MODES = ("nearest", "bicubic")
+_PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
+
+
+class _TensorParallelPlan:
+    """
+    The tensor-parallel plan of a config, which follows from its attention scheme: `config.base_model_tp_plan`.
+
+    transformers expects a dictionary as a class attribute, but a rule for a module that the scheme doesn't have is an
+    error in its tests. This reads like one and can be overridden like one, on an instance.
+    """
+
+    def __get__(self, config, owner: type | None = None) -> dict[str, str] | None:
+        return None if config is None else _tensor_parallel_plan(config.attention_type)
+
+
+@strict
+class TimesformerConfig(PreTrainedConfig):
+    r"""
+    Configuration of a TimeSformer ("Is Space-Time Attention All You Need for Video Understanding?", arXiv 2102.05095).
+    The defaults are the paper's base model: 8 frames of 224 x 224 pixels, ViT-Base width, divided attention.
+
+    Args:
+        image_size (`int` or pair of `int`, defaults to 224):
+            Size in pixels that the position embeddings are made for: a side, or `(height, width)`. The model takes
+            other sizes too; their position embeddings are resized in the forward pass.
+        patch_size (`int` or pair of `int`, defaults to 16):
+            Size of a patch in pixels: a side, or `(height, width)`. It must divide `image_size`.
+        num_channels (`int`, defaults to 3):
+            Colour channels of a frame.
+        num_frames (`int`, defaults to 8):
+            Frames that the time embeddings are made for. The model takes any other number too.
+        hidden_size (`int`, defaults to 768):
+            Width of a token. `num_attention_heads` must divide it.
+        num_hidden_layers (`int`, defaults to 12):
+            Number of blocks.
+        num_attention_heads (`int`, defaults to 12):
+            Heads of every attention.
+        intermediate_size (`int`, defaults to 3072):
+            Hidden width of the MLP.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLP; the original is the exact GELU.
+        hidden_dropout_prob (`float`, defaults to 0.0):
+            Dropout of embeddings, projections and MLP, in [0, 1). The original has none.
+        attention_probs_dropout_prob (`float`, defaults to 0.0):
+            Dropout of attention probabilities while training, in [0, 1).
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the truncated normal that starts the weights.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of the layer norms.
+        qkv_bias (`bool`, defaults to `True`):
+            Whether query, key and value have a bias.
+        attention_type (`str`, defaults to `"divided_space_time"`):
+            The attention scheme (paper, Section 3, Figure 2): a name in
+            [`~timesformer_hf.ATTENTION_SCHEMES`].
+        drop_path_rate (`float`, defaults to 0.0):
+            Stochastic depth of the last block, in [0, 1); it rises linearly from 0 in the first block. The original
+            trains with 0.1.
+        interpolation_mode (`str`, defaults to `"nearest"`):
+            How embeddings are resized to another number of frames or size. `"nearest"` is the original's;
+            `"bicubic"` resizes positions bicubically and times linearly.
+
+    Raises:
+        ValueError: where a value breaks a rule above; the message names field, value and rule.
+        StrictDataclassFieldValidationError: where a value has the wrong type (from huggingface_hub).
+
+    Example:
+
+    ```python
+    >>> from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
+
+    >>> config = TimesformerConfig(num_frames=16, image_size=(256, 448), attention_type="joint_space_time")
+    >>> config.grid_size
+    (16, 28)
+    ```"""
+
+    model_type = "timesformer"
+    base_model_tp_plan = _TensorParallelPlan()
+    # The final norm and the head, all that is left, are the root's: gathered once, and kept for the backward pass.
+    base_model_fsdp_plan = {"embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    num_frames: int = 8
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    attention_type: str = "divided_space_time"
+    drop_path_rate: float | int = 0.0
+    interpolation_mode: str = "nearest"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.check_values()
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches in a frame of `image_size`."""
+        height, width = as_pair(self.image_size, "image_size")
+        patch_height, patch_width = as_pair(self.patch_size, "patch_size")
+        return height // patch_height, width // patch_width
+
+    def check_values(self) -> None:
+        """
+        Check every field. Runs when a config is made and again when a model is made from it, since fields can be
+        set in between.
+
+        Raises:
+            ValueError: naming field, value and rule.
+        """
+        for name in ("num_channels", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            _require(getattr(self, name) >= 1, self, name, "must be at least 1")
+        _require(self.intermediate_size >= 1, self, "intermediate_size", "must be at least 1")
+        for name in ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+            _require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
+        for name in ("layer_norm_eps", "initializer_range"):
+            _require(0 < getattr(self, name) < math.inf, self, name, "must be positive and finite")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            self,
+            "num_attention_heads",
+            f"must divide hidden_size={self.hidden_size}",
+        )
+        from transformers.activations import ACT2FN  # here, so that AutoConfig alone doesn't load it
+
+        _require_choice(self, "hidden_act", ACT2FN)
+        _require_choice(self, "problem_type", _PROBLEM_TYPES)
+        _require_choice(self, "attention_type", ATTENTION_SCHEMES)
+        _require_choice(self, "interpolation_mode", _INTERPOLATION_MODES)
+        sizes = as_pair(self.image_size, "image_size")
+        patches = as_pair(self.patch_size, "patch_size")
+        for size, patch, side in zip(sizes, patches, ("height", "width"), strict=True):
+            _require(
+                size % patch == 0, self, "image_size", f"must be a multiple of patch_size={self.patch_size} in {side}"
+            )
+
+    def to_dict(self) -> dict:
+        """
+        The fields as a dictionary, in the form that the model built into transformers can load wherever it can
+        express the values: it takes a square size only as one number, and no stochastic depth only as the integer 0.
+        """
+        values = super().to_dict()
+        for name in ("image_size", "patch_size"):
+            if name in values and not isinstance(values[name], int):
+                height, width = values[name]
+                values[name] = height if height == width else [height, width]
+        if values.get("drop_path_rate") == 0:
+            values["drop_path_rate"] = 0
+        return values
+
+
+def _tensor_parallel_plan(attention_type: str) -> dict[str, str]:
+    """
+    Which linear layers of the base model are split over devices, and how; all those of the blocks are.
+
+    The rows of `qkv` are (3, heads, head_dim), so an equal share of them is no set of heads. The output is gathered and
+    every device attends with all heads, as in transformers' own models with such a layer: its `packed_colwise`, which
+    would share out the heads, knows two parts and not three, and takes a bias for unpacked.
+    """
+    plan = {
+        "encoder.layer.*.intermediate.dense": "colwise",
+        "encoder.layer.*.output.dense": "rowwise",
+    }
+    for step in ATTENTION_SCHEMES[attention_type].steps:
+        attention = f"encoder.layer.*.{step.attention}"
+        plan[f"{attention}.attention.qkv"] = "colwise_gather_output"
+        if step.dense is None:
+            plan[f"{attention}.output.dense"] = "rowwise_split_input"
+        else:  # the two follow on each other, and share one reduction
+            plan[f"{attention}.output.dense"] = "colwise"
+            plan[f"encoder.layer.*.{step.dense}"] = "rowwise"
+    return plan
+
+
+def as_pair(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:
+    """
+    `(height, width)` of a size given as one side or as a pair.
+
+    Raises:
+        ValueError: where it is neither a positive integer nor a pair of them.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
+        raise ValueError(f"{name}={size!r} must be a positive integer or a pair (height, width) of them")
+    return pair
+
+
+def stored_config_values(checkpoint, arguments: dict) -> dict:
+    """
+    The values in a checkpoint's own config.json, whatever its model type; empty where it has none.
+
+    Args:
+        checkpoint: a folder or a name on the Hub.
+        arguments: those of a `from_pretrained`, of which the ones for the Hub are used.
+    """
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(
+            checkpoint, **{name: arguments[name] for name in names if name in arguments}
+        )
+    except OSError:
+        return {}
+    return values or {}
+
+
+def _require(kept: bool, config: TimesformerConfig, name: str, rule: str) -> None:
+    if not kept:
+        raise ValueError(f"TimesformerConfig: {name}={getattr(config, name)!r} {rule}")
+
+
+def _require_choice(config: TimesformerConfig, name: str, choices) -> None:
+    legal = ", ".join(repr(choice) for choice in choices)
+    _require(getattr(config, name) in choices, config, name, f"must be one of {legal}")
+
+
+__all__ = ["TimesformerConfig"]

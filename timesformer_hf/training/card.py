@@ -1,0 +1,145 @@
+"""The README.md of a model that was trained here: what it is, what it learnt from, how well, and how to use it."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..model.configuration_timesformer import TimesformerConfig, as_pair
+
+
+TEMPLATE = """\
+---
+{header}
+---
+
+# {name}
+
+A [TimeSformer](https://arxiv.org/abs/2102.05095) that tells {num_labels} {kinds}, trained with timesformer_hf
+{version}{start}.
+
+```python
+{usage}
+```
+
+| | |
+|---|---|
+| attention | {attention_type} |
+| frames | {num_frames}{sampling} |
+| size | {height} x {width} pixels, patches of {patch} |
+| width, blocks, heads | {hidden_size}, {num_hidden_layers}, {num_attention_heads} |
+
+## Labels
+
+{labels}
+
+## Results
+
+{results}
+
+## Training
+
+{training}
+
+## Limits
+
+It knows these labels only, and will give one of them to any video. The numbers above are of videos like those that it
+was trained with; of others, test it before you rely on it.
+"""
+
+_MODEL_USAGE = """\
+import timesformer_hf
+from transformers import pipeline
+
+pipeline("video-classification", model={name})("clip.mp4")"""
+
+_ADAPTERS_USAGE = """\
+from timesformer_hf import load_adapters
+
+model, processor = load_adapters({name}, {base_model})
+model(**processor("clip.mp4", return_tensors="pt")).logits"""
+
+
+@dataclass
+class TrainingCard:
+    """
+    What a model card says that the model itself doesn't.
+
+    Attributes:
+        name: of the model.
+        data: of the data, as the reader shall see it.
+        base_model: what it started from, a Hub name or a folder; `None` from scratch.
+        licence: by its identifier on the Hub.
+        metrics: of the validation, by name, in [0, 1] but for the loss.
+        training: a setting a row, by name.
+        multi_label: whether a video can have several labels.
+        adapters: whether it is adapters of `base_model`, which are not merged into it.
+    """
+
+    name: str
+    data: str
+    base_model: str | None = None
+    licence: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, object] = field(default_factory=dict)
+    multi_label: bool = False
+    adapters: bool = False
+
+    def render(self, config: TimesformerConfig, processor) -> str:
+        """The text, for a model with this config and video processor."""
+        from ..version import __version__
+
+        height, width = as_pair(config.image_size)
+        start = f", starting from `{self.base_model}`" if self.base_model else ", from scratch"
+        rate = processor.frame_sampling_rate
+        policy = processor.frame_sampling or ("center" if rate else "uniform")
+        usage = _ADAPTERS_USAGE if self.adapters else _MODEL_USAGE
+        return TEMPLATE.format(
+            header=self.header().to_yaml(),
+            name=self.name,
+            usage=usage.format(name=json.dumps(self.name), base_model=json.dumps(self.base_model)),
+            kinds="labels, of which a video can have several" if self.multi_label else "kinds of videos apart",
+            version=__version__,
+            start=start,
+            sampling=f", {policy}" + (f", every {rate}" if rate else ""),
+            height=height,
+            width=width,
+            patch=" x ".join(map(str, as_pair(config.patch_size))),
+            num_labels=config.num_labels,
+            labels=", ".join(f"`{config.id2label[number]}`" for number in sorted(config.id2label)),
+            results=table([(name.replace("_", " "), _format_value(value)) for name, value in self.metrics.items()]),
+            training=table(
+                [("data", self.data), *((name, _format_value(value)) for name, value in self.training.items())]
+            ),
+            **{
+                name: getattr(config, name)
+                for name in ("attention_type", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads")
+            },
+        )
+
+    def header(self) -> ModelCardData:
+        """The part that the Hub reads."""
+        results = [
+            EvalResult("video-classification", self.data, self.data, name, value, task_name="Video Classification")
+            for name, value in self.metrics.items()
+            if name != "loss"
+        ]
+        return ModelCardData(
+            license=self.licence,
+            library_name="transformers",
+            pipeline_tag="video-classification",
+            tags=["timesformer", "video-classification"],
+            base_model=None if self.base_model is None or os.path.exists(self.base_model) else self.base_model,
+            model_name=self.name,
+            eval_results=results or None,
+        )
+
+
+def table(rows: Sequence[tuple[str, object]]) -> str:
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _format_value(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

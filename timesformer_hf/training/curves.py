@@ -1,0 +1,75 @@
+"""Drawing how a training went: loss, accuracy and learning rate over its steps. Knows a Trainer's log, no model."""
+
+import os
+from collections.abc import Sequence
+
+from ..output.figures import COLOURS, check_can_plot, new_figure, save_figure
+
+
+_PANELS = {
+    # label of the vertical axis: what of the log is drawn in it
+    "loss": ("loss", "eval_loss"),
+    "accuracy": ("eval_accuracy", "eval_mean_class_accuracy", "eval_mean_average_precision", "eval_label_accuracy"),
+    "learning rate": ("learning_rate",),
+}
+NAMES = {
+    "loss": "training",
+    "eval_loss": "validation",
+    "eval_accuracy": "top-1",
+    "eval_mean_class_accuracy": "mean of classes",
+    "eval_mean_average_precision": "mean average precision",
+    "eval_label_accuracy": "labels, yes or no",
+    "learning_rate": "highest",
+}
+
+
+def read_curves(log: Sequence[dict]) -> dict[str, tuple[list[int], list[float]]]:
+    """
+    The steps and values of each quantity that [`plot_training_curves`] draws and `log` holds.
+
+    Args:
+        log: entries with `step`, as `trainer.state.log_history`.
+    """
+    curves = {}
+    for name in NAMES:
+        entries = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
+        if entries:
+            curves[name] = tuple(map(list, zip(*entries, strict=True)))
+    return curves
+
+
+def plot_training_curves(path: str | os.PathLike, log: Sequence[dict]) -> None:
+    """
+    Draw a panel each for loss, accuracy and learning rate, of what there is, and write them to `path`, a name in .png
+    or .svg.
+
+    Args:
+        log: as of [`read_curves`].
+
+    Raises:
+        ValueError: where the log holds nothing of it, or the name of the file ends in no format that can be drawn.
+        ImportError: where matplotlib is missing.
+    """
+    check_can_plot(path)
+    curves = read_curves(log)
+    panels = [label for label, names in _PANELS.items() if curves.keys() & set(names)]
+    if not panels:
+        raise ValueError("There is nothing to draw: the log holds no loss, accuracy or learning rate")
+    figure = new_figure(4.2 * len(panels), 3.6)
+    for axes, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw_panel(axes, label, {name: curves[name] for name in _PANELS[label] if name in curves})
+    save_figure(figure, path, dpi=120)
+
+
+def draw_panel(axes, label: str, curves: dict[str, tuple[list[int], list[float]]]) -> None:
+    for (name, (steps, values)), colour, line in zip(curves.items(), COLOURS, ("-", "--", ":"), strict=False):
+        marker = "o" if len(steps) < 30 else None  # a line alone would hide a single value
+        axes.plot(steps, values, line, label=NAMES[name], color=colour, marker=marker, markersize=4)
+    if label == "accuracy":
+        axes.set_ylim(0, 1)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(color="#dddddd")
+    axes.set_axisbelow(True)

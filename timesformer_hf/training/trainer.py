@@ -1,0 +1,244 @@
+"""
+transformers' Trainer for clips: the recipes' optimizer and schedule, a loss that knows mixed and unreadable clips, and
+checkpoints that are whole or not there.
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..data.clip_dataset import IGNORED_LABEL, ClipStream, EpochSampler, SkippedClips
+from ..evaluation.metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
+from .callbacks import (
+    EpochCallback,
+    InterruptionCallback,
+    UnreadableClipsCallback,
+    UnreadableClipsError,
+    resume_hint,
+)
+from .losses import ClipLoss
+from .recipes import drop_factor, parameter_groups, scaled_learning_rate
+
+
+class CheckpointError(OSError):
+    """A checkpoint that couldn't be written. The message says which one is the last that is whole."""
+
+
+@dataclass
+class ClipTrainingArguments(TrainingArguments):
+    """transformers' own, and what the recipes need beyond them."""
+
+    _argument_group_name = "training: transformers' TrainingArguments, and some more"
+
+    resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in output_dir."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "The highest learning rate. (None: base_learning_rate, for this batch size)"}
+    )
+    base_learning_rate: float = field(
+        default=5e-4, metadata={"help": "The learning rate for a batch of base_batch_size clips."}
+    )
+    base_batch_size: int = field(default=256, metadata={"help": "The batch that base_learning_rate is for."})
+    lr_scaling: str = field(
+        default="sqrt", metadata={"help": "How the rate grows with the batch: none, linear (SGD) or sqrt (Adam)."}
+    )
+    lr_drops: list[float] | None = field(
+        default=None,
+        metadata={"help": "Shares of the training after which the rate is a tenth, in place of lr_scheduler_type."},
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of a block over that of the block above it."}
+    )
+    decay_everything: bool = field(
+        default=False, metadata={"help": "Weight decay on biases, norms and embedding tables too."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.label_smoothing_factor <= 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1]")
+        if self.learning_rate is None:
+            self.learning_rate = scaled_learning_rate(
+                self.base_learning_rate, self.base_batch_size, self.total_batch_size, self.lr_scaling
+            )
+
+    @property
+    def total_batch_size(self) -> int:
+        """Clips that a step of the optimizer sees, on all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+
+class ClipTrainer(Trainer):
+    """
+    A Trainer of clip classifiers. It stops in good order on ctrl-C and SIGTERM, and goes on from a checkpoint exactly
+    as it would have: stochastic depth and dropout depend on the seed and the step, as the clips on their epoch, and not
+    on what drew random numbers before.
+
+    Args:
+        loss: see [`ClipLoss`].
+        skipped: where the datasets note clips that can't be read.
+        max_unreadable: how many of them there may be; with 0 the first one stops the training.
+        settings: as of `Trainer`, with `args` a [`ClipTrainingArguments`] and `processing_class` a
+            [`TimesformerVideoProcessor`].
+
+    Raises:
+        UnreadableClipsError: while training or evaluating; also where no clip to evaluate with can be read.
+        TrainingInterrupted: on a signal.
+        CheckpointError: where a checkpoint can't be written.
+    """
+
+    def __init__(self, *, loss: ClipLoss, skipped: SkippedClips | None = None, max_unreadable: int = 0, **settings):
+        self.clip_loss, self.skipped = loss, skipped
+        super().__init__(compute_loss_func=loss, **settings)
+        self.interruption = InterruptionCallback()
+        self.add_callback(self.interruption)
+        if skipped is not None:
+            self.add_callback(UnreadableClipsCallback(skipped, max_unreadable))
+        self.last_log: tuple[float, int] | None = None  # when, and after which step
+        self.place = (-1, 0)  # the step under way, and the batch of it
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.interruption.restore()
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = EpochSampler(len(dataset), seed)
+        self.pop_callback(EpochCallback)
+        self.add_callback(EpochCallback(sampler))
+        return sampler
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            args, model = self.args, self.model if model is None else model
+            groups = parameter_groups(
+                model, args.learning_rate, args.weight_decay, args.layer_decay, args.decay_everything
+            )
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(args, model)
+            self.optimizer = optimizer_class(groups, **settings)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.args.lr_drops is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: drop_factor(step, num_training_steps, self.args.lr_drops, warmup),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, *args, **kwargs):
+        self.clip_loss.training = model.training
+        return super().compute_loss(model, *args, **kwargs)
+
+    def _init_training_state(self, max_steps, steps_of_epoch, num_epochs, checkpoint, trial) -> tuple[int, int]:
+        """
+        The epoch that is gone on with, and how many batches of it are done. Trainer takes a pass over a stream to be as
+        long as the training, so how often one has ended stands in its state alone; and it would add a step to a
+        training that is finished.
+        """
+        place = super()._init_training_state(max_steps, steps_of_epoch, num_epochs, checkpoint, trial)
+        if self.state.global_step >= max_steps:
+            return num_epochs, 0
+        if checkpoint is None or not isinstance(self.train_dataset, ClipStream):
+            return place
+        stored = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))  # its max_steps may be another
+        passes, part = divmod(stored.epoch, 1)
+        batches = round(part * stored.max_steps * self.args.gradient_accumulation_steps)
+        return int(passes), 0 if self.args.ignore_data_skip else batches
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """The loss is the mean over the clips that could be read, each once; Trainer's is one over batches."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if output.predictions is not None and output.label_ids is not None:
+            scores, labels = readable(output.predictions, output.label_ids)
+            if not len(labels):
+                where = "" if self.skipped is None else f"; {self.skipped.path} says why"
+                raise UnreadableClipsError(
+                    f"None of the {output.num_samples} clips to validate with can be read{where}"
+                )
+            self.clip_loss.training = False
+            loss = self.clip_loss({"logits": torch.from_numpy(scores)}, torch.from_numpy(labels))
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        step = self.state.global_step
+        if self.last_log is None:
+            self.last_log = (time.monotonic(), step)
+        self.place = (step, self.place[1] + 1 if self.place[0] == step else 0)
+        torch.manual_seed(_mixed_seed(self.args.seed, *self.place, self.args.process_index))
+        return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Adds the clips a second since the last time, evaluations in between included."""
+        if "loss" in logs and self.last_log is not None:
+            (then, step), now = self.last_log, (time.monotonic(), self.state.global_step)
+            logs["samples_per_second"] = (now[1] - step) * self.args.total_batch_size / (now[0] - then)
+            self.last_log = now
+        super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
+        """Also what Trainer leaves out: config and processor beside FSDP's shards and adapters, and one of frames."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            self.processing_class.image_processor().save_pretrained(folder)
+            self.accelerator.unwrap_model(self.model).config.save_pretrained(folder)
+            if self.is_fsdp_enabled:
+                self.processing_class.save_pretrained(folder)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # of Python, torch.save and safetensors
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{folder} can't be written: {reason}. Is the disk full? {resume_hint(folder.parent)}"
+            ) from error
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Keep the README.md that is there, which `push_to_hub` would replace by one that says less."""
+
+
+def _mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, a quite different one if any of them changes."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[str, float]:
+    """
+    The metrics of a validation, over the clips that could be read, as `compute_metrics` of a Trainer: `accuracy`,
+    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision`, where any clip
+    has a label, and `label_accuracy`, the share of right answers to its yes-no questions, most of which are no.
+    """
+    scores, labels = readable(prediction.predictions, prediction.label_ids)
+    if not len(labels):
+        return {}
+    if multi_label:
+        metrics = {"mean_average_precision": mean_average_precision(scores, labels)} if labels.any() else {}
+        return metrics | {"label_accuracy": float(((scores > 0) == (labels > 0.5)).mean())}
+    metrics = {"accuracy": top_k_accuracy(scores, labels)}
+    if scores.shape[1] > 5:
+        metrics["top_5_accuracy"] = top_k_accuracy(scores, labels, 5)
+    return metrics | {"mean_class_accuracy": mean_class_accuracy(scores.argmax(axis=1), labels)}
+
+
+def readable(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels without those of clips that couldn't be read."""
+    kept = labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
+    return scores[kept], labels[kept]

@@ -1,0 +1,38 @@
+"""Which files of a folder are videos."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .video_sources import is_url
+
+
+# What a folder is searched for; a file that is named may have any. (".ts" is TypeScript more often than a video.)
+VIDEO_EXTENSIONS = (
+    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
+)
+
+
+def find_videos(names: Iterable[str]) -> list[str]:
+    """
+    Files, URLs and folders as a list of videos. A folder stands for the video files anywhere in it, in the order of
+    their paths, without hidden ones; a video that comes again is left out.
+
+    Raises:
+        ValueError: for a folder without videos.
+    """
+    videos = {}
+    for name in names:
+        for video in _videos_in_folder(name) if os.path.isdir(name) else [name]:
+            videos.setdefault(video if is_url(video) else os.path.abspath(video), video)
+    return list(videos.values())
+
+
+def _videos_in_folder(folder: str) -> list[str]:
+    paths = [path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file()]
+    hidden = [path for path in paths if any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    videos = sorted(set(paths) - set(hidden))
+    if not videos:
+        raise ValueError(f"There is no video in the folder {folder} (a file with {' '.join(VIDEO_EXTENSIONS)})")
+    return list(map(str, videos))
