@@ -323,6 +323,30 @@ class TestRemoteCode:
         expected = make_model(num_frames=3, image_size=(16, 40))(clip).logits
         torch.testing.assert_close(torch.tensor(lines[0][1]), expected, **FLOAT32)
 
+    def test_a_saved_classifier_carries_ten_files_of_code(self, tmp_path):
+        """The network and nothing else: `from_image_vit`, which needs the converters, says what to install."""
+        code = """
+            import sys
+            from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
+            TimesformerConfig.register_for_auto_class()
+            TimesformerForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+            config = TimesformerConfig(hidden_size=12, num_attention_heads=2, num_hidden_layers=1, image_size=16)
+            TimesformerForVideoClassification(config).save_pretrained(sys.argv[1])
+        """
+        run(code, tmp_path, path=str(REPOSITORY))
+        assert len(list(tmp_path.glob("*.py"))) <= 10
+        code = """
+            import sys
+            from transformers import AutoModelForVideoClassification
+            sys.modules["timesformer_hf"] = None  # not installed
+            model = AutoModelForVideoClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+            try:
+                type(model).from_image_vit({})
+            except ImportError as error:
+                print(error)
+        """
+        assert "pip install timesformer_hf" in run(code, tmp_path)
+
     @pytest.mark.parametrize("processor_class", [TimesformerImageProcessor, TimesformerImageProcessorPil])
     def test_plain_transformers_loads_what_we_save(self, processor_class, tmp_path):
         """Model, image processor and video processor, in a process that never imports this package."""
