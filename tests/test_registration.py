@@ -97,8 +97,11 @@ class TestLightImport:
     def test_public_names(self):
         import timesformer_hf
 
-        for name in set(timesformer_hf.__all__) - {"CAMERA_MOTION"}:
+        tables = {"ATTENTION_SCHEMES", "CAMERA_MOTION", "RECIPES", "__version__"}
+        for name in set(timesformer_hf.__all__) - tables:
             assert getattr(timesformer_hf, name).__name__ == name
+        assert timesformer_hf.ATTENTION_SCHEMES.keys() >= {"divided_space_time", "axial"}
+        assert timesformer_hf.RECIPES.keys() >= {"paper-kinetics", "modern"}
         assert Path(timesformer_hf.CAMERA_MOTION, "config.json").exists()
         assert set(timesformer_hf.__all__) <= set(dir(timesformer_hf))
         with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
