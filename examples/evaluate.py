@@ -6,8 +6,8 @@ Measure a video classifier on labelled videos:
     accelerate launch --num_processes 8 examples/evaluate.py ...
 
 Writes results.json (accuracies with intervals, every class, calibration), videos.parquet (path, label, prediction and
-scores of every video) and confusion_matrix.png. Any number of processes gives the same numbers, and the same command
-continues a run that was cut off. docs/evaluation.md says what it all means.
+scores of every video) and confusion_matrix.png. Any number of processes gives the same numbers, but for the last digits
+of float32, and the same command continues a run that was cut off. docs/evaluation.md says what it all means.
 """
 
 import argparse

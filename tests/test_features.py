@@ -334,7 +334,12 @@ class TestResuming:
         assert len(list(Path(f"{out}.parts").glob("*.parquet"))) == 2
         assert not out.exists()
         assert main(arguments) == 0
-        assert out.read_bytes() == unbroken
+        table, expected = pq.read_table(out), pq.read_table(pa.BufferReader(unbroken))
+        assert table.schema.equals(expected.schema, check_metadata=True)
+        assert table.drop_columns("feature").equals(expected.drop_columns("feature"))
+        # another process may have another number of threads, and so sums in another order
+        features = [np.array(rows.column("feature").to_pylist()) for rows in (table, expected)]
+        np.testing.assert_allclose(*features, rtol=1e-4, atol=1e-5)
         assert clean(tmp_path)
 
     @pytest.mark.parametrize(

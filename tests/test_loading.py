@@ -60,8 +60,8 @@ class TestInterchange:
         native = NativeForVideoClassification(NativeForVideoClassification.config_class(**model.config.to_dict()))
         native.load_state_dict(model.state_dict())
         native.save_pretrained(tmp_path)
-        loaded = TimesformerForVideoClassification.from_pretrained(tmp_path)
-        torch.testing.assert_close(loaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
+        loaded, clip = TimesformerForVideoClassification.from_pretrained(tmp_path), make_clip(dtype=torch.float64)
+        torch.testing.assert_close(loaded.double()(clip).logits, model.double()(clip).logits, rtol=0, atol=1e-10)
 
     def test_config_as_on_the_hub(self, tmp_path):
         """The fields of facebook/timesformer-base-finetuned-k400's config.json, with its integer drop_path_rate."""
@@ -114,7 +114,7 @@ class TestResizingOnLoad:
     @pytest.mark.parametrize("mode", ["nearest", "bicubic"])
     @pytest.mark.parametrize("auto", [True, False])
     def test_equals_resizing_in_the_forward_pass(self, model, tmp_path, mode, auto):
-        model.save_pretrained(tmp_path)
+        model.double().save_pretrained(tmp_path)
         model_class = AutoModelForVideoClassification if auto else TimesformerForVideoClassification
         sizes = {"num_frames": 6, "image_size": (48, 24), "interpolation_mode": mode}
         loaded = model_class.from_pretrained(tmp_path, **sizes)
@@ -122,11 +122,11 @@ class TestResizingOnLoad:
         assert loaded.config.num_frames == 6
         assert loaded.timesformer.embeddings.position_embeddings.shape == (1, 1 + 6 * 3, 48)
         same = TimesformerForVideoClassification.from_pretrained(tmp_path, interpolation_mode=mode)
-        clip = make_clip(2, 6, 3, 48, 24)
-        torch.testing.assert_close(loaded(clip).logits, same(clip).logits, rtol=0, atol=0)
+        clip = make_clip(2, 6, 3, 48, 24, dtype=torch.float64)
+        torch.testing.assert_close(loaded(clip).logits, same(clip).logits, rtol=0, atol=1e-10)
         loaded.save_pretrained(tmp_path / "resized")
         again = TimesformerForVideoClassification.from_pretrained(tmp_path / "resized")
-        torch.testing.assert_close(again(clip).logits, loaded(clip).logits, rtol=0, atol=0)
+        torch.testing.assert_close(again(clip).logits, loaded(clip).logits, rtol=0, atol=1e-10)
 
     def test_by_a_config_of_the_built_in_model(self, divided):
         native = NativeForVideoClassification.config_class(**TINY | {"num_frames": 9}, num_labels=5)
@@ -144,8 +144,8 @@ class TestResizingOnLoad:
         )
         assert not info["mismatched_keys"]
         assert loaded.config.num_frames == config.num_frames == 9
-        clip = make_clip(1, 9, 3, 40, 40)
-        torch.testing.assert_close(loaded(clip).logits, model(clip).logits, rtol=0, atol=0)
+        clip = make_clip(1, 9, 3, 40, 40, dtype=torch.float64)
+        torch.testing.assert_close(loaded.double()(clip).logits, model.double()(clip).logits, rtol=0, atol=1e-10)
 
     def test_says_so(self, divided):
         with CaptureLogger(logging.get_logger("timesformer_hf.model.modeling_timesformer")) as log:
@@ -248,8 +248,8 @@ class TestContradictingWeights:
         model, folder = divided
         (folder / "model.safetensors").unlink()
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
-        loaded = TimesformerForVideoClassification.from_pretrained(folder)
-        torch.testing.assert_close(loaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
+        loaded, clip = TimesformerForVideoClassification.from_pretrained(folder), make_clip(dtype=torch.float64)
+        torch.testing.assert_close(loaded.double()(clip).logits, model.double()(clip).logits, rtol=0, atol=1e-10)
 
 
 class Bomb:
@@ -263,32 +263,34 @@ class Bomb:
 class TestOffloading:
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_to_disk(self, scheme, tmp_path):
-        model = make_model(scheme)
+        model, clip = make_model(scheme).double(), make_clip(dtype=torch.float64)
         model.save_pretrained(tmp_path)
-        size = sum(parameter.numel() * 4 for parameter in model.parameters())
+        size = sum(parameter.numel() * 8 for parameter in model.parameters())
         offloaded = TimesformerForVideoClassification.from_pretrained(
             tmp_path, device_map="auto", max_memory={"cpu": int(size * 0.7)}, offload_folder=tmp_path / "offload"
         )
         assert "disk" in offloaded.hf_device_map.values()
-        torch.testing.assert_close(offloaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
+        torch.testing.assert_close(offloaded(clip).logits, model(clip).logits, rtol=0, atol=1e-10)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_hooks_of_cpu_offload(self, scheme):
         """accelerate's offloading to the CPU, with the CPU for a device as well."""
-        model, expected = make_model(scheme), make_model(scheme)(make_clip()).logits
+        model, clip = make_model(scheme).double(), make_clip(dtype=torch.float64)
+        expected = model(clip).logits
         accelerate.cpu_offload(model, torch.device("cpu"))
         assert model.classifier.weight.is_meta
-        torch.testing.assert_close(model(make_clip()).logits, expected, rtol=0, atol=0)
+        torch.testing.assert_close(model(clip).logits, expected, rtol=0, atol=1e-10)
 
     def test_offloaded_embeddings(self, divided):
         model, folder = divided
         device_map = {"timesformer.embeddings": "disk", "timesformer.encoder": "cpu"}
         device_map |= {"timesformer.layernorm": "cpu", "classifier": "cpu"}
         offloaded = TimesformerForVideoClassification.from_pretrained(
-            folder, device_map=device_map, offload_folder=folder / "offload"
+            folder, dtype=torch.float64, device_map=device_map, offload_folder=folder / "offload"
         )
         assert offloaded.timesformer.embeddings.position_embeddings.is_meta
-        torch.testing.assert_close(offloaded(make_clip()).logits, model(make_clip()).logits, rtol=0, atol=0)
+        clip = make_clip(dtype=torch.float64)
+        torch.testing.assert_close(offloaded(clip).logits, model.double()(clip).logits, rtol=0, atol=1e-10)
         with pytest.raises(ValueError, match="embeddings are offloaded"):
             TimesformerForVideoClassification.from_pretrained(
                 divided[1], num_frames=6, device_map=device_map, offload_folder=divided[1] / "offload"

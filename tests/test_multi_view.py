@@ -453,6 +453,11 @@ def as_rows(scores: list[float], tolerance: float = 1e-4) -> list[dict]:
     return [{"label": label, "score": pytest.approx(score, abs=tolerance)} for score, label in ranked]
 
 
+def nearly(rows: list[dict]) -> list[dict]:
+    """Of another model with the same weights, whose place in memory may decide the order of sums."""
+    return [row | {"score": pytest.approx(row["score"], abs=1e-5)} for row in rows]
+
+
 class TestPipeline:
     """From a file to scores, against the twin from a file to scores; in float32, through the model."""
 
@@ -491,12 +496,13 @@ class TestPipeline:
     def test_protocol_of_the_processor(self, folder, videos, classifier):
         processor = TimesformerVideoProcessor.from_pretrained(folder, views="original")
         stored = pipeline("video-classification", model=folder, video_processor=processor)
-        assert stored(videos["wide"]) == classifier(videos["wide"], views="original")
-        assert stored(videos["wide"], views="paper") == classifier(videos["wide"], views="paper")
+        for views in ("original", "paper"):
+            settings = {} if views == "original" else {"views": views}
+            assert stored(videos["wide"], **settings) == nearly(classifier(videos["wide"], views=views))
 
     def test_settings_of_the_pipeline(self, folder, videos, classifier):
         configured = pipeline("video-classification", model=folder, views="original")
-        assert configured(videos["wide"]) == classifier(videos["wide"], views="original")
+        assert configured(videos["wide"]) == nearly(classifier(videos["wide"], views="original"))
 
     def test_multi_label(self, classifier, videos):
         multi_label = copy.copy(classifier)
@@ -530,7 +536,7 @@ class TestPipeline:
             assert main(["classify", videos["wide"], "--model", folder, "--json", *flags]) == 0
             (row,) = map(json.loads, capsys.readouterr().out.splitlines())
             expected = [p["score"] for p in classifier(videos["wide"], **settings)]
-            assert [p["score"] for p in row["predictions"]] == pytest.approx(expected, abs=1e-6)
+            assert [p["score"] for p in row["predictions"]] == pytest.approx(expected, abs=1e-5)  # logits of about 10
 
     def test_command_says_what_is_missing(self, folder, videos, tmp_path, capsys):
         make_model().save_pretrained(tmp_path)
