@@ -10,7 +10,7 @@ from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 
 from timesformer_hf.model import modeling_timesformer
-from timesformer_hf.model.activation_recompute import made_again
+from timesformer_hf.model.activation_recompute import recomputed
 
 
 LABELS = torch.tensor([1, 4])
@@ -18,7 +18,7 @@ LABELS = torch.tensor([1, 4])
 
 @contextmanager
 def kept(make):
-    """In place of `made_again`."""
+    """In place of `recomputed`."""
     yield make()
 
 
@@ -34,11 +34,11 @@ def remade(monkeypatch) -> list:
             values.append(value.shape)
             return value
 
-        with made_again(noted) as value:
+        with recomputed(noted) as value:
             values.clear()
             yield value
 
-    monkeypatch.setattr(modeling_timesformer, "made_again", counted)
+    monkeypatch.setattr(modeling_timesformer, "recomputed", counted)
     return values
 
 
@@ -50,7 +50,7 @@ def gradients(model, **kwargs) -> dict:
 
 def gradients_of_all_kept(model, monkeypatch) -> dict:
     with monkeypatch.context() as context:
-        context.setattr(modeling_timesformer, "made_again", kept)
+        context.setattr(modeling_timesformer, "recomputed", kept)
         return gradients(copy.deepcopy(model))
 
 
@@ -69,7 +69,7 @@ def test_same_gradients_of_adapters(monkeypatch):
     config = peft.LoraConfig(target_modules=["qkv", "intermediate.dense", "output.dense"], r=2, init_lora_weights=False)
     model = peft.get_peft_model(make_model().double().train(), config)
     with monkeypatch.context() as context:
-        context.setattr(modeling_timesformer, "made_again", kept)
+        context.setattr(modeling_timesformer, "recomputed", kept)
         twin = copy.deepcopy(model)
         twin(pixel_values=make_clip(dtype=torch.float64), labels=LABELS).loss.backward()
     model(pixel_values=make_clip(dtype=torch.float64), labels=LABELS).loss.backward()
@@ -87,7 +87,7 @@ def test_second_derivatives(monkeypatch):
 
     model = make_model().double().train()
     got = penalty(model)
-    monkeypatch.setattr(modeling_timesformer, "made_again", kept)
+    monkeypatch.setattr(modeling_timesformer, "recomputed", kept)
     torch.testing.assert_close(got, penalty(model), rtol=0, atol=1e-10)
 
 
@@ -103,7 +103,7 @@ def test_keeps_less(monkeypatch):
     model = make_model().train()
     model(make_clip())
     less = bytes_kept(lambda: model(make_clip(), labels=LABELS).loss)
-    monkeypatch.setattr(modeling_timesformer, "made_again", kept)
+    monkeypatch.setattr(modeling_timesformer, "recomputed", kept)
     more = bytes_kept(lambda: model(make_clip(), labels=LABELS).loss)
     tokens, copies = 2 * 65, 2 * 4 * 17  # in all; with CLS in every frame
     saved = 3 * (tokens - 2 + copies) * 48 + 2 * tokens * (48 + 96)
@@ -117,7 +117,7 @@ class TestPrecedence:
         enable_checkpointing(model)
         torch.testing.assert_close(gradients(model), expected, rtol=0, atol=1e-10)
         plain = bytes_kept(lambda: model(make_clip(dtype=torch.float64), labels=LABELS).loss)
-        monkeypatch.setattr(modeling_timesformer, "made_again", kept)
+        monkeypatch.setattr(modeling_timesformer, "recomputed", kept)
         assert bytes_kept(lambda: model(make_clip(dtype=torch.float64), labels=LABELS).loss) == plain
 
     def test_a_checkpoint_around_the_model(self, monkeypatch):
@@ -137,7 +137,7 @@ class TestPrecedence:
 
         model = make_model().train()
         seen = numbers(model)
-        monkeypatch.setattr(modeling_timesformer, "made_again", kept)
+        monkeypatch.setattr(modeling_timesformer, "recomputed", kept)
         assert seen == numbers(model)
 
     def test_transforms_of_torch_func(self, monkeypatch):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, GLOBAL, LOCAL
-from timesformer_hf.model.masked_attention import MEETINGS, masked_attend, meeting_mask
+from timesformer_hf.model.masked_attention import ATTENTION_PATTERNS, masked_attend, pattern_mask
 from timesformer_hf.model.model_outputs import TimesformerClassifierOutput, TimesformerModelOutput
 from timesformer_hf.model.modeling_timesformer import TimesformerLayer
 
@@ -65,14 +65,14 @@ def test_restore_undoes_regroup(step, grid):
     tokens = torch.randn(2, 1 + grid[0] * grid[1] * grid[2], 3)
     restored = step.restore(step.regroup(tokens, grid), grid)
     assert restored[:, 1:].equal(tokens[:, 1:])
-    if MEETINGS[step].cls_takes_part:
+    if ATTENTION_PATTERNS[step].cls_takes_part:
         torch.testing.assert_close(restored[:, 0], tokens[:, 0])  # the mean of equal copies
     else:
         assert restored[:, 0].abs().max() == 0
 
 
 def test_every_step_is_defined_by_a_mask_and_has_maps():
-    assert set(MEETINGS) == set(ATTENTION_STEPS)
+    assert set(ATTENTION_PATTERNS) == set(ATTENTION_STEPS)
     for outputs in (TimesformerModelOutput, TimesformerClassifierOutput):
         assert {step.maps for step in ATTENTION_STEPS} <= {field.name for field in dataclasses.fields(outputs)}
 
@@ -81,15 +81,15 @@ def test_local_and_global_masks_by_hand():
     """A clip of 2 frames of 4 x 2 patches; token order: rows, then columns, then frames."""
     grid = (2, 4, 2)
     first_patch = [(place // 4, place // 2 % 2, place % 2) for place in range(16)]
-    local = [place for place, met in zip(first_patch, meeting_mask(LOCAL, grid)[0], strict=True) if met]
+    local = [place for place, met in zip(first_patch, pattern_mask(LOCAL, grid)[0], strict=True) if met]
     assert local == [(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)]
-    strided = [place for place, met in zip(first_patch, meeting_mask(GLOBAL, grid)[0], strict=True) if met]
+    strided = [place for place, met in zip(first_patch, pattern_mask(GLOBAL, grid)[0], strict=True) if met]
     assert strided == [(0, 0, 0), (2, 0, 0)]
 
 
 def test_local_and_global_steps_connect_any_two_patches():
     for grid in [(8, 14, 14), (3, 5, 7)]:
-        connected = meeting_mask(LOCAL, grid).float() @ meeting_mask(GLOBAL, grid).float() > 0
+        connected = pattern_mask(LOCAL, grid).float() @ pattern_mask(GLOBAL, grid).float() > 0
         assert connected.all()
 
 
@@ -158,9 +158,9 @@ def test_arithmetic_is_that_of_the_groups(scheme):
     for step in ATTENTION_SCHEMES[scheme].steps:
         # with space-only, a clip of one frame for each
         one = (1, rows, columns) if ATTENTION_SCHEMES[scheme].frames_apart else grid
-        mask = meeting_mask(step, one)
+        mask = pattern_mask(step, one)
         pairs = int(mask.sum())
-        if MEETINGS[step].cls_takes_part:
+        if ATTENTION_PATTERNS[step].cls_takes_part:
             groups = len(mask.unique(dim=0))
             pairs += 2 * len(mask) + groups  # patches and CLS meet once each way; CLS itself, in each group
         expected += pairs * (frames if ATTENTION_SCHEMES[scheme].frames_apart else 1)

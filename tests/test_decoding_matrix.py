@@ -128,7 +128,7 @@ def shared_out(request, monkeypatch):
     """As if the frames were large and the cores many."""
     monkeypatch.setattr(video_decoding, "cores_for_decoding", lambda: 1 if request.param == "one thread" else 4)
     monkeypatch.setattr(decoding_plan, "WORTH_THREADS", 0)
-    monkeypatch.setattr(decoding_plan, "JOINED", 0)
+    monkeypatch.setattr(decoding_plan, "MAX_JOINED_WORK", 0)
     decoders = {"two decoders of two threads": 2, "one decoder of eight threads": 1}.get(request.param, 4)
     monkeypatch.setattr(
         decoding_plan,

@@ -203,10 +203,10 @@ class TestContradictingWeights:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            ({"attention_type": "joint_space_time"}, "24 weights have no place in it, .*temporal_"),
-            ({"num_hidden_layers": 2}, "20 weights have no place in it, .*layer.2"),
+            ({"attention_type": "joint_space_time"}, "24 weights have no place in the model, .*temporal_"),
+            ({"num_hidden_layers": 2}, "20 weights have no place in the model, .*layer.2"),
             ({"num_hidden_layers": 5}, "4 attentions have no weights, .*layer.3"),
-            ({"qkv_bias": False}, "6 weights have no place in it, .*qkv.bias"),
+            ({"qkv_bias": False}, "6 weights have no place in the model, .*qkv.bias"),
         ],
     )
     def test_other_structure(self, divided, values, message):
@@ -219,7 +219,7 @@ class TestContradictingWeights:
     def test_time_embeddings_left_over(self, tmp_path):
         make_model("joint_space_time").save_pretrained(tmp_path)
         change_config(tmp_path, attention_type="space_only")
-        with pytest.raises(WeightsMismatchError, match=r"1 weights have no place in it, .*time_embeddings"):
+        with pytest.raises(WeightsMismatchError, match=r"1 weights have no place in the model, .*time_embeddings"):
             TimesformerForVideoClassification.from_pretrained(tmp_path)
 
     def test_attention_missing(self, tmp_path):

@@ -15,8 +15,9 @@ from test_modeling import make_clip, make_model
 from torch import nn
 from transformers import AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoClassification, pipeline
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, video_decoding
+from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.cli import main
+from timesformer_hf.video import video_decoding
 from timesformer_hf.video.multi_view import (
     VIEW_PROTOCOLS,
     average_views,
@@ -223,15 +224,18 @@ class TestPixelValues:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"num_crops": 2}, "num_crops=2 must be 1, the centre, or 3, along the longer side"),
+            ({"num_crops": 2}, r"num_crops=2 must be 1 \(the centre\) or 3 \(along the longer side\)"),
             ({"num_clips": 0}, "num_clips=0 must be at least 1"),
             ({"views": "authors"}, "views='authors' must be one of 'paper', 'original'"),
             ({"num_crops": 3, "do_center_crop": False}, "num_crops=3 needs do_center_crop=True and a crop_size"),
             ({"num_clips": 2, "do_sample_frames": False}, "num_clips=2 needs do_sample_frames"),
-            ({"num_crops": 3, "size": {"shortest_edge": 30}}, "A frame of 30x38 pixels has no crop of 32x32"),
+            (
+                {"num_crops": 3, "size": {"shortest_edge": 30}},
+                "A frame of 30x38 pixels is too small for a crop of 32",
+            ),
             (
                 {"views": "original", "crop_size": {"height": 32, "width": 48}},
-                "needs a crop_size that is a square, to which the shorter side is scaled, got 32x48",
+                "needs a square crop_size, got 32x48",
             ),
         ],
     )

@@ -293,7 +293,7 @@ class TestVideoProcessor:
             TimesformerVideoProcessor(do_rescale=False)(clip)
 
     def test_metadata_that_promises_more(self, frames):
-        with pytest.raises(ValueError, match="promises 90 frames for clip 0, it has 40"):
+        with pytest.raises(ValueError, match="promises 90 frames for clip 0, but it has 40"):
             TimesformerVideoProcessor()(np.stack(frames), video_metadata={"total_num_frames": 90})
 
     def test_none_means_the_setting(self, video):

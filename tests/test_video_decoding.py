@@ -14,7 +14,8 @@ import pytest
 import torch
 from clips import av, decode_all, moving_pattern, write_sound, write_video
 
-from timesformer_hf import VideoReadError, video_decoding
+from timesformer_hf import VideoReadError
+from timesformer_hf.video import video_decoding
 from timesformer_hf.video.video_decoding import decode_frames
 from timesformer_hf.video.video_packets import PacketScan, scan_packets
 
@@ -278,7 +279,7 @@ class TestSparseness:
 def test_frames_that_there_are_not(name, indices, tmp_path):
     """The same error whether a file is decoded sparsely or in order."""
     path = write_video(tmp_path / name, moving_pattern(20), "libx264")
-    message = rf"{name}: frames {re.escape(str(indices))} were asked for; it must be at least one of 0 to 19"
+    message = rf"{name}: frames {re.escape(str(indices))} were asked for; choose at least one of 0 to 19"
     with pytest.raises(ValueError, match=message):
         decode_frames(path, lambda about: indices)
 

@@ -82,8 +82,8 @@ def test_h264_start(units, clean):
     ],
 )
 def test_h264_without_followers(units, unreferenced):
-    assert inspector("h264", AVCC).is_unreferenced(packet(units)) == unreferenced
-    assert inspector("h264", None).is_unreferenced(packet(units, lengths=False)) == unreferenced
+    assert inspector("h264", AVCC).is_non_reference(packet(units)) == unreferenced
+    assert inspector("h264", None).is_non_reference(packet(units, lengths=False)) == unreferenced
 
 
 def test_lengths_of_two_bytes():
@@ -113,14 +113,14 @@ def test_hevc_start(kind, clean):
     ],
 )
 def test_hevc_without_followers(extradata, units, unreferenced):
-    assert inspector("hevc", extradata).is_unreferenced(packet(units)) == unreferenced
+    assert inspector("hevc", extradata).is_non_reference(packet(units)) == unreferenced
 
 
 def test_other_codecs():
     """Containers' marks are trusted where they are known to mean a start; nothing is left out."""
     assert inspector("vp9", None).is_clean_start(av.Packet(b"key"))
     assert not inspector("wmv3", None).is_clean_start(av.Packet(b"key"))
-    assert not inspector("vp9", None).is_unreferenced(av.Packet(b"\x01\x9a"))
+    assert not inspector("vp9", None).is_non_reference(av.Packet(b"\x01\x9a"))
     assert inspector("mpeg2video", None).is_clean_start(av.Packet(b"\0\0\1\xb3...\0\0\1\0"))
     assert not inspector("mpeg2video", None).is_clean_start(av.Packet(b"\0\0\1\0"))
 
@@ -140,7 +140,7 @@ def test_leaves_out_what_the_decoder_would(codec, options, name, tmp_path):
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         told = PacketInspector(stream)
-        unreferenced = {packet.pts for packet in container.demux(stream) if told.is_unreferenced(packet)}
+        unreferenced = {packet.pts for packet in container.demux(stream) if told.is_non_reference(packet)}
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         every = {packet.pts for packet in container.demux(stream) if packet.size}

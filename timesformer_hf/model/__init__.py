@@ -1,6 +1,6 @@
 """
-The TimeSformer: its config, its network, its attention schemes, what they cost.
+The TimeSformer: its config, its network, its attention schemes and their cost.
 
-May import: its own files, by `from .sibling import` alone, because transformers copies them beside the weights of a
-saved model. Start with `modeling_timesformer.py`, which reads from top to bottom like Figure 2 of the paper.
+These files may import only each other, and only as `from .sibling import`, because transformers copies them into the
+folder of a saved model. Start with `modeling_timesformer.py`, which follows Figure 2 of the paper from top to bottom.
 """

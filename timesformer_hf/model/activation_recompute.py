@@ -1,8 +1,8 @@
 """
-Activations that the backward pass makes again instead of keeping: large ones that are cheap to compute.
+Large activations that are cheap to compute: the backward pass recomputes them, so that they needn't be kept in memory.
 
-A linear layer keeps its input, for the gradient of its weights. Where that is the result of a norm or of an activation
-function, it can be made again in a moment from the input of that function, which is kept anyway.
+A linear layer keeps its input for the gradient of its weights. If that input is the result of a norm or an activation
+function, it can be recomputed quickly from the input of that function, which is kept anyway.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +15,12 @@ _Layout = tuple[torch.Size, tuple[int, ...], int]
 
 
 @contextmanager
-def made_again(make: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
+def recomputed(make: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
     """
-    What `make` returns. An operation in the block that would keep it, or a view of it, for the backward pass keeps how
-    to make it. Whatever else decides over what is kept has precedence: gradient checkpointing, other hooks, a compiler.
+    Yield the result of `make`, and don't let operations in the `with` block keep it for the backward pass.
+
+    The backward pass calls `make` again to get the result, or a view of it. Nothing changes if something else already
+    decides what is kept: gradient checkpointing, other hooks, a compiler.
     """
     if torch.compiler.is_compiling() or not _may_hook():
         yield make()
@@ -42,7 +44,7 @@ def made_again(make: Callable[[], torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 def _may_hook() -> bool:
-    """Whether autograd keeps anything now, may be told what, and nobody else tells it."""
+    """Whether autograd keeps tensors now, allows a hook on what it keeps, and has no such hook yet."""
     autograd = torch._C._autograd
     return (
         torch.is_grad_enabled()

@@ -1,6 +1,6 @@
 """
-What the attention backends need beyond transformers' interface: a faster way for short groups, and which tokens of a
-group are padding, in the form that each of them takes.
+Two additions to transformers' attention backends: a faster kernel for short groups, and padding masks in the form that
+each backend expects.
 """
 
 from importlib.util import find_spec
@@ -11,13 +11,13 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 
-# AMD's GPUs have a Triton of their own, which was not tried.
+# AMD's GPUs use another build of Triton, with which the kernel was not tested.
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
-_AMPERE = 8  # major compute capability; the first GPUs with bfloat16
+_AMPERE = 8  # major compute capability of the first GPUs with bfloat16
 
 
 def has_short_group_kernel(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether `attend_in_short_groups` takes these (groups, heads, length, head_dim), each attending to its group."""
+    """Whether `attend_in_short_groups` supports these queries and keys, each (groups, heads, length, head_dim)."""
     if query.device.type != "cuda" or not _HAS_TRITON or torch.cuda.get_device_properties(query.device).major < _AMPERE:
         return False
     if torch.compiler.is_exporting() or hasattr(query, "device_mesh") or not query.numel():
@@ -37,7 +37,11 @@ def short_group_attention_forward(
     scaling: float,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, None]:
-    """The kernel for short groups, in the form of transformers' attention interface."""
+    """
+    Attend inside short groups with the Triton kernel, called through transformers' attention interface.
+
+    (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). It returns no probabilities.
+    """
     from .short_groups import attend_in_short_groups
 
     return attend_in_short_groups(query, key, value, scaling), None
@@ -45,19 +49,22 @@ def short_group_attention_forward(
 
 def padding_mask(real_tokens: torch.Tensor, implementation: str, dtype: torch.dtype):
     """
+    Return a mask that hides padding from an attention backend, in the form that the backend expects.
+
     Args:
-        real_tokens: (groups, length), False where a group is padded.
+        real_tokens: (groups, length), False for padding.
         implementation: name of the attention backend.
-        dtype: that of the scores.
+        dtype: dtype of the scores.
 
     Returns:
-        For the flash kernels `real_tokens` itself, for flex_attention a block mask, for others what they add to the
-        scores (groups, 1, length, length).
+        - for a flash kernel, `real_tokens` itself
+        - for flex_attention, a block mask
+        - for any other backend, a tensor to add to the scores, (groups, 1, length, length)
     """
     groups, length = real_tokens.shape
     if "flash" in implementation:
         return real_tokens
-    if implementation == "flex_attention":  # (adding to scores there has crashed on the CPU, torch 2.15)
+    if implementation == "flex_attention":  # adding to the scores crashed on the CPU (torch 2.15)
         from torch.nn.attention.flex_attention import create_block_mask
 
         def is_real(group, head, query, key):

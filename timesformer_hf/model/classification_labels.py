@@ -1,14 +1,14 @@
-"""What problem labels pose, and whether they fit the logits."""
+"""Which kind of problem labels belong to, and whether they fit the logits."""
 
 import torch
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
     """
-    The `problem_type` that the labels' shape and type imply.
+    Return the `problem_type` that the shape and dtype of the labels imply.
 
     Raises:
-        TypeError: where `labels` is no tensor.
+        TypeError: if `labels` is not a tensor.
     """
     if not isinstance(labels, torch.Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
@@ -21,8 +21,10 @@ def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:
 
 def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) -> None:
     """
+    Check that labels fit the logits (batch, num_labels).
+
     Raises:
-        ValueError: where shape or values of `labels` don't fit `logits` (batch, num_labels).
+        ValueError: if their shape, their dtype or a value doesn't fit the logits and the problem type.
     """
     batch, num_labels = logits.shape
     single = problem_type == "single_label_classification"
@@ -36,16 +38,18 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) 
         )
     if single and labels.is_floating_point():
         raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
-    # A compiled graph can't look at values. On a GPU this waits for the device once a step, which next to a step of a
-    # video model is nothing, and spares the process a device-side assertion.
+    # A compiled graph can't look at values. On a GPU this check waits for the device once per step. That costs next to
+    # nothing in a video model, and avoids a device-side assertion, after which the process can't use the GPU any more.
     if problem_type != "regression" and not torch.compiler.is_compiling():
         _check_label_values(labels, num_labels, single)
 
 
 def _check_label_values(labels: torch.Tensor, num_labels: int, single: bool) -> None:
     """
+    Check that the classes exist, or that the targets of several labels lie in [0, 1].
+
     Raises:
-        ValueError: for a class that there is not, or a target of a binary problem outside [0, 1].
+        ValueError: if one doesn't. The message lists the first wrong values.
     """
     if single:
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]

@@ -1,4 +1,4 @@
-"""The TimeSformer configuration: typed fields and every rule they must keep."""
+"""The configuration of a TimeSformer: typed fields, and the rules that their values must follow."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classificati
 
 class _TensorParallelPlan:
     """
-    The tensor-parallel plan of a config, which follows from its attention scheme: `config.base_model_tp_plan`.
+    A class attribute whose value, `config.base_model_tp_plan`, depends on the attention scheme of the config.
 
-    transformers expects a dictionary as a class attribute, but a rule for a module that the scheme doesn't have is an
-    error in its tests. This reads like one and can be overridden like one, on an instance.
+    transformers expects one dictionary for the class. But its tests reject a rule for a module that the model doesn't
+    have, and the scheme decides which modules there are. An instance can still override the attribute.
     """
 
     def __get__(self, config, owner: type | None = None) -> dict[str, str] | None:
@@ -33,47 +33,47 @@ class TimesformerConfig(PreTrainedConfig):
 
     Args:
         image_size (`int` or pair of `int`, defaults to 224):
-            Size in pixels that the position embeddings are made for: a side, or `(height, width)`. The model takes
-            other sizes too; their position embeddings are resized in the forward pass.
+            Size of a frame in pixels, for which the position embeddings are made: the side of a square, or
+            `(height, width)`. The model accepts other sizes too: its forward pass resizes the position embeddings.
         patch_size (`int` or pair of `int`, defaults to 16):
-            Size of a patch in pixels: a side, or `(height, width)`. It must divide `image_size`.
+            Size of a patch in pixels: the side of a square, or `(height, width)`. It must divide `image_size`.
         num_channels (`int`, defaults to 3):
-            Colour channels of a frame.
+            Number of colour channels of a frame.
         num_frames (`int`, defaults to 8):
-            Frames that the time embeddings are made for. The model takes any other number too.
+            Number of frames for which the time embeddings are made. The model accepts any other number too: its
+            forward pass resizes the time embeddings.
         hidden_size (`int`, defaults to 768):
             Width of a token. `num_attention_heads` must divide it.
         num_hidden_layers (`int`, defaults to 12):
             Number of blocks.
         num_attention_heads (`int`, defaults to 12):
-            Heads of every attention.
+            Number of heads of every attention.
         intermediate_size (`int`, defaults to 3072):
             Hidden width of the MLP.
         hidden_act (`str`, defaults to `"gelu"`):
-            Activation of the MLP; the original is the exact GELU.
+            Activation function of the MLP. The authors' code uses the exact GELU.
         hidden_dropout_prob (`float`, defaults to 0.0):
-            Dropout of embeddings, projections and MLP, in [0, 1). The original has none.
+            Dropout of embeddings, projections and MLP, in [0, 1). The authors' code has none.
         attention_probs_dropout_prob (`float`, defaults to 0.0):
-            Dropout of attention probabilities while training, in [0, 1).
+            Dropout of attention probabilities during training, in [0, 1).
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the truncated normal that starts the weights.
+            Standard deviation of the truncated normal distribution that initialises the weights.
         layer_norm_eps (`float`, defaults to 1e-6):
             Epsilon of the layer norms.
         qkv_bias (`bool`, defaults to `True`):
             Whether query, key and value have a bias.
         attention_type (`str`, defaults to `"divided_space_time"`):
-            The attention scheme (paper, Section 3, Figure 2): a name in
-            [`~timesformer_hf.ATTENTION_SCHEMES`].
+            Name of the attention scheme (paper, Section 3, Figure 2) in [`~timesformer_hf.ATTENTION_SCHEMES`].
         drop_path_rate (`float`, defaults to 0.0):
-            Stochastic depth of the last block, in [0, 1); it rises linearly from 0 in the first block. The original
-            trains with 0.1.
+            Stochastic depth rate of the last block, in [0, 1). The rate rises linearly from 0 in the first block.
+            The authors train with 0.1.
         interpolation_mode (`str`, defaults to `"nearest"`):
-            How embeddings are resized to another number of frames or size. `"nearest"` is the original's;
-            `"bicubic"` resizes positions bicubically and times linearly.
+            How embeddings are resized to another number of frames or another size. `"nearest"` is the method of the
+            authors' code. `"bicubic"` resizes position embeddings bicubically and time embeddings linearly.
 
     Raises:
-        ValueError: where a value breaks a rule above; the message names field, value and rule.
-        StrictDataclassFieldValidationError: where a value has the wrong type (from huggingface_hub).
+        ValueError: if a value breaks one of the rules above. The message names the field, the value and the rule.
+        StrictDataclassFieldValidationError: if a value has the wrong type (from huggingface_hub).
 
     Example:
 
@@ -87,7 +87,8 @@ class TimesformerConfig(PreTrainedConfig):
 
     model_type = "timesformer"
     base_model_tp_plan = _TensorParallelPlan()
-    # The final norm and the head, all that is left, are the root's: gathered once, and kept for the backward pass.
+    # All other parameters, the final norm and the head, belong to FSDP's root module: they are gathered once, and kept
+    # for the backward pass.
     base_model_fsdp_plan = {"embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
 
     image_size: int | list[int] | tuple[int, int] = 224
@@ -114,18 +115,19 @@ class TimesformerConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches in a frame of `image_size`."""
+        """The patch grid of a frame of `image_size`: (rows, columns)."""
         height, width = as_pair(self.image_size, "image_size")
         patch_height, patch_width = as_pair(self.patch_size, "patch_size")
         return height // patch_height, width // patch_width
 
     def check_values(self) -> None:
         """
-        Check every field. Runs when a config is made and again when a model is made from it, since fields can be
-        set in between.
+        Check every field.
+
+        This runs when a config is made, and again when a model is made from it, because fields can change in between.
 
         Raises:
-            ValueError: naming field, value and rule.
+            ValueError: if a value breaks a rule. The message names the field, the value and the rule.
         """
         for name in ("num_channels", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             _require(getattr(self, name) >= 1, self, name, "must be at least 1")
@@ -140,7 +142,7 @@ class TimesformerConfig(PreTrainedConfig):
             "num_attention_heads",
             f"must divide hidden_size={self.hidden_size}",
         )
-        from transformers.activations import ACT2FN  # here, so that AutoConfig alone doesn't load it
+        from transformers.activations import ACT2FN  # imported here, so that AutoConfig doesn't load it
 
         _require_choice(self, "hidden_act", ACT2FN)
         _require_choice(self, "problem_type", _PROBLEM_TYPES)
@@ -155,8 +157,10 @@ class TimesformerConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict:
         """
-        The fields as a dictionary, in the form that the model built into transformers can load wherever it can
-        express the values: it takes a square size only as one number, and no stochastic depth only as the integer 0.
+        Return the fields as a dictionary that the TimeSformer built into transformers can load, if it supports the
+        values.
+
+        The built-in model accepts a square size only as one number, and a stochastic depth of zero only as an integer.
         """
         values = super().to_dict()
         for name in ("image_size", "patch_size"):
@@ -170,11 +174,12 @@ class TimesformerConfig(PreTrainedConfig):
 
 def _tensor_parallel_plan(attention_type: str) -> dict[str, str]:
     """
-    Which linear layers of the base model are split over devices, and how; all those of the blocks are.
+    Return how tensor parallelism splits the linear layers of the blocks over devices.
 
-    The rows of `qkv` are (3, heads, head_dim), so an equal share of them is no set of heads. The output is gathered and
-    every device attends with all heads, as in transformers' own models with such a layer: its `packed_colwise`, which
-    would share out the heads, knows two parts and not three, and takes a bias for unpacked.
+    The rows of `qkv` are (3, heads, head_dim), so an equal share of the rows is not a set of whole heads. Therefore the
+    output of `qkv` is gathered and every device attends with all heads, as in transformers' own models with such a
+    layer. transformers' `packed_colwise` would share out the heads, but it packs two parts, not three, and expects a
+    bias that is not packed.
     """
     plan = {
         "encoder.layer.*.intermediate.dense": "colwise",
@@ -185,7 +190,7 @@ def _tensor_parallel_plan(attention_type: str) -> dict[str, str]:
         plan[f"{attention}.attention.qkv"] = "colwise_gather_output"
         if step.dense is None:
             plan[f"{attention}.output.dense"] = "rowwise_split_input"
-        else:  # the two follow on each other, and share one reduction
+        else:  # two linear layers in a row need only one reduction
             plan[f"{attention}.output.dense"] = "colwise"
             plan[f"encoder.layer.*.{step.dense}"] = "rowwise"
     return plan
@@ -193,24 +198,24 @@ def _tensor_parallel_plan(attention_type: str) -> dict[str, str]:
 
 def as_pair(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     """
-    `(height, width)` of a size given as one side or as a pair.
+    Return a size, given as one side or as a pair, as `(height, width)`.
 
     Raises:
-        ValueError: where it is neither a positive integer nor a pair of them.
+        ValueError: if the size is neither a positive integer nor a pair of positive integers.
     """
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
-        raise ValueError(f"{name}={size!r} must be a positive integer or a pair (height, width) of them")
+        raise ValueError(f"{name}={size!r} must be a positive integer or a pair (height, width) of positive integers")
     return pair
 
 
 def stored_config_values(checkpoint, arguments: dict) -> dict:
     """
-    The values in a checkpoint's own config.json, whatever its model type; empty where it has none.
+    Return the values in a checkpoint's config.json, whatever its model type. They are empty if there is no such file.
 
     Args:
         checkpoint: a folder or a name on the Hub.
-        arguments: those of a `from_pretrained`, of which the ones for the Hub are used.
+        arguments: the keyword arguments of a `from_pretrained` call. Only those for the Hub are used.
     """
     names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     try:

@@ -1,9 +1,11 @@
 """
-What a model costs: parameters, and the multiply-accumulates of one clip (paper, Section 4 and Figure 3).
+The cost of a model: its parameters, and the multiply-accumulates of one clip (paper, Section 4 and Figure 3).
 
-The model itself is counted, run on torch's meta device, where tensors have a shape and no values: nothing is allocated,
-however large. Counted are the products of matrices and the patch convolution, as in the paper's "TFLOPs", which are
-multiply-accumulates over the three spatial crops of a video; norms, softmax, GELU and sums are not.
+The model runs on torch's meta device, where tensors have a shape but no values, and its operations are counted. So
+nothing is allocated, however large the model is.
+
+As in the paper, the count contains the matmuls and the patch convolution, but not norms, softmax, GELU and sums. The
+paper's "TFLOPs" are multiply-accumulates too, for the three spatial crops of a video.
 """
 
 import copy
@@ -18,7 +20,7 @@ from .modeling_timesformer import TimesformerForVideoClassification
 
 
 _PAPER_CROPS = 3
-# name: (frames, side in pixels) (paper, Section 4.3)
+# name of the variant: (frames, side of a frame in pixels) (paper, Section 4.3)
 PAPER_VARIANTS = {"base": (8, 224), "HR": (16, 448), "L": (96, 224)}
 KINETICS_400_LABELS = 400
 
@@ -26,14 +28,14 @@ KINETICS_400_LABELS = 400
 @dataclass(frozen=True)
 class ModelCost:
     """
-    The cost of a model that is made for a number of frames and a size, at them.
+    The cost of a model for clips of the size that the model is made for.
 
     Attributes:
-        attention_type: its attention scheme.
-        num_frames: frames of a clip.
+        attention_type: name of the attention scheme.
+        num_frames: number of frames of a clip.
         image_size: height and width of a frame in pixels.
-        parameters: how many, the embeddings of that many frames and patches included.
-        multiply_accumulates: of one forward pass of one clip, that is of one crop.
+        parameters: number of parameters, including the position and time embeddings for that size.
+        multiply_accumulates: number of multiply-accumulates in one forward pass of one clip, that is, of one crop.
     """
 
     attention_type: str
@@ -44,12 +46,12 @@ class ModelCost:
 
     @property
     def tera_over_crops(self) -> float:
-        """10^12 multiply-accumulates over three crops: what the paper's tables call TFLOPs."""
+        """Multiply-accumulates of three crops, in units of 10^12. The paper's tables call this TFLOPs."""
         return _PAPER_CROPS * self.multiply_accumulates / 1e12
 
 
 def _meta_model(config: TimesformerConfig) -> TimesformerForVideoClassification:
-    """The model of `config` without values. With eager attention, whose products a counter sees one by one."""
+    """Return the model of `config` on the meta device, with eager attention, whose matmuls a counter can see."""
     with torch.device("meta"):
         model = TimesformerForVideoClassification(copy.deepcopy(config)).eval()
     model.set_attn_implementation("eager")
@@ -57,7 +59,7 @@ def _meta_model(config: TimesformerConfig) -> TimesformerForVideoClassification:
 
 
 def count_parameters(config: TimesformerConfig) -> int:
-    """Parameters of a `TimesformerForVideoClassification` of `config`, its head of `config.num_labels` included."""
+    """Count the parameters of a `TimesformerForVideoClassification`, including its head for `config.num_labels`."""
     return sum(parameter.numel() for parameter in _meta_model(config).parameters())
 
 
@@ -65,35 +67,41 @@ def count_multiply_accumulates(
     config: TimesformerConfig, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
 ) -> int:
     """
-    Multiply-accumulates of one forward pass of one clip: one crop, where the paper's numbers are of three. Where a
-    scheme pads its groups, at odd sizes, the padding is computed and so it counts.
+    Count the multiply-accumulates of one forward pass of one clip.
+
+    A clip is one crop; the paper's numbers are for three. Padding counts too, because the model computes it. Some
+    schemes pad their groups at odd sizes.
 
     Args:
-        num_frames: frames of the clip; the config's where `None`.
-        image_size: side, or (height, width), of a frame in pixels; the config's where `None`.
+        num_frames: number of frames of the clip. `None` takes it from the config.
+        image_size: side, or (height, width), of a frame in pixels. `None` takes it from the config.
 
     Raises:
-        ValueError: where no model or clip of that size can be; the message names what is wrong.
+        ValueError: if there is no model or clip of that size. The message names what is wrong.
     """
     num_frames = config.num_frames if num_frames is None else num_frames
     height, width = as_pair(config.image_size if image_size is None else image_size, "image_size")
     model = _meta_model(config)
     clip = torch.empty(1, num_frames, config.num_channels, height, width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        # all of the last block, as the paper: the classifier itself leaves out what only the patches need there
+        # All of the last block is counted, as in the paper. The classifier would leave out what only patches need
+        # there.
         model.classifier(model.timesformer(clip).last_hidden_state[:, 0])
-    return counter.get_total_flops() // 2  # a multiplication and an addition each
+    return counter.get_total_flops() // 2  # a multiply-accumulate is two operations
 
 
 def model_cost(
     config: TimesformerConfig, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None
 ) -> ModelCost:
     """
-    The cost of the model of `config`, resized to `num_frames` and `image_size` (side, or height and width, in pixels)
-    where they are given, as `from_pretrained` resizes it.
+    Return the cost of the model of `config`, resized first as `from_pretrained` resizes it.
+
+    Args:
+        num_frames: number of frames to resize to. `None` keeps the config's.
+        image_size: side, or (height, width), of a frame in pixels to resize to. `None` keeps the config's.
 
     Raises:
-        ValueError: where a value is out of the config's rules.
+        ValueError: if a value breaks a rule of the config.
     """
     config = copy.deepcopy(config)
     config.num_frames = config.num_frames if num_frames is None else num_frames
@@ -109,7 +117,7 @@ def model_cost(
 
 @functools.cache
 def scheme_cost(attention_type: str, num_frames: int, image_size: int) -> ModelCost:
-    """The cost of the paper's model, ViT-Base with Kinetics-400's head, with a scheme of `ATTENTION_SCHEMES`."""
+    """Return the cost of the paper's model with this attention scheme: ViT-Base with a head for Kinetics-400."""
     return model_cost(
         TimesformerConfig(
             attention_type=attention_type,

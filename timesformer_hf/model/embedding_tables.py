@@ -1,4 +1,4 @@
-"""Position and time embeddings of one size, resized to another: pure functions of tensors."""
+"""Pure functions that resize position and time embeddings."""
 
 import torch
 from torch.nn import functional as F
@@ -10,10 +10,10 @@ def resize_position_table(
     """
     Resize position embeddings (1, 1 + rows * columns, dim) from one grid of patches (rows, columns) to another.
 
-    CLS keeps its own. `mode` is a [`TimesformerConfig`] `interpolation_mode`.
+    The embedding of CLS stays unchanged. `mode` is the `interpolation_mode` of a [`TimesformerConfig`].
     """
-    # Compiled and exported graphs always resize (exact at the same size), so that one graph serves every size.
-    # (They don't even compare: a comparison would fix the size in an exported graph.)
+    # Compiled and exported graphs always resize, which is exact at the same size, so that one graph serves every size.
+    # They don't compare the sizes first, because a comparison would fix the size in an exported graph.
     if not torch.compiler.is_compiling() and old_grid == tuple(new_grid):
         return table
     cls_position, positions = table[:, :1], table[:, 1:]
@@ -26,7 +26,7 @@ def resize_position_table(
 
 
 def resize_time_table(table: torch.Tensor, num_frames: int, mode: str) -> torch.Tensor:
-    """Resize time embeddings (1, frames, dim) to `num_frames`: nearest, or linear where `mode` is `"bicubic"`."""
+    """Resize time embeddings (1, frames, dim) to `num_frames`: nearest, or linearly if `mode` is `"bicubic"`."""
     if not torch.compiler.is_compiling() and table.shape[1] == num_frames:
         return table
     working = table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
@@ -37,8 +37,10 @@ def resize_time_table(table: torch.Tensor, num_frames: int, mode: str) -> torch.
 
 def interpolate(table: torch.Tensor, size: tuple[int, ...], mode: str) -> torch.Tensor:
     """
-    (batch, dim, *old size) -> (batch, dim, *size), as torch interpolates. In an exported graph `"nearest"` is written
-    out: onnxruntime's own rounds otherwise at some sizes, of which 14 patches to 16 is one.
+    Resize a table (batch, dim, *old size) to (batch, dim, *size), as torch interpolates.
+
+    In an exported graph, `"nearest"` becomes a selection by index, because the operator of onnxruntime rounds
+    differently at some sizes, for example from 14 patches to 16.
     """
     if mode != "nearest" or not torch.compiler.is_exporting():
         align_corners = None if mode == "nearest" else False
@@ -50,7 +52,7 @@ def interpolate(table: torch.Tensor, size: tuple[int, ...], mode: str) -> torch.
 
 
 def nearest_indices(old: int, new: int, device: torch.device) -> torch.Tensor:
-    """(new,), which of `old` entries each of `new` is nearest to: torch's arithmetic, in its float32."""
+    """Return the nearest of `old` entries for each of `new` entries, as indices (new,). The arithmetic is torch's."""
     float32 = {"dtype": torch.float32, "device": device}
     scale = torch.full((), old, **float32) / torch.full((), new, **float32)
     indices = (torch.arange(new, **float32) * scale).floor().long()

@@ -2,8 +2,8 @@
 TimeSformer: embeddings -> blocks of attention steps and an MLP -> final norm -> head (paper, Section 3, Figure 2).
 
 One token layout runs through the model: (batch, 1 + patches * frames, dim), CLS first, then the patches with the frame
-index running fastest. `attention_schemes` holds what an attention step regroups. With `space_only`, every frame is a
-sequence of its own: (batch * frames, 1 + patches, dim).
+index running fastest. `attention_schemes` defines how each attention step regroups these tokens. With `space_only`,
+every frame is a separate sequence: (batch * frames, 1 + patches, dim).
 """
 
 import copy
@@ -25,13 +25,13 @@ from transformers.utils import TransformersKwargs, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .activation_recompute import made_again
+from .activation_recompute import recomputed
 from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table
-from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, describes
+from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, has_same_structure
 from .model_outputs import FEATURE_LEVELS, TimesformerClassifierOutput, TimesformerModelOutput, check_level
 
 
@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 
 
 class TimesformerPatchEmbeddings(nn.Module):
-    """Linear embedding of non-overlapping patches, frame by frame (paper, equation 1)."""
+    """The linear embedding of non-overlapping patches of each frame (paper, equation 1)."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
@@ -50,19 +50,26 @@ class TimesformerPatchEmbeddings(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, channels, height, width) -> (batch, frames, hidden_size, rows, columns)"""
+        """Embed patches: (batch, frames, channels, height, width) -> (batch, frames, hidden_size, rows, columns)."""
         self.check_pixel_values(pixel_values)
         batch, frames = pixel_values.shape[:2]
         patches = self.projection(pixel_values.flatten(0, 1).to(self.projection.weight.dtype))
         return patches.unflatten(0, (batch, frames))
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
+        """
+        Check that `pixel_values` is a tensor of clips that the model accepts.
+
+        Raises:
+            TypeError: if it is not a floating-point tensor.
+            ValueError: if its shape doesn't fit. The message gives the shape and the expected one.
+        """
         expected = "(batch, frames, channels, height, width)"
         if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
             got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
             raise TypeError(
-                f"pixel_values must be a floating-point tensor {expected}, got {got}. A video processor makes it: "
-                "it scales and normalises the frames."
+                f"pixel_values must be a floating-point tensor {expected}, got {got}. Use a video processor: it "
+                "scales and normalises the frames."
             )
         shape = tuple(pixel_values.shape)
         if pixel_values.ndim != 5:
@@ -77,7 +84,7 @@ class TimesformerPatchEmbeddings(nn.Module):
         for dimension, (name, size) in enumerate((("clip", batch), ("frame", frames))):
             if size == 0:
                 raise ValueError(
-                    f"pixel_values must hold at least one {name} in dimension {dimension} of {expected}, got {shape}"
+                    f"pixel_values must contain at least one {name} in dimension {dimension} of {expected}, got {shape}"
                 )
         for name, size, patch in zip(("height", "width"), (height, width), self.patch_size, strict=True):
             if size == 0 or size % patch:
@@ -87,7 +94,7 @@ class TimesformerPatchEmbeddings(nn.Module):
 
 
 class TimesformerEmbeddings(nn.Module):
-    """Patches, CLS and their position and time embeddings, as the tokens of the first block."""
+    """The tokens of the first block: embedded patches and CLS, with their position and time embeddings."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
@@ -105,18 +112,20 @@ class TimesformerEmbeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
         """
-        (batch, frames, channels, height, width) -> tokens (batch, 1 + patches * frames, hidden_size) and their grid.
-        With a scheme that keeps frames apart, the tokens are (batch * frames, 1 + patches, hidden_size).
+        Embed clips (batch, frames, channels, height, width) and return the tokens and their grid.
+
+        The tokens are (batch, 1 + patches * frames, hidden_size), or (batch * frames, 1 + patches, hidden_size) with a
+        scheme that keeps frames apart.
         """
         patches = self.patch_embeddings(pixel_values)
         if self.scheme.frames_apart:
-            patches = patches.flatten(0, 1).unsqueeze(1)  # every frame a clip of one frame
+            patches = patches.flatten(0, 1).unsqueeze(1)  # each frame becomes a clip of one frame
         _, frames, _, rows, columns = patches.shape
         positions = resize_position_table(
             self.position_embeddings, self.grid_size, (rows, columns), self.interpolation_mode
         )
         cls_token = self.cls_token + positions[:, :1]
-        # (batch, frames, dim, rows, columns) -> (batch, patches, frames, dim), then the frame index fastest
+        # (batch, frames, dim, rows, columns) -> (batch, patches, frames, dim)
         patches = patches.flatten(3).permute(0, 3, 1, 2) + positions[:, 1:].unsqueeze(2)
         patches = self.pos_drop(patches)
         if not self.scheme.frames_apart:
@@ -127,7 +136,7 @@ class TimesformerEmbeddings(nn.Module):
 
     @torch.no_grad()
     def resize(self, num_frames: int, grid_size: tuple[int, int]) -> None:
-        """Resize the tables themselves, to what the forward pass would make of them; contiguous, as FSDP wants them."""
+        """Resize the parameters as the forward pass would. They stay contiguous, because FSDP requires it."""
         positions = resize_position_table(self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode)
         self.position_embeddings = nn.Parameter(positions.contiguous(), self.position_embeddings.requires_grad)
         self.grid_size = grid_size
@@ -147,8 +156,10 @@ def eager_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Softmax attention written out (paper, equations 5 to 7): the twin of every faster backend, and the only one that
-    returns its probabilities. (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)
+    Compute softmax attention (paper, equations 5 to 7), and return its probabilities too.
+
+    (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). This is the slow twin of every faster
+    backend.
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -159,6 +170,8 @@ def eager_attention_forward(
 
 
 class TimesformerSelfAttention(nn.Module):
+    """Queries, keys and values of the tokens, and attention inside each group."""
+
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
@@ -177,8 +190,10 @@ class TimesformerSelfAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        (groups, length, hidden_size) -> the same, and the probabilities (groups, heads, length, length). `real_tokens`
-        (groups, length) is False where a group is padded. With `first_only`, the first token alone of each group.
+        Attend inside each group (groups, length, hidden_size), and return the same shape and the probabilities.
+
+        The probabilities are (groups, heads, length, length). `real_tokens` (groups, length) is False for padding. With
+        `first_only`, only the first token of each group is a query, so the first result is (groups, 1, hidden_size).
         """
         qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
@@ -195,7 +210,11 @@ class TimesformerSelfAttention(nn.Module):
         output_attentions: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Each (groups, heads, length, head_dim) -> (groups, length, heads, head_dim), and the probabilities."""
+        """
+        Attend with the backend of the config, and return the context and, if the backend has them, the probabilities.
+
+        (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)
+        """
         implementation = "eager" if output_attentions else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
@@ -214,6 +233,8 @@ class TimesformerSelfAttention(nn.Module):
 
 
 class TimesformerSelfOutput(nn.Module):
+    """The output projection of an attention."""
+
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
@@ -239,7 +260,7 @@ class TimeSformerAttention(nn.Module):
 
 
 class TimesformerIntermediate(nn.Module):
-    """The first layer of the MLP and what follows it, which [`TimesformerLayer.mlp`] calls one by one."""
+    """The first linear layer of the MLP, its activation and its dropout. [`TimesformerLayer.mlp`] calls them itself."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
@@ -249,6 +270,8 @@ class TimesformerIntermediate(nn.Module):
 
 
 class TimesformerOutput(nn.Module):
+    """The second linear layer of the MLP."""
+
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -260,9 +283,10 @@ class TimesformerOutput(nn.Module):
 
 class TimesformerDropPath(nn.Module):
     """
-    Stochastic depth: while training, drops the residual of an entry of the first dimension with probability
-    `drop_prob` and scales the kept ones up. That entry is a tube in the time step, a frame in the space step and a
-    clip in the MLP, as in the original.
+    Stochastic depth: during training, drop each residual in the first dimension with probability `drop_prob`.
+
+    The kept residuals are scaled up. As in the authors' code, each residual is one location through time in the time
+    step, a frame in the space step, and a clip in the MLP.
     """
 
     def __init__(self, drop_prob: float):
@@ -281,7 +305,7 @@ class TimesformerDropPath(nn.Module):
 
 
 class TimesformerLayer(GradientCheckpointingLayer):
-    """A block: the attention steps of the scheme, then the MLP, each a residual of a pre-norm branch."""
+    """A block: the attention steps of the scheme, then the MLP. Each adds the residual of a pre-norm branch."""
 
     def __init__(self, config: TimesformerConfig, layer_index: int):
         super().__init__()
@@ -291,7 +315,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
             self.add_module(step.attention, TimeSformerAttention(config))
             if step.dense is not None:
                 dense = nn.Linear(config.hidden_size, config.hidden_size)
-                dense.starts_at_zero = True  # a step added to an image model starts as the identity, in every block
+                dense.starts_at_zero = True  # so an added step starts as the identity, in every block
                 self.add_module(step.dense, dense)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = TimesformerIntermediate(config)
@@ -302,8 +326,9 @@ class TimesformerLayer(GradientCheckpointingLayer):
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """
-        (batch, 1 + patches * frames, hidden_size) -> the same; with `cls_only` CLS alone, (batch, 1, hidden_size),
-        where no group of the last step can be padded.
+        Run the block on tokens (batch, 1 + patches * frames, hidden_size), and return the same shape.
+
+        With `cls_only`, return CLS alone, (batch, 1, hidden_size), if the last step never pads groups.
         """
         for step in self.steps[:-1]:
             hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
@@ -316,9 +341,9 @@ class TimesformerLayer(GradientCheckpointingLayer):
     def attend(
         self, step: AttentionStep, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """The residual of one attention step."""
+        """Return the residual of one attention step, in the shape of the tokens."""
         real_tokens = step.real_tokens(hidden_states, grid)
-        with made_again(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
+        with recomputed(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
             residual, _ = getattr(self, step.attention)(groups, real_tokens=real_tokens, **kwargs)
         residual = self.drop_path(residual)
         if step.dense is not None:
@@ -328,21 +353,23 @@ class TimesformerLayer(GradientCheckpointingLayer):
     def attend_with_cls(
         self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """What the last attention step brings to CLS: (batch, 1, hidden_size), the mean of its copies."""
+        """Return the residual of the last attention step for CLS, (batch, 1, hidden_size): the mean of its copies."""
         step = self.steps[-1]
-        with made_again(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
+        with recomputed(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
             residual, _ = getattr(self, step.attention)(groups, first_only=True, **kwargs)
         return self.drop_path(residual).unflatten(0, (hidden_states.shape[0], -1)).mean(dim=1)
 
     def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The residual of the MLP."""
-        with made_again(lambda: self.layernorm_after(hidden_states)) as normed:
+        """Return the residual of the MLP, in the shape of the tokens."""
+        with recomputed(lambda: self.layernorm_after(hidden_states)) as normed:
             wide = self.intermediate.dense(normed)
-        with made_again(lambda: self.intermediate.intermediate_act_fn(wide)) as activated:
+        with recomputed(lambda: self.intermediate.intermediate_act_fn(wide)) as activated:
             return self.output(self.intermediate.dropout(activated))
 
 
 class TimesformerEncoder(nn.Module):
+    """All blocks, one after the other."""
+
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.layer = nn.ModuleList([TimesformerLayer(config, index) for index in range(config.num_hidden_layers)])
@@ -357,17 +384,17 @@ class TimesformerEncoder(nn.Module):
 
 
 class TimesformerPreTrainedModel(PreTrainedModel):
-    """Initial values, loading with resized tables, and what transformers needs to know of every TimeSformer."""
+    """The base class of the models: initial weights, loading with resized embeddings, and flags for transformers."""
 
     config: TimesformerConfig
     base_model_prefix = "timesformer"
     main_input_name = "pixel_values"
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
-    # Trainer divides the loss by the accumulation steps itself: the loss is a mean over the batch.
+    # The loss is a mean over the batch, so Trainer itself must divide it by the number of accumulation steps.
     accepts_loss_kwargs = False
-    # The Conv2d is for accelerate: with FSDP2 it shards the input embeddings by themselves, wherever they are, and that
-    # fails where a module around them has been sharded before them.
+    # Conv2d is here for accelerate. With FSDP2 it shards the input embeddings separately, and that fails if a module
+    # around them has been sharded first.
     _no_split_modules = ["Conv2d", "TimesformerEmbeddings", "TimesformerLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -384,14 +411,14 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         if not isinstance(config, TimesformerConfig):
             raise TypeError(
                 f"{type(self).__name__} needs a config of {TimesformerConfig.__module__}, got one of "
-                f"{type(config).__module__}; TimesformerConfig.from_dict(config.to_dict()) converts it"
+                f"{type(config).__module__}; convert it by TimesformerConfig.from_dict(config.to_dict())"
             )
         config.check_values()
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The original's initial values. `init` leaves every parameter alone that a checkpoint has filled."""
+        """Initialise weights as the authors' code does. `init` skips every parameter that a checkpoint has filled."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             if getattr(module, "starts_at_zero", False):
@@ -415,15 +442,17 @@ class TimesformerPreTrainedModel(PreTrainedModel):
 
     def resize_embeddings(self, num_frames: int | None = None, image_size: int | tuple[int, int] | None = None) -> None:
         """
-        Resize the position and time embeddings in place, as the forward pass does for a clip of that size, and set
-        the config to it.
+        Resize the position and time embeddings in place, and set the config to the new size.
+
+        The new values are those that the forward pass computes for a clip of that size.
 
         Args:
-            num_frames: frames that the time embeddings are made for; the config's where `None`.
-            image_size: side or (height, width) in pixels that the position embeddings are made for.
+            num_frames: number of frames for the time embeddings. `None` keeps the config's.
+            image_size: side, or (height, width), of a frame in pixels for the position embeddings. `None` keeps the
+                config's.
 
         Raises:
-            ValueError: where a value is out of the config's rules, or the weights are offloaded or sharded.
+            ValueError: if a value breaks a rule of the config, or the weights are offloaded or sharded.
         """
         config = copy.deepcopy(self.config)
         config.num_frames = config.num_frames if num_frames is None else num_frames
@@ -436,8 +465,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             table = embeddings.position_embeddings
             if table.is_meta or hasattr(table, "device_mesh"):  # a DTensor
                 raise ValueError(
-                    "The embeddings are offloaded or sharded and can't be resized. Load the model on one device, with "
-                    "the new num_frames or image_size, save it, and load that."
+                    "The embeddings are offloaded or sharded and can't be resized. First load the model on one device "
+                    "with the new num_frames or image_size and save it; then load the saved model."
                 )
             embeddings.resize(config.num_frames, config.grid_size)
             logger.warning(
@@ -449,30 +478,35 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_image_vit(cls, vit, attention_type: str = "divided_space_time", num_frames: int = 8, **settings):
         """
-        A TimeSformer that starts from an image ViT (paper, Section 4). On a clip of identical frames it gives the
-        ViT's own class feature, with divided and space-only attention; the other schemes limit the ViT's attention or
-        weigh CLS against more patches, and so start near it.
+        Make a TimeSformer that starts from an image ViT (paper, Section 4).
+
+        With divided and space-only attention, a clip of identical frames gives the class feature of the ViT. The other
+        schemes start near it: they limit the ViT's attention, or weigh CLS against more patches.
 
         Args:
-            vit: a ViT of transformers, the folder, file or Hub name of one of transformers or timm, or a state dict.
-            attention_type: a name in the table of attention schemes.
-            num_frames: frames that the time embeddings, zero at first, are made for.
-            settings: `image_size`, to resize the position embeddings to; `num_attention_heads`, where `vit` has no
-                config (by default one for every 64 channels); any other field of the config, such as `num_labels` or
-                `id2label`. The ViT's own head is kept where the number of classes is the same.
+            vit: the image model, in one of these forms:
+
+                - a ViT model of transformers
+                - the folder, file or Hub name of a ViT of transformers or timm
+                - a state dict
+            attention_type: name of an attention scheme in [`~timesformer_hf.ATTENTION_SCHEMES`].
+            num_frames: number of frames for the time embeddings, which start at zero.
+            settings: fields of the config, for example `num_labels` or `id2label`. With `image_size`, the position
+                embeddings are resized. `num_attention_heads` is only needed if `vit` has no config; the default is one
+                head for every 64 channels. The head of the ViT is kept if the number of classes is the same.
 
         Raises:
-            ValueError: for weights that are no plain ViT; the message names the keys in question.
+            ValueError: if the weights are not those of a plain ViT. The message names the keys in question.
 
         Example:
 
         ```python
         >>> model = TimesformerForVideoClassification.from_image_vit("google/vit-base-patch16-224-in21k", num_labels=10)
         ```"""
-        try:  # a saved model's own code doesn't carry the converters
+        try:  # the code in the folder of a saved model doesn't contain the converters
             from timesformer_hf.checkpoints.image_vit import start_from_image_vit
         except ImportError as error:
-            raise ImportError("from_image_vit needs the package: pip install timesformer_hf") from error
+            raise ImportError("from_image_vit needs the package timesformer_hf: pip install timesformer_hf") from error
         return start_from_image_vit(cls, vit, attention_type, num_frames, **settings)
 
     @classmethod
@@ -480,21 +514,22 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         cls, pretrained_model_name_or_path, *model_args, config=None, output_loading_info: bool = False, **kwargs
     ):
         """
-        As [`~transformers.PreTrainedModel.from_pretrained`], with two differences. Where `num_frames` or `image_size`,
-        as keywords or in `config`, differ from the checkpoint's, its position and time embeddings are resized (see
-        [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of refused. And weights that contradict the
-        config are an error that names them, unless the caller changed the config on purpose.
+        Load a model as [`~transformers.PreTrainedModel.from_pretrained`] does, with two differences.
+
+        If `num_frames` or `image_size`, as keywords or in `config`, differ from the checkpoint's, its position and time
+        embeddings are resized (see [`~TimesformerPreTrainedModel.resize_embeddings`]) instead of rejected. And weights
+        that contradict the config are an error, unless the caller changed the config on purpose.
 
         Raises:
-            WeightsMismatchError: a `ValueError`, where weights have other shapes than the config asks for (pass
-                `ignore_mismatched_sizes=True` to start those anew), or where the checkpoint's own config asks for
-                attentions or layers that its weights don't hold, or the other way round.
+            WeightsMismatchError: a `ValueError`. Either weights have other shapes than the config asks for;
+                `ignore_mismatched_sizes=True` initialises those anew. Or the checkpoint's own config asks for
+                attentions or layers that its weights don't contain, or the other way round.
         """
         if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
-            config = cls.config_class.from_dict(config.to_dict())  # of the model built into transformers
+            config = cls.config_class.from_dict(config.to_dict())  # a config of the model built into transformers
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
-        if stored and isinstance(config, PreTrainedConfig):  # the sizes may have been changed in it
+        if stored and isinstance(config, PreTrainedConfig):  # the caller may have changed the sizes in it
             wanted = {name: getattr(config, name) for name in SIZES} | wanted
             config = copy.deepcopy(config)
             for name in SIZES:
@@ -505,12 +540,12 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             *model_args,
             config=config,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # an error below, which can then say what doesn't fit
+            ignore_mismatched_sizes=True,  # checked below, with a better message
             **kwargs,
         )
         if not ignore_mismatched_sizes:
             check_shapes(pretrained_model_name_or_path, info)
-        if stored and describes(stored, model.config):
+        if stored and has_same_structure(stored, model.config):
             check_no_attention_left_over_or_missing(pretrained_model_name_or_path, model.config, info)
         model.resize_embeddings(**wanted)
         return (model, info) if output_loading_info else model
@@ -529,8 +564,10 @@ def records_inner_states(
 
 def _record_every_attention(forward: Callable) -> Callable:
     """
-    Let `output_attentions`, an argument or in the config, ask for the maps of every attention step (`capture_outputs`
-    knows one flag a record), and say so where a backend that returns no maps gives way to eager attention.
+    Make `output_attentions`, an argument or a field of the config, return the maps of every attention step.
+
+    `capture_outputs` needs a separate flag for each kind of map. The wrapper also warns if eager attention replaces a
+    backend that returns no maps.
     """
 
     @wraps(forward)
@@ -551,7 +588,7 @@ def _record_every_attention(forward: Callable) -> Callable:
 
 
 class TimesformerModel(TimesformerPreTrainedModel):
-    """The TimeSformer without a head: pixels to normalised tokens."""
+    """The TimeSformer without a head: it turns pixels into normalised tokens."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__(config)
@@ -571,24 +608,26 @@ class TimesformerModel(TimesformerPreTrainedModel):
         self, pixel_values: torch.Tensor, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> TimesformerModelOutput:
         """
+        Compute the normalised tokens of clips.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
-                Normalised frames: any number of them, any height and width that are multiples of the patch.
+                Normalised frames. Their number is free, and height and width are multiples of the patch size.
             cls_only (`bool`, *optional*):
-                Whether the tokens after CLS are of no use: what they alone need of the last block is then left out,
-                and `last_hidden_state` may end after CLS.
+                Whether the caller needs only CLS. The last block then leaves out what only the other tokens need, and
+                `last_hidden_state` may end after CLS.
             output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
-                As everywhere in transformers; see [`TimesformerModelOutput`]. The config's values by default.
+                Flags as in every model of transformers; see [`TimesformerModelOutput`]. The defaults are in the config.
 
         Raises:
-            TypeError: where `pixel_values` is no floating-point tensor.
-            ValueError: where its shape doesn't fit; the message names the shape.
+            TypeError: if `pixel_values` is not a floating-point tensor.
+            ValueError: if its shape doesn't fit. The message gives the shape and the expected one.
         """
-        for step in ATTENTION_STEPS:  # for `capture_outputs`, no business of an attention backend
+        for step in ATTENTION_STEPS:  # these flags are for `capture_outputs` only
             if step.maps != "attentions":
                 kwargs.pop(f"output_{step.maps}", None)
-        if kwargs.pop("attention_mask", None) is not None:  # PEFT passes one of `None`
-            raise ValueError("TimeSformer takes no attention_mask: it attends to every patch of every frame")
+        if kwargs.pop("attention_mask", None) is not None:  # PEFT passes `None`
+            raise ValueError("TimeSformer takes no attention_mask, because it attends to every patch; leave it out")
         hidden_states, grid = self.embeddings(pixel_values)
         hidden_states = self.encoder(hidden_states, grid, cls_only=cls_only, **kwargs)
         if self.scheme.frames_apart:
@@ -597,22 +636,26 @@ class TimesformerModel(TimesformerPreTrainedModel):
 
     def clip_features(self, pixel_values: torch.Tensor, level: str = "clip") -> torch.Tensor:
         """
-        Features of clips (batch, frames, channels, height, width).
+        Return features of clips (batch, frames, channels, height, width).
 
         Args:
-            level: `"clip"`, the normalised CLS (batch, hidden_size); `"frame"`, the mean of the normalised patches of
-                each frame (batch, frames, hidden_size); or `"patch"`, each of them (batch, frames, rows, columns,
-                hidden_size). With `space_only` too, where `last_hidden_state` is already a mean over frames.
+            level: which features to return:
+
+                - `"clip"`: the normalised CLS, (batch, hidden_size)
+                - `"frame"`: the mean of the normalised patches of each frame, (batch, frames, hidden_size)
+                - `"patch"`: each normalised patch, (batch, frames, rows, columns, hidden_size)
+
+                All levels work with `space_only` too, although its `last_hidden_state` is a mean over frames.
 
         Raises:
-            TypeError, ValueError: for another level, or pixels that don't fit; the message lists what does.
+            TypeError, ValueError: if the level is unknown, or the pixels don't fit. The message lists what is allowed.
         """
         check_level(level)
         tokens, grid = self.embeddings(pixel_values)
         tokens = self.encoder(tokens, grid, cls_only=level == "clip")
         if self.scheme.frames_apart:
             grid = (pixel_values.shape[1], *grid[1:])
-            tokens = frames_to_tokens(tokens, grid)  # averages CLS alone; before the norm, as the forward pass
+            tokens = frames_to_tokens(tokens, grid)  # averages only CLS, before the norm as in the forward pass
         return FEATURE_LEVELS[level](self.layernorm(tokens), grid)
 
 
@@ -634,17 +677,23 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> TimesformerClassifierOutput:
         """
+        Compute the logits of clips, and the loss if there are labels.
+
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
-                Normalised frames: any number of them, any height and width that are multiples of the patch.
+                Normalised frames. Their number is free, and height and width are multiples of the patch size.
             labels (`torch.Tensor`, *optional*):
-                Class indices (batch,) of any integer type, -100 for a clip to ignore; or several labels a clip as
-                0/1 (batch, num_labels) of any type; or values to regress (batch,) or (batch, num_labels).
-                `config.problem_type` decides; where it is `None`, num_labels of 1 is regression, a (batch, num_labels)
-                or floating-point target is multi-label, and anything else single-label.
+                Labels of one of three kinds, which `config.problem_type` names:
+
+                - single-label: class indices (batch,) of any integer type. -100 ignores a clip.
+                - multi-label: 0 or 1 for each class, (batch, num_labels) of any type
+                - regression: target values, (batch,) or (batch, num_labels)
+
+                If `config.problem_type` is `None`, a `num_labels` of 1 means regression. Otherwise, labels that are
+                (batch, num_labels) or floating-point mean multi-label, and all others mean single-label.
 
         Raises:
-            TypeError, ValueError: where pixels or labels don't fit; the message names what came and what is expected.
+            TypeError, ValueError: if pixels or labels don't fit. The message says what came and what is expected.
         """
         cls_only = not records_inner_states(self.config, **kwargs)
         outputs = self.timesformer(pixel_values, return_dict=True, cls_only=cls_only, **kwargs)
@@ -662,10 +711,10 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
-        The loss of transformers for the problem at hand: cross entropy, binary cross entropy or mean square.
+        Return transformers' loss for the kind of problem: cross entropy, binary cross entropy or mean squared error.
 
-        The library's function writes the problem type that it infers into the config, where the next batch finds it;
-        it gets a stand-in for the config.
+        transformers' function writes the problem type that it infers into the config, where it would affect the next
+        batch. So this method passes it a stand-in for the config.
         """
         inferred = infer_problem_type(labels, self.num_labels)
         problem_type = self.config.problem_type or inferred

@@ -1,7 +1,7 @@
 """
-Video files to `pixel_values`: which frames, how they are decoded, resized, cropped and normalised.
+From video files to `pixel_values`: frames are chosen, decoded, resized, cropped and normalised.
 
-May import: its own files, by `from .sibling import` alone, because transformers copies them beside the weights of a
-saved model. Start with `video_processing_timesformer.py`; a file goes from `video_sources` through `video_packets`,
-`decoding_plan` and `video_decoding` to `clip_processing`.
+These files may import only each other, and only as `from .sibling import`, because transformers copies them into the
+folder of a saved model. Start with `video_processing_timesformer.py`. A video file goes through `video_sources`,
+`video_packets`, `decoding_plan`, `video_decoding` and `clip_processing`, in this order.
 """

@@ -1,4 +1,4 @@
-"""Clips given as frames: what the image processors of both backends, and in part the video processor, share."""
+"""Processing of clips that are given as frames. Both image processors use it; the video processor uses parts."""
 
 import numpy as np
 import PIL.Image
@@ -15,15 +15,17 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
     """
+    Settings of a TimeSformer image processor, besides those of every image processor.
+
     do_flip_channel_order (`bool`, *optional*, defaults to `False`):
-        RGB to BGR, which the Something-Something checkpoints were trained on.
+        Whether to convert RGB to BGR. The Something-Something checkpoints were trained on BGR.
     """
 
     do_flip_channel_order: bool | None
 
 
 class ClipProcessingMixin:
-    """What makes a VideoMAE image processor, of either backend, one of TimeSformer."""
+    """A mixin that turns a VideoMAE image processor, of either backend, into one of TimeSformer."""
 
     model_input_names = ["pixel_values"]
     image_mean = [0.45, 0.45, 0.45]
@@ -33,16 +35,22 @@ class ClipProcessingMixin:
 
     def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
         """
+        Turn clips that are given as frames into `pixel_values`.
+
         Args:
-            videos: a clip as a list of frames, or a list of clips. A frame is a PIL image, or an array or tensor with
-                the channels first or last, or grey without channels; 0 to 255, or 0 to 1 with `do_rescale=False`.
-            kwargs: any attribute of the processor, for this call; `return_tensors="pt"` for tensors.
+            videos: a clip as a list of frames, or a list of clips. Pixels are 0 to 255, or 0 to 1 with
+                `do_rescale=False`. A frame is one of:
+
+                - a PIL image
+                - an array or tensor with the channels first or last
+                - a grey array or tensor without channels
+            kwargs: any attribute of the processor, for this call. `return_tensors="pt"` returns tensors.
 
         Returns:
             `pixel_values` (batch, frames, channels, height, width), float32.
 
         Raises:
-            ValueError: where frames of a clip differ in size, a clip is empty, or clips can't be one batch.
+            ValueError: if frames of a clip differ in size, a clip is empty, or the clips don't fit into one batch.
         """
         return super().preprocess(videos, **kwargs)
 
@@ -50,7 +58,7 @@ class ClipProcessingMixin:
         return _nest_clips(images, expected_ndims)
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
-        image = own_array(image)
+        image = writable_array(image)
         if do_convert_rgb:
             image, input_data_format = _as_rgb_frame(image, input_data_format)
         else:
@@ -72,8 +80,10 @@ class ClipProcessingMixin:
 
     def to_dict(self) -> dict:
         """
-        The settings, under the name of VideoMAE's processor wherever that does the same: so the file loads in
-        transformers without this package, as those on the Hub do, and with it as this class again.
+        Return the settings, under the class name of VideoMAE's processor if that processor gives the same result.
+
+        So transformers can load the file without this package, as it loads the files on the Hub. With this package, the
+        file loads as this class.
         """
         values = super().to_dict()
         if not self.do_flip_channel_order:
@@ -83,24 +93,24 @@ class ClipProcessingMixin:
 
 
 def _nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
-    """A clip or a batch of clips as a list of lists of frames; grey frames may come without channels."""
+    """Return a clip or a batch of clips as a list of lists of frames. Grey frames may have no channel dimension."""
     if isinstance(videos, (list, tuple)):
         if not videos or any(isinstance(clip, (list, tuple)) and not clip for clip in videos):
-            raise ValueError("A clip must hold at least one frame, got an empty list")
+            raise ValueError("A clip must contain at least one frame, got an empty list")
         if isinstance(videos[0], (list, tuple)):
             return [list(clip) for clip in videos]
-        if getattr(videos[0], "ndim", None) == 2:  # grey frames, which transformers would take for something else
+        if getattr(videos[0], "ndim", None) == 2:  # grey frames, which transformers would misread
             return [list(videos)]
     return make_nested_list_of_images(videos, expected_ndims=expected_ndims)
 
 
-def own_array(frames):
-    """An array that torch can take: not read-only, no negative strides (as after `frame[..., ::-1]`)."""
+def writable_array(frames):
+    """Return an array that torch accepts: writable and without negative strides (as after `frame[..., ::-1]`)."""
     return np.require(frames, requirements=["C", "W"]) if isinstance(frames, np.ndarray) else frames
 
 
 def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
-    """Where the channels of an array or tensor are, 1, 3 or 4 of them, unless `data_format` says it."""
+    """Return where the 1, 3 or 4 channels of an array or tensor are. `data_format` is returned if it is given."""
     if data_format is not None or isinstance(frame, PIL.Image.Image) or frame.ndim != 3:
         return data_format
     try:
@@ -113,8 +123,10 @@ def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
 
 def _as_rgb_frame(frame, data_format=None):
     """
-    A frame as transformers converts it to RGB in every version: PIL images, and arrays of three channels. Grey ones
-    are repeated, and those with transparency become PIL images.
+    Return a frame, and its data format, in a form that every version of transformers converts to RGB.
+
+    PIL images and arrays of three channels stay unchanged. Grey arrays get three equal channels. Arrays of uint8 with
+    transparency become PIL images.
     """
     if isinstance(frame, PIL.Image.Image):
         return frame, data_format
@@ -131,19 +143,25 @@ def _as_rgb_frame(frame, data_format=None):
 
 def check_frame_sizes(clips: list[list[tuple]], first_number: int = 0) -> None:
     """
+    Check that the frames of each clip, given by their shapes, have one shape.
+
     Raises:
-        ValueError: where the frames of a clip, given by their shapes, differ.
+        ValueError: if they differ. The message gives the number of the clip, counted from `first_number`.
     """
     for number, shapes in enumerate(clips, start=first_number):
         if len(set(map(tuple, shapes))) > 1:
             listing = ", ".join(sorted({" x ".join(map(str, shape)) for shape in shapes}))
-            raise ValueError(f"The frames of a clip must have one shape, clip {number} has {listing}")
+            raise ValueError(
+                f"The frames of a clip must have one shape, clip {number} has {listing}; resize them first"
+            )
 
 
 def check_batch(shapes: list[tuple], return_tensors) -> None:
     """
+    Check that clips have one shape if they are to become one tensor.
+
     Raises:
-        ValueError: where clips of different shapes are to become one tensor.
+        ValueError: if their shapes (frames, channels, height, width) differ.
     """
     if return_tensors is not None and len(set(shapes)) > 1:
         raise ValueError(

@@ -1,7 +1,7 @@
 """
-Which stretches of a video are decoded for the wanted frames, by how many decoders, with how many threads each.
+A plan for decoding wanted frames: which stretches of the video, by how many decoders, with how many threads each.
 
-Pure arithmetic on timestamps and counts of packets. Work is counted in pixels that go through a decoder.
+This is pure arithmetic on timestamps and numbers of packets. Work is measured in pixels that go through a decoder.
 """
 
 import multiprocessing
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 from .video_packets import PacketScan
 
 
-# Between targets so many packets cost less than a new start of the decoder.
+# Decoding this many packets between targets costs less than restarting the decoder.
 _SMALL_GAP = 2
-# Stretches of targets close to each other are joined up to this work; longer ones can be shared among decoders.
-JOINED = 64 * 1920 * 1080
-# Starting threads and further decoders takes about the time of this much decoding.
+# Stretches close to each other are joined up to this much work. More work can be shared among decoders.
+MAX_JOINED_WORK = 64 * 1920 * 1080
+# Starting threads and more decoders takes about as long as this much decoding.
 WORTH_THREADS = 50e6
-# One decoder is c ** 0.7 times as fast on c cores: frames wait for those that they refer to. (Measured: 1.65 on two.)
+# On c cores a decoder is c ** 0.7 times as fast (measured: 1.65 on two): frames wait for their reference frames.
 _GAIN_OF_CORES = 0.7
-_MOST_THREADS = 16  # of one decoder: each holds frames
+_MOST_THREADS = 16  # of one decoder; each thread keeps frames in memory
 
 
 @dataclass(frozen=True)
 class Stretch:
     """
-    Packets that a decoder takes in one go.
+    A run of packets that a decoder processes in one go.
 
     Attributes:
-        key: timestamp of the frame at which it starts.
+        key: timestamp of the key frame at which decoding starts.
         targets: timestamps of the wanted frames.
-        first: place of the key frame among the packets.
-        last: place of the last packet that is needed.
+        first: index of the key frame among the packets.
+        last: index of the last packet that is needed.
     """
 
     key: int
@@ -42,12 +42,13 @@ class Stretch:
 
     @property
     def packets(self) -> int:
+        """The number of packets."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """For each decoder its stretches, in the order of the file; and the threads of each decoder."""
+    """The stretches of each decoder, in the order of the file, and the number of threads of each decoder."""
 
     shares: list[list[Stretch]]
     threads: int
@@ -57,13 +58,17 @@ def make_plan(
     scan: PacketScan, indices: Sequence[int], frame_pixels: int, cores: int, shareable: bool, threaded: bool = True
 ) -> _Plan:
     """
+    Return the plan with the shortest estimated time.
+
     Args:
-        frame_pixels: width times height.
-        cores: what the machine has for it.
+        scan: what the packets of the video tell.
+        indices: indices of the wanted frames.
+        frame_pixels: width times height of a frame.
+        cores: number of cores for decoding.
         shareable: whether several decoders can read the source at the same time.
         threaded: whether a decoder gains from threads.
     """
-    stretches = join_close(find_stretches(scan, indices), JOINED // max(frame_pixels, 1))
+    stretches = join_close(find_stretches(scan, indices), MAX_JOINED_WORK // max(frame_pixels, 1))
     work = frame_pixels * sum(stretch.packets for stretch in stretches)
     if work < WORTH_THREADS or cores < 2:
         return _Plan([stretches], threads=1)
@@ -76,7 +81,7 @@ def make_plan(
 
 
 def find_stretches(scan: PacketScan, indices: Sequence[int]) -> list[Stretch]:
-    """One for each key frame that a target needs, in the order of the file."""
+    """Return a stretch for each key frame that a target needs, in the order of the file."""
     place = {pts: number for number, pts in enumerate(scan.decode_order)}
     groups: dict[int, set[int]] = {}
     for pts in sorted({scan.pts[index] for index in indices}):
@@ -89,10 +94,10 @@ def find_stretches(scan: PacketScan, indices: Sequence[int]) -> list[Stretch]:
 
 def join_close(stretches: list[Stretch], most_packets: int) -> list[Stretch]:
     """
-    Neighbors between which hardly a packet is left out become one.
+    Join neighbouring stretches with hardly a packet between them, up to `most_packets` packets.
 
-    Frames that are shown before a key frame may come after it in the file: then the first one's end overlaps the
-    second, and decoding straight on spares the repetition.
+    Frames that are shown before a key frame may come after it in the file. Then the end of one stretch overlaps the
+    next one, and decoding straight on avoids decoding packets twice.
     """
     joined: list[Stretch] = []
     for stretch in stretches:
@@ -106,7 +111,7 @@ def join_close(stretches: list[Stretch], most_packets: int) -> list[Stretch]:
 
 
 def share_out(stretches: list[Stretch], decoders: int) -> list[list[Stretch]]:
-    """The longest first, each to the decoder that has the least so far."""
+    """Share out the stretches, the longest first, each to the decoder with the fewest packets so far."""
     shares: list[list[Stretch]] = [[] for _ in range(decoders)]
     for stretch in sorted(stretches, key=lambda stretch: -stretch.packets):
         min(shares, key=_count_packets).append(stretch)
@@ -118,25 +123,25 @@ def _count_packets(stretches: list[Stretch]) -> int:
 
 
 def estimated_time(shares: list[list[Stretch]], cores_each: int) -> float:
-    """In packets of a single thread."""
+    """Return the time for decoding, in units of the time that a single thread needs for a packet."""
     return max(map(_count_packets, shares)) / cores_each**_GAIN_OF_CORES
 
 
 def _count_threads(cores: int) -> int:
-    """Of one decoder that has so many cores: some wait for the others' frames while the rest decode."""
+    """Return the number of threads of a decoder. It exceeds the cores, because some threads wait for others' frames."""
     return 1 if cores < 2 else min(2 * cores, _MOST_THREADS)
 
 
 def choose_threads(frame_pixels: int, packets: int, cores: int) -> int:
-    """For decoding in order."""
+    """Return the number of threads for decoding this many packets in order."""
     return 1 if frame_pixels * packets < WORTH_THREADS else _count_threads(cores)
 
 
 def cores_for_decoding() -> int:
-    """The cores that a decoder may use: one in a worker process, as data loaders start them, else all."""
+    """Return how many cores decoding may use: one in a worker process (for example of a data loader), else all."""
     return 1 if multiprocessing.parent_process() is not None else count_cores()
 
 
 def count_cores() -> int:
-    """The cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

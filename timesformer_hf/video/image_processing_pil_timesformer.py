@@ -1,4 +1,4 @@
-"""Frames that are decoded already -> `pixel_values`: the PIL backend, which does without torchvision."""
+"""From decoded frames to `pixel_values`: the PIL backend, which doesn't need torchvision."""
 
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 
@@ -6,7 +6,7 @@ from .clip_processing import ClipProcessingMixin, TimesformerImageProcessorKwarg
 
 
 class TimesformerImageProcessorPil(ClipProcessingMixin, VideoMAEImageProcessorPil):
-    """[`TimesformerImageProcessor`] by PIL and numpy; equal to it within the tolerance of their resampling."""
+    """The PIL and numpy version of [`TimesformerImageProcessor`]. Only the resampling differs slightly."""
 
     valid_kwargs = TimesformerImageProcessorKwargs
 

@@ -1,7 +1,7 @@
 """
-Random frames to train on: of every policy in `video_sampling`, the draw whose one outcome is what is tested on.
+Random frames for training. Every policy in `video_sampling` has a random draw; its own frames are one of the results.
 
-Pure index arithmetic, as there. `rng` is a numpy Generator, the only source of chance.
+This is pure index arithmetic, as in `video_sampling`. All randomness comes from `rng`, a numpy Generator.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,10 @@ from .video_sampling import (
 
 def _random_phase(*, total_num_frames: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """
-    Spread over the whole video with a common random offset, so that the distance between frames, and with it the speed
-    of what is seen, stays that of `uniform` (an offset of 0).
+    Return frames spread over the whole video, with one random offset for all of them.
+
+    So the distance between frames stays that of `uniform`, which is an offset of 0. With it, the speed of the visible
+    motion stays the same.
 
     total_num_frames=16, num_frames=4: ..x...x...x...x. -> [2, 6, 10, 14]
     """
@@ -35,8 +37,9 @@ def _random_start(
     *, total_num_frames: int, num_frames: int, frame_sampling_rate: int, rng: np.random.Generator
 ) -> list[int]:
     """
-    A frame every `frame_sampling_rate` from a random first one (paper, Section 4). A clip that is longer than the
-    video starts at its first frame and repeats the last.
+    Return every `frame_sampling_rate`-th frame from a random first one (paper, Section 4).
+
+    A clip that is longer than the video starts at its first frame and repeats the last.
 
     total_num_frames=16, num_frames=4, frame_sampling_rate=2: .......x.x.x.x.. -> [7, 9, 11, 13]
     """
@@ -48,7 +51,7 @@ def _random_start(
 def _random_original(
     *, total_num_frames: int, num_frames: int, frame_sampling_rate: int, fps: float | None, rng: np.random.Generator
 ) -> list[int]:
-    """What the authors' code trains on with Kinetics: the clip of `original` from a random real-valued start."""
+    """Return the clip of `original` from a random real-valued start, as in the authors' training on Kinetics."""
     clip_length = original_clip_length(num_frames, frame_sampling_rate, fps)
     start = rng.uniform(0, max(total_num_frames - clip_length, 0))
     return original_indices(start, clip_length, num_frames, total_num_frames)
@@ -56,8 +59,9 @@ def _random_original(
 
 def _random_in_segments(*, total_num_frames: int, num_frames: int, rng: np.random.Generator) -> list[int]:
     """
-    A random frame of each of `num_frames` segments, both of whose ends count, as the authors' code trains on
-    Something-Something.
+    Return a random frame of each of `num_frames` segments, as in the authors' training on Something-Something.
+
+    Both ends of a segment belong to it.
 
     total_num_frames=16, num_frames=4: ..x.x....x....x. -> [2, 4, 9, 14]
     """
@@ -82,10 +86,13 @@ def random_frame_indices(
     fps: float | None = None,
 ) -> list[int]:
     """
-    A draw of `num_frames` indices, in order, by the policy that [`sample_frame_indices`] tests with.
+    Draw `num_frames` indices, in order, by the random version of a policy of [`sample_frame_indices`].
+
+    The arguments and errors are those of [`sample_frame_indices`]. `rng` is the source of randomness.
 
     Raises:
-        TypeError, ValueError: as there.
+        TypeError: if a number of frames or a rate is not an integer.
+        ValueError: if one is below 1, the policy is unknown, or the policy needs a rate and there is none.
     """
     given = {"frame_sampling_rate": frame_sampling_rate, "fps": fps}
     counts = {"total_num_frames": total_num_frames, "num_frames": num_frames}

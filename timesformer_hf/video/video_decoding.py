@@ -1,11 +1,15 @@
 """
 Frames of a video file, decoded only as far as they are needed.
 
-A reader first scans the packets, which costs no decoding, and so knows how many frames there are, when each is shown
-and where a decoder can start. The caller chooses indices by that. Then it decodes: from the key frame before a target
-where that lies ahead, straight on where it does not, and without the frames that no other refers to; where that is much
-work, several stretches at a time. The frames are those of a full sequential decode, bit for bit; where the scan can't
-promise that (no timestamps, a format without an index), it decodes in one pass.
+A reader first scans the packets without decoding them. So it knows how many frames there are, when each is shown and
+where a decoder can start. With that, the caller chooses indices. Then the reader decodes what these frames need:
+
+- It seeks to the key frame before a target if that lies ahead. Otherwise it decodes straight on.
+- It leaves out non-reference frames that are not wanted.
+- If there is much work, it decodes several stretches at the same time.
+
+The frames are those of a full sequential decode, bit for bit. If the scan can't guarantee that (no timestamps, a format
+without an index), the reader decodes in one pass.
 """
 
 import io
@@ -27,20 +31,20 @@ from .video_sources import VideoReadError, VideoSource, describe_source, open_so
 _ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
 _Opened = AbstractContextManager[tuple]  # a container and its video stream
 
-# Containers with an index, in which seeking lands on the key frame that was asked for.
+# Containers with an index. Seeking in them lands on the requested key frame.
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 _SEEKABLE_FORMATS = (MP4, "matroska,webm")
-# Those that say of every packet when it is shown. What isn't needed of a transport stream is read and passed over.
+# Containers with a timestamp for every packet. In a transport stream, packets that aren't needed are read and dropped.
 _TIMED_FORMATS = (*_SEEKABLE_FORMATS, "mpegts")
-KEPT_BYTES = 16 * 2**20  # the largest one of which the packets are kept
-# Decoders that leave out B-frames, to which no other refers, when they are told so packet by packet.
+KEPT_BYTES = 16 * 2**20  # the largest file without an index whose packets are kept in memory
+# Decoders that can be told, packet by packet, to skip non-reference frames (B-frames).
 _SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
-# dav1d took 1.17 times as long with threads, on two cores; of interlaced MPEG-4 FFmpeg's threads make other pixels.
+# With threads, dav1d took 1.17 times as long on two cores, and FFmpeg decodes interlaced MPEG-4 to other pixels.
 _CODECS_WITHOUT_THREADS = ("av1", "mpeg4")
 
 
 class ContradictionError(Exception):
-    """What comes out of the decoder isn't what the packets promised."""
+    """Raised if the decoded frames contradict what the packets promised."""
 
 
 def decode_frames(
@@ -51,18 +55,22 @@ def decode_frames(
 
     Args:
         source: a path, an http(s) URL, the bytes of a file, or an open binary file.
-        choose: from what is known of the video to indices in order of display; they may repeat, in any order.
-        backend: `"pyav"`; `"torchcodec"` where that is installed; `"torchcodec-cuda"`, which decodes on the
-            GPU (by NVDEC; it converts to RGB with roundings of its own).
+        choose: function from the metadata of the video to the indices of the wanted frames, which count the frames in
+            order of display. Indices may repeat, and their order is free.
+        backend: the decoder:
+
+            - `"pyav"`
+            - `"torchcodec"`, if it is installed
+            - `"torchcodec-cuda"`, which decodes on the GPU by NVDEC. Its conversion to RGB rounds differently.
 
     Returns:
-        RGB frames, uint8 (frames, height, width, 3), upright; and what is known of the video, with `frames_indices`.
+        RGB frames, uint8 (frames, height, width, 3), upright; and the metadata of the video, with `frames_indices`.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, PermissionError: where a path can't be opened.
-        VideoReadError: where the file holds no video that can be decoded.
-        ValueError: for an unknown backend.
-        ImportError: where the backend isn't installed.
+        FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
+        VideoReadError: if the video is unreadable. The message names it and the reason.
+        ValueError: if the backend is unknown, or `choose` returns no index or one outside the video.
+        ImportError: if the backend isn't installed.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; it must be one of {', '.join(map(repr, _BACKENDS))}")
@@ -71,21 +79,21 @@ def decode_frames(
     sizes = {frame.shape[:2] for frame in frames}
     if len(sizes) > 1:
         listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
-        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width)")
+        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width); re-encode it")
     metadata.height, metadata.width = frames[0].shape[:2]  # upright
     return np.stack(frames), metadata
 
 
 def _choose_frames(choose: _ChooseIndices, metadata: VideoMetadata, name: str) -> list[int]:
     """
-    The indices that are wanted of a video.
+    Return the indices of the wanted frames.
 
     Raises:
-        ValueError: where there are none, or one that the video doesn't have.
+        ValueError: if there is no index, or one outside the video.
     """
     indices, total = list(choose(metadata)), metadata.total_num_frames
     if not indices or not all(0 <= index < total and index == int(index) for index in indices):
-        raise ValueError(f"{name}: frames {indices} were asked for; it must be at least one of 0 to {total - 1}")
+        raise ValueError(f"{name}: frames {indices} were asked for; choose at least one of 0 to {total - 1}")
     return list(map(int, indices))
 
 
@@ -108,7 +116,7 @@ def _read_with_pyav(file: str | io.IOBase, name: str, choose: _ChooseIndices) ->
     if frames is not None:
         return frames, metadata
     frames, decoded = decode_in_order(reopen, metadata.frames_indices)
-    if frames is None:  # the packets promised more frames than there are
+    if frames is None:  # the packets promised more frames than the video has
         _check_any_frame(decoded, name)
         metadata.total_num_frames = decoded
         metadata.frames_indices = _choose_frames(choose, metadata, name)
@@ -118,15 +126,15 @@ def _read_with_pyav(file: str | io.IOBase, name: str, choose: _ChooseIndices) ->
 
 @contextmanager
 def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
-    """The container and its video stream, a decoder's errors translated."""
+    """Open a source: yield the container and its video stream, and turn FFmpeg's errors into `VideoReadError`."""
     try:
         import av
     except ImportError as error:
         raise ImportError(
-            "Decoding a video file needs PyAV: pip install av. (Frames that are decoded already need nothing.)"
+            "Decoding a video file needs PyAV: pip install av. (Decoded frames don't need it.)"
         ) from error
     if isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.getvalue())  # a reader of its own; the bytes are shared
+        file = io.BytesIO(file.getvalue())  # a separate reader of the same bytes
     elif hasattr(file, "seek"):
         file.seek(0)
     try:
@@ -145,24 +153,30 @@ def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
             yield container, streams[0]
     except av.error.FFmpegError as error:
         raise VideoReadError(
-            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or no video"
+            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or not a video"
         ) from error
 
 
 def _check_complete(container, stream, name: str) -> None:
     """
+    Check that an MP4 file contains everything in its index.
+
     Raises:
-        VideoReadError: where the index, which an MP4 has in front or at its end, points beyond the end of the file.
+        VideoReadError: if the index points beyond the end of the file.
     """
     end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if end > container.size:
-        raise VideoReadError(f"{name}: truncated; its index reaches to byte {end:,}, the file has {container.size:,}")
+        raise VideoReadError(
+            f"{name}: truncated; its index reaches to byte {end:,}, the file has {container.size:,} bytes"
+        )
 
 
 def _is_timed(container, stream) -> bool:
     """
-    Whether the timestamps of packets are those of the frames. AVI numbers them in order of decoding; of MPEG-4 FFmpeg
-    tells the order of display from the pictures' kinds, and H.264 may say that the two are the same.
+    Whether the timestamps of the packets are those of the frames.
+
+    AVI numbers packets in order of decoding. For MPEG-4, FFmpeg finds the order of display from the kinds of pictures.
+    An H.264 stream may say that both orders are the same.
     """
     if container.format.name == "avi":
         return stream.codec_context.codec.canonical_name == "mpeg4" or PacketInspector(stream).keeps_order
@@ -170,7 +184,7 @@ def _is_timed(container, stream) -> bool:
 
 
 def _count_frames(reopen: Callable[[], _Opened], name: str) -> int:
-    """How many frames there are, by decoding them all."""
+    """Count the frames by decoding them all."""
     _, decoded = decode_in_order(reopen, [sys.maxsize])
     _check_any_frame(decoded, name)
     return decoded
@@ -178,11 +192,11 @@ def _count_frames(reopen: Callable[[], _Opened], name: str) -> int:
 
 def _check_any_frame(decoded: int, name: str) -> None:
     if decoded == 0:
-        raise VideoReadError(f"{name}: its video stream holds no frame that can be decoded")
+        raise VideoReadError(f"{name}: its video stream contains no frame that can be decoded")
 
 
 def _describe_stream(stream, scan: PacketScan) -> VideoMetadata:
-    """What transformers wants to know of a video. The frame rate is the measured one where the header has none."""
+    """Return transformers' metadata of a video. If the header has no frame rate, the timestamps give it."""
     fps = float(stream.average_rate) if stream.average_rate else None
     duration = None
     if scan.pts and stream.time_base:
@@ -201,7 +215,11 @@ def _describe_stream(stream, scan: PacketScan) -> VideoMetadata:
 
 
 def _keep_packets(container, stream) -> list | None:
-    """Those of a small file without an index: reading it costs more than decoding some frames, so it is read once."""
+    """
+    Return the packets of a small file without an index, and `None` for other files.
+
+    Reading such a file costs more than decoding some frames, so it is read only once.
+    """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
     return list(container.demux(stream))
@@ -216,8 +234,9 @@ def _decode_sparsely(
     shareable: bool,
 ) -> list[np.ndarray] | None:
     """
-    The frames at `indices`, from the key frames before them. `None` where the decoder contradicts the packets or
-    fails: then decoding in order has the last word.
+    Return the frames at `indices`, decoded from the key frames before them.
+
+    The result is `None` if the decoder contradicts the packets or fails. Then decoding in order decides.
     """
     from av.error import FFmpegError
 
@@ -226,7 +245,7 @@ def _decode_sparsely(
     plan = make_plan(
         scan, indices, stream.width * stream.height, cores_for_decoding(), shareable, _gains_from_threads(stream)
     )
-    # The scan has left the container at its end.
+    # The scan has read the container to its end, so without seeking or kept packets it must be opened again.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
@@ -243,7 +262,7 @@ def _decode_sparsely(
 def _decode_share(
     opener: Callable[[], _Opened], stretches: list[Stretch], threads: int, kept: list | None
 ) -> dict[int, np.ndarray]:
-    """The targets of some stretches, by timestamp. `kept` are all packets, where they needn't be read again."""
+    """Return the targets of some stretches by timestamp. `kept` contains all packets if they were kept in memory."""
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         _set_threads(stream, threads)
@@ -258,13 +277,15 @@ def _decode_share(
 
 def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, stretch: Stretch) -> dict[int, np.ndarray]:
     """
-    The targets of a stretch, by timestamp. The decoder gets no packet after the last of them, in the order of
-    decoding, and none, or leaves it out, that isn't wanted and that no other refers to.
+    Return the targets of a stretch by timestamp.
+
+    The decoder gets no packet after the last target, in order of decoding. Non-reference frames that are not targets
+    are kept from the decoder, or the decoder skips them.
     """
     frames, missing = {}, len(stretch.targets)
     for packet in itertools.dropwhile(lambda packet: packet.pts != stretch.key, packets):
         is_target = packet.pts in stretch.targets
-        if not is_target and inspector.is_unreferenced(packet):
+        if not is_target and inspector.is_non_reference(packet):
             continue
         if inspector.codec in _SKIPPING_CODECS:
             context.skip_frame = "DEFAULT" if is_target else "NONREF"
@@ -278,19 +299,21 @@ def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, stre
 
 
 def decode_packet(context, packet) -> list:
-    """The frames that come out when this packet goes in; all that are left where it is `None`."""
+    """Give a packet to the decoder and return the frames that come out. `None` flushes the remaining frames."""
     return context.decode(packet)
 
 
 def _convert_targets(decoded: list, stretch: Stretch, inspector: PacketInspector) -> dict[int, np.ndarray]:
     """
+    Return the targets among decoded frames as RGB, by timestamp.
+
     Raises:
-        ContradictionError: where a frame is damaged, the one to start at isn't a key frame for the decoder, or frames
-            depend on where it started.
+        ContradictionError: if a frame is damaged, the frame to start at isn't a key frame for the decoder, or the
+            frames depend on where it started.
     """
     for frame in decoded:
         keyless = frame.pts == stretch.key and not frame.key_frame
-        # Of interlaced MPEG-4 FFmpeg takes distances in time from the first B-frame that it meets.
+        # For interlaced MPEG-4, FFmpeg derives distances in time from the first B-frame that it decodes.
         if frame.is_corrupt or keyless or (inspector.codec == "mpeg4" and frame.interlaced_frame):
             raise ContradictionError
     return {frame.pts: to_rgb(frame) for frame in decoded if frame.pts in stretch.targets}
@@ -298,8 +321,9 @@ def _convert_targets(decoded: list, stretch: Stretch, inspector: PacketInspector
 
 def decode_in_order(reopen: Callable[[], _Opened], indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
     """
-    The frames at `indices`, by counting in one pass from the start, and how many frames were decoded. `None` for the
-    frames where there are fewer than the indices need.
+    Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
+
+    The frames are `None` if the video has fewer frames than the indices need.
     """
     wanted, frames, decoded = set(indices), {}, 0
     with reopen() as (container, stream):
@@ -319,13 +343,13 @@ def _gains_from_threads(stream) -> bool:
 
 
 def _set_threads(stream, threads: int) -> None:
-    """Before the decoder starts."""
+    """Set the number of threads. Must be called before the first packet is decoded."""
     stream.thread_type = "AUTO" if threads > 1 else "NONE"
     stream.codec_context.thread_count = threads
 
 
 def to_rgb(frame) -> np.ndarray:
-    """A decoded frame as RGB, uint8 (height, width, 3), turned upright where the file says how it was held."""
+    """Return a decoded frame as RGB, uint8 (height, width, 3), turned upright by the rotation in the file."""
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy's
     return np.rot90(frame.to_ndarray(format="rgb24", threads=1), quarter_turns)
 
@@ -333,12 +357,12 @@ def to_rgb(frame) -> np.ndarray:
 def _read_with_torchcodec(
     file: str | io.IOBase, name: str, choose: _ChooseIndices, device: str = "cpu"
 ) -> tuple[list[np.ndarray], VideoMetadata]:
-    """`device`: `"cuda"` decodes on the GPU, by NVDEC. The frames come back to the CPU."""
+    """Decode with torchcodec. The device `"cuda"` decodes on the GPU by NVDEC, and copies the frames to the CPU."""
     try:
         from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:  # it is not installed, or FFmpeg's libraries are not
+    except (ImportError, RuntimeError) as error:  # torchcodec or FFmpeg's libraries are not installed
         raise ImportError(
-            'decoder="torchcodec" needs torchcodec, pip install "timesformer_hf[torchcodec]", and FFmpeg\'s shared '
+            'decoder="torchcodec" needs torchcodec (pip install "timesformer_hf[torchcodec]") and FFmpeg\'s shared '
             f"libraries: {error}"
         ) from error
     with _translated_torchcodec_errors(name):

@@ -1,4 +1,4 @@
-"""Which files of a folder are videos."""
+"""The search for video files in folders."""
 
 import os
 from collections.abc import Iterable
@@ -7,7 +7,8 @@ from pathlib import Path
 from .video_sources import is_url
 
 
-# What a folder is searched for; a file that is named may have any. (".ts" is TypeScript more often than a video.)
+# A search finds files with these extensions. A file that the user names may have any extension. (".ts" is not here,
+# because such files are more often TypeScript than videos.)
 VIDEO_EXTENSIONS = (
     *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv"),
@@ -16,11 +17,13 @@ VIDEO_EXTENSIONS = (
 
 def find_videos(names: Iterable[str]) -> list[str]:
     """
-    Files, URLs and folders as a list of videos. A folder stands for the video files anywhere in it, in the order of
-    their paths, without hidden ones; a video that comes again is left out.
+    Return files, URLs and folders as a list of videos.
+
+    A folder stands for all video files in it and below it, in the order of their paths, without hidden ones. A video
+    that occurs twice is listed once.
 
     Raises:
-        ValueError: for a folder without videos.
+        ValueError: if a folder contains no video.
     """
     videos = {}
     for name in names:
@@ -34,5 +37,7 @@ def _videos_in_folder(folder: str) -> list[str]:
     hidden = [path for path in paths if any(part.startswith(".") for part in path.relative_to(folder).parts)]
     videos = sorted(set(paths) - set(hidden))
     if not videos:
-        raise ValueError(f"There is no video in the folder {folder} (a file with {' '.join(VIDEO_EXTENSIONS)})")
+        raise ValueError(
+            f"There is no video in the folder {folder}. A video ends in one of {' '.join(VIDEO_EXTENSIONS)}"
+        )
     return list(map(str, videos))

@@ -1,10 +1,12 @@
 """
-What the packets of a video tell without decoding: which frames there are, when each is shown, where a decoder can start
-to the same frames as one that started at the beginning, and which frames no other refers to.
+What the packets of a video tell without decoding.
 
-A container's mark of a key frame is no proof of such a start. In H.264 it may stand where a picture is refreshed bit by
-bit over the frames that follow, so the packet itself is asked: it must hold an IDR picture, or say that from it on
-every picture is exact. (Names as in ITU-T H.264, 7.4.1 and D.2.8, and H.265, 7.4.2.2.)
+They tell which frames there are, when each is shown, and which are non-reference frames. They also tell where a decoder
+can start and still give the same frames as one that started at the beginning.
+
+A packet that the container marks as a key frame isn't always such a start. In H.264 the picture may be refreshed
+gradually over the frames that follow. So the packet itself is inspected: it must contain an IDR picture, or a message
+that every picture from it on is exact. (The names are those of ITU-T H.264, 7.4.1 and D.2.8, and H.265, 7.4.2.2.)
 """
 
 from bisect import bisect_right
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 
 _START_CODE = b"\0\0\1"
 _H264_SLICE, _H264_IDR, _H264_SEI, _H264_SPS, _H264_PPS = 1, 5, 6, 7, 8
-_H264_WITHOUT_EFFECT = (_H264_SEI, 9, 12)  # that on other pictures: messages, delimiters, filler
+_H264_WITHOUT_EFFECT = (_H264_SEI, 9, 12)  # no effect on other pictures: messages, delimiters, filler
 _H264_PROFILES_WITH_FORMAT = (100, 110, 122, 244, 44)  # High and those above it
 _SEI_RECOVERY_POINT = 6
 _HEVC_PICTURES, _HEVC_RANDOM_ACCESS = range(32), range(16, 24)
@@ -23,23 +25,24 @@ _HEVC_PARAMETER_SETS = {32, 33, 34}
 _HEVC_WITHOUT_EFFECT = (35, 38, 39, 40)
 _MPEG_SEQUENCE_HEADER = _START_CODE + b"\xb3"
 _MPEG4_PICTURE = _START_CODE + b"\xb6"
-_MPEG4_LARGEST_EMPTY = 19  # bytes of a picture that may say no more than that there is none (FFmpeg's MAX_NVOP_SIZE)
-# Codecs whose key frames, as containers mark them, decode alone, and none after them refers to one before.
+_MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
+# Codecs in which a marked key frame decodes alone, and no frame after it refers to a frame before it.
 _SELF_CONTAINED_KEYS = ("vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "theora")
 
 
 @dataclass(frozen=True)
 class PacketScan:
     """
-    What the packets of a video tell without decoding.
+    The result of scanning the packets of a video.
 
     Attributes:
-        pts: timestamps of the shown frames in order of display, in units of the stream's time base; `None` where the
-            packets don't order the frames (missing or repeated timestamps, packets of no frame or of two).
-        key_pts: those of the frames at which a decoder can start, ascending.
-        num_frames: shown frames; `None` where the packets don't tell, because the stream doesn't start with a key
-            frame and so its first ones can't be decoded.
-        decode_order: the same timestamps as `pts`, in the order in which the decoder takes them.
+        pts: timestamps of the shown frames in order of display, in units of the stream's time base. `None` if the
+            packets don't give the order of the frames: timestamps are missing or repeated, or a packet contains no
+            frame or contains two.
+        key_pts: timestamps of the key frames at which a decoder can start, in ascending order.
+        num_frames: number of shown frames. `None` if the stream doesn't start with a key frame: its first frames can't
+            be decoded, so the packets don't tell the number.
+        decode_order: the timestamps in `pts`, in order of decoding.
     """
 
     pts: list[int] | None
@@ -48,12 +51,12 @@ class PacketScan:
     decode_order: list[int]
 
     def key_before(self, pts: int) -> int:
-        """The last key frame shown at or before `pts`, or the first one."""
+        """Return the timestamp of the last key frame that is shown at or before `pts`, or of the first key frame."""
         return self.key_pts[max(bisect_right(self.key_pts, pts) - 1, 0)]
 
 
 def scan_packets(packets: Iterable, stream) -> PacketScan:
-    """Look at every packet of the stream without decoding it."""
+    """Inspect every packet of the stream, without decoding it, and return the result."""
     inspect = PacketInspector(stream)
     shown, keys, unclear, starts_with_key = [], [], False, None
     for packet in packets:
@@ -79,19 +82,20 @@ def scan_packets(packets: Iterable, stream) -> PacketScan:
 
 
 class PacketInspector:
-    """Looks into the packets of one stream. What it can't tell, it denies."""
+    """Looks into the packets of one stream. If it can't tell, the answer is no."""
 
     def __init__(self, stream):
         context = stream.codec_context
         self.codec = context.codec.canonical_name
         self.extradata = extradata = context.extradata or b""
-        # An avcC or hvcC record tells the bytes of a NAL unit's length; other streams have start codes.
+        # An avcC or hvcC record gives the size of the length before each NAL unit. Other streams use start codes.
         record = extradata[:1] == b"\1" and len(extradata) > 22
         self.length_size = (extradata[{"h264": 4, "hevc": 21}[self.codec]] & 3) + 1 if record and self.has_nals else 0
         self.has_layers = not record or (extradata[21] >> 3) & 7 != 1  # HEVC's numTemporalLayers
 
     @property
     def has_nals(self) -> bool:
+        """Whether the packets consist of NAL units."""
         return self.codec in ("h264", "hevc")
 
     @property
@@ -104,10 +108,11 @@ class PacketInspector:
         return bool(parameters) and all(map(is_order_of_decoding, parameters))
 
     def count_shown(self, packet) -> int | None:
-        """How many frames the packet shows; `None` where that can't be told. For most codecs a packet is a frame."""
+        """Return how many frames the packet shows, or `None` if that is unclear. In most codecs it is one."""
         if self.codec == "vp8":
             return memoryview(packet)[0] >> 4 & 1  # show_frame (RFC 6386, 9.1)
-        if self.codec == "mpeg4":  # DivX and Xvid put a B-frame with the one before, and an empty picture in its place
+        # DivX and Xvid may pack a B-frame with the frame before it, and put an empty picture in its place.
+        if self.codec == "mpeg4":
             alone = bytes(packet).count(_MPEG4_PICTURE) == 1 and packet.size > _MPEG4_LARGEST_EMPTY
             return 1 if alone else None
         return 1
@@ -117,17 +122,18 @@ class PacketInspector:
         if self.has_nals:
             units = [bytes(unit) for unit in self.nal_units(packet)]
             return (_is_clean_h264_start if self.codec == "h264" else _is_clean_hevc_start)(units, not self.length_size)
-        if self.codec in ("mpeg1video", "mpeg2video"):  # its header holds the tables for dequantisation
+        if self.codec in ("mpeg1video", "mpeg2video"):  # this header contains the tables for dequantisation
             return _MPEG_SEQUENCE_HEADER in bytes(packet)
         return self.codec in _SELF_CONTAINED_KEYS
 
-    def is_unreferenced(self, packet) -> bool:
-        """Whether the packet can be left out without a change of any other frame."""
+    def is_non_reference(self, packet) -> bool:
+        """Whether the packet contains a non-reference frame, so that leaving it out changes no other frame."""
         if self.codec == "h264":
-            return _is_unreferenced_h264(self.nal_units(packet))
-        return self.codec == "hevc" and not self.has_layers and _is_unreferenced_hevc(self.nal_units(packet))
+            return _is_non_reference_h264(self.nal_units(packet))
+        return self.codec == "hevc" and not self.has_layers and _is_non_reference_hevc(self.nal_units(packet))
 
     def nal_units(self, packet) -> Iterator[memoryview]:
+        """Yield the NAL units of a packet, without their lengths or start codes."""
         data = memoryview(packet)
         return _split_by_length(data, self.length_size) if self.length_size else _split_by_start_code(data)
 
@@ -151,7 +157,12 @@ def _split_by_start_code(data: memoryview) -> Iterator[memoryview]:
 
 
 def _is_clean_h264_start(units: list[bytes], needs_parameters: bool) -> bool:
-    """`needs_parameters`: where they aren't in the header, those of a part that is passed over would be missed."""
+    """
+    Whether a decoder can start at these NAL units and give exact frames.
+
+    With `needs_parameters`, they must contain the parameter sets. These are not in the header then, and a decoder would
+    miss those in the packets that it doesn't get.
+    """
     types = {unit[0] & 31 for unit in units}
     if needs_parameters and not {_H264_SPS, _H264_PPS} <= types:
         return False
@@ -159,19 +170,19 @@ def _is_clean_h264_start(units: list[bytes], needs_parameters: bool) -> bool:
 
 
 def _is_exact_recovery_point(sei: bytes) -> bool:
-    """Whether a message says: no frame to wait for (`recovery_frame_cnt` 0), and `exact_match_flag`."""
-    message = sei[1:].replace(b"\0\0\3", b"\0\0")  # the bytes that keep start codes out
+    """Whether an SEI message says that pictures are exact at once: `recovery_frame_cnt` is 0, `exact_match_flag` 1."""
+    message = sei[1:].replace(b"\0\0\3", b"\0\0")  # remove the bytes that prevent start codes
     while len(message) > 2:
         kind, message = _take_number(message)
         size, message = _take_number(message)
         if kind == _SEI_RECOVERY_POINT:
-            return size > 0 and message[0] >= 0xC0  # both are one bit of 1
+            return size > 0 and message[0] >= 0xC0  # each of the two is coded as one bit of 1
         message = message[size:]
     return False
 
 
 def _take_number(message: bytes) -> tuple[int, bytes]:
-    """A type or size of a message, each 255 of which is a byte of its own; and the rest."""
+    """Return the type or size at the start of a message, and the rest. Each leading byte of 255 adds 255."""
     rest = message.lstrip(b"\xff")
     return 255 * (len(message) - len(rest)) + (rest[0] if rest else 0), rest[1:]
 
@@ -193,7 +204,7 @@ def is_order_of_decoding(sps: bytes) -> bool:
 
 
 def _take_exponential_golomb(bits: str) -> tuple[int, str]:
-    """The number, ue(v), at the start of some bits (9.1); and the rest."""
+    """Return the number, coded as ue(v), at the start of some bits (9.1), and the rest of the bits."""
     zeros = len(bits) - len(bits.lstrip("0"))
     return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1, bits[2 * zeros + 1 :]
 
@@ -206,8 +217,8 @@ def _is_clean_hevc_start(units: list[bytes], needs_parameters: bool) -> bool:
     return bool(pictures) and all(kind in _HEVC_RANDOM_ACCESS for kind in pictures)
 
 
-def _is_unreferenced_h264(units: Iterator[memoryview]) -> bool:
-    """Both fields, all slices: `nal_ref_idc` is 0."""
+def _is_non_reference_h264(units: Iterator[memoryview]) -> bool:
+    """Whether `nal_ref_idc` is 0 in all slices of all fields."""
     slices = 0
     for unit in units:
         kind = unit[0] & 31
@@ -218,8 +229,12 @@ def _is_unreferenced_h264(units: Iterator[memoryview]) -> bool:
     return slices > 0
 
 
-def _is_unreferenced_hevc(units: Iterator[memoryview]) -> bool:
-    """In a stream of one temporal layer, in which no picture of a higher one can refer to it."""
+def _is_non_reference_hevc(units: Iterator[memoryview]) -> bool:
+    """
+    Whether all slices are of non-reference pictures.
+
+    The stream must have one temporal layer, because a picture of a higher layer could still refer to such a picture.
+    """
     slices = 0
     for unit in units:
         kind = (unit[0] >> 1) & 63

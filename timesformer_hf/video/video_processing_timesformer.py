@@ -1,4 +1,4 @@
-"""Video files and clips -> sampled frames -> `pixel_values`."""
+"""The video processor: from video files and clips to sampled frames and `pixel_values`."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .clip_processing import channel_format, check_batch, check_frame_sizes, own_array
+from .clip_processing import channel_format, check_batch, check_frame_sizes, writable_array
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
 from .video_sampling import sample_frame_indices
@@ -35,24 +35,30 @@ FRAME_SETTINGS = (
 
 class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
     """
+    Settings of a TimeSformer video processor, besides those of every video processor.
+
     frame_sampling (`str`, *optional*):
-        How frames are chosen: `"uniform"` (whole video), `"center"` (`num_frames` at `frame_sampling_rate` around the
-        middle, the paper's), `"original"` (the authors' code on Kinetics) or `"segments"` (on Something-Something).
-        Where it is `None`: `"center"` if there is a `frame_sampling_rate`, else `"uniform"`.
+        Policy that chooses the frames. `None` means `"center"` if there is a `frame_sampling_rate`, and otherwise
+        `"uniform"`. The policies are:
+
+        - `"uniform"`: frames spread over the whole video
+        - `"center"`: `num_frames` at `frame_sampling_rate` around the middle, as in the paper
+        - `"original"`: the frames of the authors' code on Kinetics
+        - `"segments"`: the frames of the authors' code on Something-Something
     frame_sampling_rate (`int`, *optional*):
-        Frames of the video from one sampled frame to the next: 32 for the paper's 8-frame models.
+        Distance from one sampled frame to the next, in frames of the video. It is 32 for the paper's 8-frame models.
     do_flip_channel_order (`bool`, *optional*, defaults to `False`):
-        RGB to BGR, which the Something-Something checkpoints were trained on.
+        Whether to convert RGB to BGR. The Something-Something checkpoints were trained on BGR.
     decoder (`str`, *optional*, defaults to `"pyav"`):
-        What decodes a file: `"pyav"`, `"torchcodec"`, or `"torchcodec-cuda"` (NVDEC).
+        Backend that decodes files: `"pyav"`, `"torchcodec"`, or `"torchcodec-cuda"` (NVDEC).
     num_clips (`int`, *optional*):
-        Clips of a video, spread over it as `frame_sampling` does. Where this or `num_crops` is set, `pixel_values` have
-        one more dimension, of views: clip after clip, in each crop after crop.
+        Number of clips of a video. `frame_sampling` spreads them over it. If this or `num_crops` is set, `pixel_values`
+        has one more dimension for the views, ordered by clip, and in each clip by crop.
     num_crops (`int`, *optional*):
-        Crops of a clip: 1, the centre, or 3, at the start, centre and end of the longer side.
+        Number of crops of each clip: 1 (the centre), or 3 (the start, centre and end of the longer side).
     views (`str`, *optional*):
-        Views by the name of a protocol: `"paper"` or `"original"`, the authors' code. What else is set in the same
-        place stands above it.
+        Name of a protocol that sets the views: `"paper"`, or `"original"` for the authors' code. Single settings in the
+        same call or processor override those of the protocol.
     """
 
     frame_sampling: str | None
@@ -66,11 +72,16 @@ class TimesformerVideoProcessorKwargs(VideosKwargs, total=False):
 
 class TimesformerVideoProcessor(BaseVideoProcessor):
     """
-    Makes `pixel_values` (batch, frames, channels, height, width) of videos: decode and sample `num_frames` frames,
-    resize the shorter side, crop the centre, scale to [0, 1], normalise with the mean of 0.45 and deviation of 0.225
-    that TimeSformer was trained with. A video of fewer frames repeats its last. With `num_clips`, `num_crops` or
-    `views` there are several views of a video, (batch, views, frames, channels, height, width). Preprocessor files of
-    VideoMAE, which TimeSformer checkpoints carry on the Hub, load unchanged.
+    Makes `pixel_values` (batch, frames, channels, height, width) from videos.
+
+    It decodes and samples `num_frames` frames, resizes the shorter side, crops the centre, scales pixels to [0, 1], and
+    normalises them with the mean of 0.45 and the standard deviation of 0.225 with which TimeSformer was trained. A
+    video with fewer frames repeats its last one.
+
+    With `num_clips`, `num_crops` or `views`, a video has several views: (batch, views, frames, channels, height,
+    width).
+
+    It also loads the preprocessor files of VideoMAE, which TimeSformer checkpoints on the Hub have.
 
     Example:
 
@@ -107,21 +118,26 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
 
     def preprocess(self, videos, **kwargs: Unpack[TimesformerVideoProcessorKwargs]) -> BatchFeature:
         """
+        Turn videos into `pixel_values`.
+
         Args:
-            videos: a video or a list of videos. A video is a path, a URL, the bytes of a file, an open binary file,
-                an array or tensor (frames, height, width, channels) or (frames, channels, height, width), or a list
-                of frames. With `do_sample_frames=False` every frame is kept.
-            kwargs: any attribute of the processor, for this call; `return_tensors="pt"` for tensors.
+            videos: a video or a list of videos. With `do_sample_frames=False` every frame is kept. A video is one of:
+
+                - a path or an http(s) URL
+                - the bytes of a file, or an open binary file
+                - an array or tensor (frames, height, width, channels) or (frames, channels, height, width)
+                - a list of frames
+            kwargs: any attribute of the processor, for this call. `return_tensors="pt"` returns tensors.
 
         Returns:
-            `pixel_values` (batch, frames, channels, height, width), or (batch, views, frames, channels, height, width)
-            where there are views, float32; with `return_metadata=True` also `video_metadata`, which has the chosen
-            `frames_indices`, clip after clip.
+            `pixel_values`, float32: (batch, frames, channels, height, width), or with views (batch, views, frames,
+            channels, height, width). With `return_metadata=True` also `video_metadata`, which contains the chosen
+            `frames_indices`, ordered by clip.
 
         Raises:
-            TypeError: for something that is no video.
-            ValueError: for frames of different sizes, an empty clip, or a sampling or views that can't be.
-            OSError, VideoReadError: for a file that can't be opened or decoded; the message names it.
+            TypeError: if something is not a video.
+            ValueError: if frames differ in size, a clip is empty, or the settings of sampling or views are not allowed.
+            OSError, VideoReadError: if a video is unreadable. The message names it.
         """
         views = self.view_settings(**kwargs)
         clips, metadata = self.load_clips(videos, kwargs)
@@ -140,8 +156,9 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     @property
     def clip_size(self) -> tuple[int, int] | None:
         """
-        Height and width of every clip: of the crop, or what frames are squeezed to without one. `None` where it depends
-        on the video.
+        Height and width of every clip in pixels. `None` if they depend on the video.
+
+        They are those of the crop, or without a crop those to which frames are squeezed.
         """
         if self.do_center_crop:
             return self.crop_size["height"], self.crop_size["width"]
@@ -149,32 +166,32 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         return (self.size["height"], self.size["width"]) if squeezed else None
 
     def image_processor(self):
-        """The [`TimesformerImageProcessor`] that does the same to frames: all that the built-in model knows."""
+        """Return the [`TimesformerImageProcessor`] that processes frames in the same way, for the built-in model."""
         from .image_processing_timesformer import TimesformerImageProcessor
 
         return TimesformerImageProcessor(**{name: getattr(self, name) for name in FRAME_SETTINGS})
 
     def view_settings(self, **settings) -> ViewSettings:
         """
-        What views there are of a video, with `settings` as those of a call.
+        Return the views that a call with these `settings` makes of a video.
 
         Raises:
-            TypeError, ValueError: for a number of clips or crops, or a protocol, that can't be.
+            TypeError, ValueError: if the number of clips, the number of crops or the protocol is not allowed.
         """
         names = ("views", "num_clips", "num_crops", "frame_sampling")
         return resolve_views(settings, {name: getattr(self, name) for name in names})
 
     def load_clips(self, videos, settings: dict) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
         """
-        Decode or stack, and sample. A frame that several clips of a video share is decoded once.
+        Load the chosen frames of videos. A frame that several clips of a video share is decoded only once.
 
         Args:
             videos: as in `preprocess`.
-            settings: what overrides the processor's attributes, as in `preprocess`.
+            settings: the settings of the call, which override the processor's attributes.
 
         Returns:
-            of each video its clips, one after the other, (clips * frames, channels, height, width), and what is known
-            of it.
+            For each video, its clips one after the other, (clips * frames, channels, height, width); and for each
+            video, its metadata.
         """
 
         def setting(name: str):
@@ -183,11 +200,13 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         views = self.view_settings(**settings)
         sampling = {name: setting(name) for name in ("fps", "num_frames", "frame_sampling_rate")}
         sampling |= {"frame_sampling": views.frame_sampling, "num_clips": views.num_clips or 1}
-        if sampling["fps"] is not None:  # the attribute num_frames stands back; the argument would contradict
+        if sampling["fps"] is not None:  # fps overrides the processor's num_frames, but contradicts the call's
             sampling["num_frames"] = settings.get("num_frames")
         do_sample_frames = setting("do_sample_frames")
         if not do_sample_frames and sampling["num_clips"] > 1:
-            raise ValueError(f"num_clips={views.num_clips} needs do_sample_frames: every frame is one clip")
+            raise ValueError(
+                f"num_clips={views.num_clips} needs do_sample_frames=True; without it, all frames form one clip"
+            )
 
         def choose(about: VideoMetadata) -> list[int]:
             return self.sample_frames(about, **sampling) if do_sample_frames else list(range(about.total_num_frames))
@@ -204,7 +223,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                 about = about or VideoMetadata(total_num_frames=len(clip))
                 if about.total_num_frames > len(clip):
                     raise ValueError(
-                        f"video_metadata promises {about.total_num_frames} frames for clip {number}, it has {len(clip)}"
+                        f"video_metadata promises {about.total_num_frames} frames for clip {number}, but it has "
+                        f"{len(clip)}"
                     )
                 about.frames_indices = choose(about)
                 clip = take_frames(clip, about.frames_indices)
@@ -223,19 +243,25 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         **kwargs,
     ) -> list[int]:
         """
-        Indices of the frames to take from a video, clip after clip; see [`TimesformerVideoProcessorKwargs`]. `fps` asks
-        for so many frames per second of the whole video instead of `num_frames`.
+        Return the indices of the frames to take from a video, ordered by clip.
+
+        [`TimesformerVideoProcessorKwargs`] describes the arguments. `fps` asks for this many frames per second of
+        the whole video, instead of `num_frames`.
 
         Raises:
-            ValueError: for `num_frames` and `fps` together, or `fps` of a video whose frame rate isn't known.
+            TypeError: if a number of frames, the number of clips or the rate is not an integer.
+            ValueError: if both `num_frames` and `fps` are given, `fps` is given and the video's frame rate is unknown,
+                or a value is not allowed.
         """
         if fps is not None:
             if num_frames is not None:
-                raise ValueError(f"num_frames={num_frames} and fps={fps} exclude each other; give one")
+                raise ValueError(f"num_frames={num_frames} and fps={fps} exclude each other; give only one")
             if fps <= 0:
                 raise ValueError(f"fps={fps} must be positive")
             if not metadata.fps:
-                raise ValueError(f"Sampling fps={fps} needs the video's own fps in video_metadata; or give num_frames")
+                raise ValueError(
+                    f"Sampling fps={fps} needs the video's own fps in video_metadata; add it, or give num_frames"
+                )
             num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
         return sample_frame_indices(
             total_num_frames=metadata.total_num_frames,
@@ -276,11 +302,13 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         **normalization,
     ) -> torch.Tensor:
         """
-        The same as transformers' own steps, bit for bit, at a fraction of the time: frames of a decoder keep the
-        channels last until they are small, which is several times faster to resize, and are never stacked on the way.
+        Process frames with the same result as transformers' own steps, bit for bit, in a fraction of the time.
+
+        Decoded frames keep the channels last until they are small, because such frames resize several times faster.
+        They are never stacked in between.
 
         Args:
-            frames: (frames, channels, height, width), uint8 up to the last step.
+            frames: (frames, channels, height, width), uint8 until the last step.
         """
         if do_convert_rgb:
             frames = self.convert_to_rgb(frames)
@@ -302,16 +330,16 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         crop_size: SizeDict,
         **kwargs,
     ) -> list[torch.Tensor]:
-        """Of each video (clips * frames, channels, height, width), the views (views, frames, channels, ...)."""
+        """Cut each video (clips * frames, channels, height, width) into views (views, frames, channels, ...)."""
         if settings.num_crops is not None and not do_center_crop:
             raise ValueError(
-                f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size; this processor takes whole "
-                "frames, of which num_clips makes more views"
+                f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size. This processor takes whole "
+                "frames; for more views of them, set num_clips"
             )
         if settings.exact_scaling and crop_size.height != crop_size.width:
             raise ValueError(
-                "views='original' needs a crop_size that is a square, to which the shorter side is scaled, got "
-                f"{crop_size.height}x{crop_size.width} (height x width); take views='paper'"
+                "views='original' scales the shorter side to crop_size, so it needs a square crop_size, got "
+                f"{crop_size.height}x{crop_size.width} (height x width). Use views='paper' instead"
             )
         kwargs |= {
             "do_resize": do_resize and not settings.exact_scaling,
@@ -333,11 +361,11 @@ def _is_frame(video) -> bool:
 
 def _list_videos(videos) -> list:
     """
-    One video or a batch of them, as a list of videos.
+    Return one video or a batch of videos as a list of videos.
 
     Raises:
-        TypeError: for something that is neither.
-        ValueError: for an empty list.
+        TypeError: if something is not a video.
+        ValueError: if a list is empty.
     """
     if is_video_source(videos) or _is_frame(videos):
         return [videos]
@@ -350,7 +378,7 @@ def _list_videos(videos) -> list:
             f"dimensions (5 for a batch), got {got}"
         )
     if not videos:
-        raise ValueError("A clip must hold at least one frame, got an empty list")
+        raise ValueError("A clip must contain at least one frame, got an empty list")
     if all(_is_frame(frame) for frame in videos):
         return [videos]
     return [video for item in videos for video in _list_videos(item)]
@@ -358,15 +386,15 @@ def _list_videos(videos) -> list:
 
 def _as_clip(video, number: int, data_format: str | ChannelDimension | None = None) -> torch.Tensor:
     """
-    Frames that are decoded already, as one tensor (frames, channels, height, width).
+    Return decoded frames as one tensor (frames, channels, height, width).
 
     Args:
         video: an array or tensor of 2 to 4 dimensions, a PIL image, or a list of such frames.
-        number: its place in the batch, for error messages.
-        data_format: where the channels are; inferred where `None`.
+        number: index of the video in the batch, for error messages.
+        data_format: where the channels are. `None` infers it.
 
     Raises:
-        ValueError: for no frames, or frames of different sizes.
+        ValueError: if there is no frame, or frames differ in size.
     """
     if isinstance(video, (list, tuple)):
         frames = [as_tensor(frame) for frame in video]
@@ -377,7 +405,7 @@ def _as_clip(video, number: int, data_format: str | ChannelDimension | None = No
         clip = clip.unsqueeze(0) if _is_frame(video) else clip
     if clip.numel() == 0:
         raise ValueError(
-            f"A clip must hold at least one frame of at least one pixel, clip {number} has shape {tuple(clip.shape)}"
+            f"A clip must contain at least one frame of at least one pixel, clip {number} has shape {tuple(clip.shape)}"
         )
     if clip.ndim == 3:  # grey frames without channels
         return clip.unsqueeze(1)
@@ -385,15 +413,17 @@ def _as_clip(video, number: int, data_format: str | ChannelDimension | None = No
     clip = clip.permute(0, 3, 1, 2) if data_format == ChannelDimension.LAST else clip
     if clip.shape[1] == 4 and clip.dtype != torch.uint8:
         raise ValueError(
-            f"Frames with transparency must be uint8, clip {number} is {clip.dtype}; give it three channels"
+            f"Frames with transparency must be uint8, clip {number} is {clip.dtype}; convert it to three channels"
         )
     return clip
 
 
 def take_frames(clip: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
     """
-    Some frames of a clip (frames, channels, height, width), their pixels in memory as they were: `clip[indices]` would
-    move the channels of a decoder's frames to the front, which takes longer than resizing them.
+    Return some frames of a clip (frames, channels, height, width) without changing the memory layout of the pixels.
+
+    Decoded frames have the channels last in memory. `clip[indices]` would move them to the front, which takes longer
+    than resizing the frames.
     """
     if list(indices) == list(range(len(clip))):
         return clip
@@ -401,24 +431,27 @@ def take_frames(clip: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
 
 
 def as_tensor(frames: PIL.Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return an image, array or tensor as a tensor. A PIL image becomes grey, RGB or RGBA."""
     if isinstance(frames, PIL.Image.Image):
         frames = np.array(frames if frames.mode in ("L", "RGB", "RGBA") else frames.convert("RGB"))
-    return torch.as_tensor(own_array(frames))
+    return torch.as_tensor(writable_array(frames))
 
 
 def _list_metadata(metadata, num_videos: int) -> list[VideoMetadata | None]:
     """
-    What the caller knows of the videos, one entry a video.
+    Return the metadata that the caller gives, one entry for each video.
 
     Raises:
-        ValueError: for another number of entries.
+        ValueError: if the number of entries differs from the number of videos.
     """
     if metadata is None:
         return [None] * num_videos
     entries = metadata if isinstance(metadata, (list, tuple)) else [metadata]
     entries = [entry for item in entries for entry in (item if isinstance(item, (list, tuple)) else [item])]
     if len(entries) != num_videos:
-        raise ValueError(f"video_metadata has {len(entries)} entries for {num_videos} videos; give one entry a video")
+        raise ValueError(
+            f"video_metadata has {len(entries)} entries for {num_videos} videos; give one entry for each video"
+        )
     return [entry if isinstance(entry, VideoMetadata) else VideoMetadata(**entry) for entry in entries]
 
 

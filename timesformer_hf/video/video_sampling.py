@@ -1,11 +1,11 @@
 """
-Which frames of a video a clip consists of: pure index arithmetic, no video in sight.
+Which frames of a video a clip consists of. This is pure index arithmetic without any video.
 
 Every policy takes the number of frames in the video and returns `num_frames` indices in order. In the examples a
 video of 16 frames is `................` and a chosen frame is `x`.
 
-Of several clips of a video each policy gives the one with the number `clip` out of `num_clips`; the only one of one is
-clip 0, and where no clip is named.
+A video may have several clips, `num_clips`. Each policy returns the frames of the clip with the number `clip`, counted
+from 0. The default is a single clip.
 """
 
 import numbers
@@ -17,8 +17,9 @@ import torch
 
 def uniform(*, total_num_frames: int, num_frames: int, clip: int = 0, num_clips: int = 1) -> list[int]:
     """
-    Spread over the whole video, as transformers' own default: the first frame of each of `num_frames` equal parts.
-    A video of fewer frames gives each of them once and then repeats the last. Several clips are interleaved: together
+    Return the first frame of each of `num_frames` equal parts of the video, as transformers does by default.
+
+    A video with fewer frames gives each frame once, and then repeats the last. Several clips are interleaved: together
     they are the first frames of `num_clips` * `num_frames` parts.
 
     total_num_frames=16, num_frames=4: x...x...x...x... -> [0, 4, 8, 12]
@@ -33,9 +34,11 @@ def center(
     *, total_num_frames: int, num_frames: int, frame_sampling_rate: int, clip: int = 0, num_clips: int = 1
 ) -> list[int]:
     """
-    The clip around the middle of the video with a frame every `frame_sampling_rate`: what the paper tests on
-    (Section 4, "a single temporal clip in the middle"). A clip that is longer than the video starts at its first
-    frame and repeats the last. Several clips start in the middle of as many equal parts of where they can start.
+    Return every `frame_sampling_rate`-th frame around the middle of the video.
+
+    The paper tests on this clip (Section 4, "a single temporal clip in the middle"). A clip that is longer than the
+    video starts at its first frame and repeats the last. With several clips, the range of possible starts is divided
+    into `num_clips` equal parts, and a clip starts in the middle of each.
 
     total_num_frames=16, num_frames=4, frame_sampling_rate=2: ....x.x.x.x..... -> [4, 6, 8, 10]
     the first of two clips:                                   ..x.x.x.x....... -> [2, 4, 6, 8]
@@ -55,9 +58,12 @@ def original(
     num_clips: int = 1,
 ) -> list[int]:
     """
-    The indices of the authors' code on Kinetics, its length scaled by `fps` / 30, both ends included, in float32 and
-    truncated as there. `fps` of `None` counts as 30. Of `num_clips` the first starts with the video, and none ends
-    with it.
+    Return the indices that the authors' code chooses on Kinetics.
+
+    The clip is `num_frames` * `frame_sampling_rate` frames long at 30 frames per second. Its length is scaled by `fps`
+    / 30, and `None` counts as 30. Both ends of the clip are included. The indices are computed in float32 and
+    truncated, as in the authors' code. With several clips, the first starts with the video, and the last doesn't reach
+    its end.
 
     total_num_frames=300, num_frames=8, frame_sampling_rate=32, fps=30 -> [0, 36, 72, 109, 145, 182, 218, 255]
     """
@@ -67,20 +73,21 @@ def original(
 
 
 def original_clip_length(num_frames: int, frame_sampling_rate: int, fps: float | None) -> float:
-    """In frames of the video; no whole number."""
+    """Return the length of a clip of `original` in frames of the video. It need not be a whole number."""
     return frame_sampling_rate * num_frames / 30 * (30 if fps is None else fps)
 
 
 def original_indices(start: float, clip_length: float, num_frames: int, total_num_frames: int) -> list[int]:
-    """The frames of a clip from a real-valued start, in float32 and truncated as in the authors' code."""
+    """Return the frames of a clip of `original` with a real-valued start, in float32 and truncated as there."""
     indices = torch.linspace(start, start + clip_length - 1, num_frames).clamp(0, total_num_frames - 1)
     return indices.long().tolist()
 
 
 def segments(*, total_num_frames: int, num_frames: int, clip: int = 0, num_clips: int = 1) -> list[int]:
     """
-    The middle of each of `num_frames` segments, as the authors' code tests on Something-Something. Several clips take
-    the middles of as many equal parts of each segment.
+    Return the middle frame of each of `num_frames` segments, as in the authors' tests on Something-Something.
+
+    With several clips, each segment is divided into `num_clips` equal parts, and a clip takes the middle of its part.
 
     total_num_frames=40, num_frames=8 -> [2, 7, 12, 17, 22, 26, 31, 36]
     """
@@ -89,13 +96,14 @@ def segments(*, total_num_frames: int, num_frames: int, clip: int = 0, num_clips
 
 
 def segment_ends(total_num_frames: int, num_frames: int) -> list[tuple[int, int]]:
-    """The first and last frame of each of `num_frames` segments, which neighbours share."""
+    """Return the first and the last frame of each of `num_frames` segments. Neighbouring segments share a frame."""
     length = (total_num_frames - 1) / num_frames
-    return list(pairwise(round(i * length) for i in range(num_frames + 1)))  # halves to even, as the original
+    # round() rounds halves to even, as the authors' code does
+    return list(pairwise(round(i * length) for i in range(num_frames + 1)))
 
 
 FRAME_SAMPLING: dict[str, tuple[Callable[..., list[int]], tuple[str, ...]]] = {
-    # name: function, what it needs beyond the two numbers of frames
+    # name: function, further arguments that it needs
     "uniform": (uniform, ()),
     "center": (center, ("frame_sampling_rate",)),
     "original": (original, ("frame_sampling_rate", "fps")),
@@ -113,19 +121,20 @@ def sample_frame_indices(
     num_clips: int = 1,
 ) -> list[int]:
     """
-    Indices of a clip, or of several, clip after clip, by the name of a policy in `FRAME_SAMPLING`.
+    Return the frame indices of a clip, or of several clips one after the other, by the name of a policy.
 
     Args:
-        total_num_frames: frames in the video.
-        num_frames: frames in the clip.
-        frame_sampling: a policy; where `None`, `"uniform"`, or `"center"` if there is a `frame_sampling_rate`.
-        frame_sampling_rate: frames of the video from one frame of the clip to the next.
+        total_num_frames: number of frames in the video.
+        num_frames: number of frames in a clip.
+        frame_sampling: name of a policy in `FRAME_SAMPLING`. `None` means `"center"` if there is a
+            `frame_sampling_rate`, and otherwise `"uniform"`.
+        frame_sampling_rate: distance from one frame of the clip to the next, in frames of the video.
         fps: frames per second of the video, if known.
-        num_clips: clips of `num_frames`, spread over the video as the policy says.
+        num_clips: number of clips of `num_frames` each. The policy spreads them over the video.
 
     Raises:
-        TypeError: for a number of frames or clips or a rate that is no integer.
-        ValueError: for one below 1, an unknown policy, or a policy without the rate that it needs.
+        TypeError: if a number of frames, the number of clips or the rate is not an integer.
+        ValueError: if one of them is below 1, the policy is unknown, or the policy needs a rate and there is none.
     """
     if frame_sampling is None:
         frame_sampling = default_sampling(frame_sampling_rate)
@@ -147,15 +156,17 @@ def sample_frame_indices(
 
 
 def default_sampling(frame_sampling_rate: int | None) -> str:
-    """The policy where none is named."""
+    """Return the name of the policy that is used if none is named."""
     return "uniform" if frame_sampling_rate is None else "center"
 
 
 def check_count(name: str, value: int) -> None:
     """
+    Check that a value is an integer of at least 1.
+
     Raises:
-        TypeError: for a value that is no integer.
-        ValueError: for one below 1.
+        TypeError: if it is not an integer.
+        ValueError: if it is below 1.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={value!r} must be an integer")

@@ -1,4 +1,4 @@
-"""What a video can be read from: a path, an address, bytes, an open file; checked before a decoder sees it."""
+"""Sources of a video: a path, a URL, bytes or an open file. They are checked before a decoder opens them."""
 
 import http.client
 import io
@@ -15,32 +15,38 @@ _URL_TIMEOUT = 30  # seconds without a byte
 
 
 class VideoReadError(ValueError):
-    """A file that holds no video that can be decoded. The message names the file and the reason."""
+    """Raised if a video is unreadable, so that it can't be decoded. The message names the video and the reason."""
 
 
 def is_video_source(video) -> bool:
-    """Whether `video` is something to decode: a path, a URL, the bytes of a file or an open binary file."""
+    """Whether `video` must be decoded: a path, a URL, the bytes of a file or an open binary file."""
     return isinstance(video, (str, os.PathLike, bytes, bytearray)) or hasattr(video, "read")
 
 
 def describe_source(source: VideoSource) -> str:
-    """How an error message names a source."""
+    """Return the name of a source for error messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return str(getattr(source, "name", f"<{type(source).__name__}>"))
 
 
 def open_source(source: VideoSource) -> str | io.IOBase:
-    """A source as a readable path or a seekable binary file, checked before a decoder sees it."""
+    """
+    Return a source as a path or a seekable binary file that a decoder can open.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
+        VideoReadError: if the source is empty or a URL can't be downloaded.
+    """
     name = describe_source(source)
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
     elif isinstance(source, str) and is_url(source):
         source = _download(source)
     if not hasattr(source, "read"):
-        path = Path(source).absolute()  # FFmpeg takes what stands before a colon for a protocol
+        path = Path(source).absolute()  # FFmpeg reads the part before a colon as a protocol
         if not os.fspath(source):
-            raise FileNotFoundError("The path of the video is empty")
+            raise FileNotFoundError("The path of the video is empty; give the path of a file")
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; give the video files in it, one by one")
         with path.open("rb") as file:  # FileNotFoundError, PermissionError
@@ -57,7 +63,7 @@ def open_source(source: VideoSource) -> str | io.IOBase:
 
 def _download(url: str) -> io.BytesIO:
     try:
-        quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and what isn't ASCII
+        quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and characters outside ASCII
         with urllib.request.urlopen(quoted, timeout=_URL_TIMEOUT) as response:
             return io.BytesIO(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
@@ -65,5 +71,5 @@ def _download(url: str) -> io.BytesIO:
 
 
 def is_url(video: str) -> bool:
-    """Whether a string is an address, and not a path."""
+    """Whether a string is an http(s) URL and not a path."""
     return video.lower().startswith(("http://", "https://"))
