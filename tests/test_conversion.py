@@ -486,12 +486,12 @@ class TestRefused:
 
     def test_empty_names(self, tmp_path):
         self.refuse("", tmp_path, "The name of the checkpoint is empty")
-        with pytest.raises(ValueError, match="The name of the output, '', is empty"):
+        with pytest.raises(ValueError, match="The output name '' is empty"):
             convert(ORIGINAL, "", **HEADS)
 
     def test_out_under_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(NotADirectoryError, match=r"can't be made: .*file is a file"):
+        with pytest.raises(NotADirectoryError, match=r"can't be created: .*file is a file"):
             convert(ORIGINAL, tmp_path / "file" / "model", **HEADS)
 
     def test_code_is_never_run(self, tmp_path):
@@ -608,7 +608,7 @@ class TestOutputFolder:
         (tmp_path / "thesis" / "thesis.tex").write_text("my life's work")
         for overwrite, message in (
             (False, "exists; give another name"),
-            (True, "is more than an output: it holds thesis.tex. It is not overwritten"),
+            (True, "is not only an output: it contains thesis.tex. It is not overwritten"),
         ):
             with pytest.raises(FileExistsError, match=message):
                 convert(ORIGINAL, tmp_path / "thesis", overwrite=overwrite, **HEADS)
@@ -619,7 +619,7 @@ class TestOutputFolder:
         make_model().save_pretrained(tmp_path / "run")
         make_model().save_pretrained(tmp_path / "run" / "checkpoint-5")
         (tmp_path / "run" / "optimizer.pt").write_bytes(b"")
-        with pytest.raises(FileExistsError, match=r"it holds checkpoint-5, optimizer\.pt"):
+        with pytest.raises(FileExistsError, match=r"it contains checkpoint-5, optimizer\.pt"):
             convert(tmp_path / "run" / "checkpoint-5", tmp_path / "run", overwrite=True)
         assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
 
@@ -644,7 +644,7 @@ class TestOutputFolder:
 
     def test_only_regular_files_are_overwritten(self, tmp_path):
         os.mkfifo(tmp_path / "pipe.pyth")
-        with pytest.raises(FileExistsError, match=r"pipe\.pyth is no regular file; it is not overwritten"):
+        with pytest.raises(FileExistsError, match=r"pipe\.pyth is not a regular file, so it is not overwritten"):
             convert(ORIGINAL, tmp_path / "pipe.pyth", to="original", overwrite=True, **HEADS)
 
     @pytest.mark.parametrize("to", ["transformers", "original"])
