@@ -232,8 +232,8 @@ class TestCommand:
         ("load", "message"),
         [
             (lambda path: lambda clip: load_itself(path)(clip) + 0.1, "differ from the model's by"),
-            (lambda path: lambda clip: load_itself(path)(clip) * float("nan"), "no finite float32 logits"),
-            (lambda path: lambda clip: load_itself(path)(clip)[:1], "no finite float32 logits"),
+            (lambda path: lambda clip: load_itself(path)(clip) * float("nan"), "doesn't return finite float32 logits"),
+            (lambda path: lambda clip: load_itself(path)(clip)[:1], "doesn't return finite float32 logits"),
         ],
     )
     def test_failed_check_leaves_nothing(self, folder, tmp_path, capsys, monkeypatch, load, message):
@@ -244,17 +244,17 @@ class TestCommand:
 
     def test_no_model(self, tmp_path, capsys):
         assert main(["export", str(tmp_path), "--format", "torch-export"]) == 2
-        assert f"{tmp_path} is no model folder: it has no config.json" in capsys.readouterr().err
+        assert f"{tmp_path} is not a model folder: it has no config.json" in capsys.readouterr().err
 
     def test_another_model(self, tmp_path, capsys):
         (tmp_path / "config.json").write_text('{"model_type": "vit"}')
         assert main(["export", str(tmp_path), "--format", "torch-export", "--out", str(tmp_path / "out")]) == 2
-        assert "is no TimeSformer: its config.json says model_type 'vit'" in capsys.readouterr().err
+        assert "is not a TimeSformer: its config.json says model_type 'vit'" in capsys.readouterr().err
 
     def test_no_classifier(self, tmp_path, capsys):
         small_model().timesformer.save_pretrained(tmp_path)
         assert main(["export", str(tmp_path), "--format", "torch-export", "--out", str(tmp_path / "out")]) == 2
-        assert "is no whole classifier: it lacks classifier.bias, classifier.weight" in capsys.readouterr().err
+        assert "is not a complete classifier: it lacks classifier.bias, classifier.weight" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     def test_missing_packages(self, folder, tmp_path, capsys, monkeypatch):
@@ -269,7 +269,7 @@ class TestCommand:
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
         assert main(["export", str(folder), "--format", "aoti", "--out", str(tmp_path / "out")]) == 2
-        assert "finds no compiler: install g++, or set CXX" in capsys.readouterr().err
+        assert "found none: install g++, or set CXX" in capsys.readouterr().err
 
     @pytest.mark.slow
     def test_aoti(self, folder, tmp_path):

@@ -204,7 +204,7 @@ class TestTable:
         pq.write_table(pa.table({"video": ["a"]}), tmp_path / "other.parquet")
         (tmp_path / "text.parquet").write_text("text")
         for name in ("other.parquet", "text.parquet"):
-            with pytest.raises(ValueError, match=rf"{name} is no table of features"):
+            with pytest.raises(ValueError, match=rf"{name} is not a table of features"):
                 read_features(tmp_path / name)
 
 
@@ -356,7 +356,7 @@ class TestResuming:
         assert embed(broken, model_folder, *good, *arguments) == 2
         errors = capsys.readouterr().err
         assert message in errors
-        assert "delete that folder to start anew" in errors
+        assert "delete that folder to start again" in errors
 
     def test_other_weights_are_refused(self, broken, model_folder, good, tmp_path, capsys):
         changed = shutil.copytree(model_folder, tmp_path / "changed")
@@ -413,7 +413,7 @@ class TestResuming:
         (tmp_path / "features.parquet.parts").mkdir()
         (tmp_path / "features.parquet.parts" / "photo.jpg").touch()
         assert embed(tmp_path / "features.parquet", model_folder, good[0]) == 2
-        assert "features.parquet.parts holds no begun run" in capsys.readouterr().err
+        assert "features.parquet.parts is not a started run" in capsys.readouterr().err
 
     def test_damaged_part(self, broken, model_folder, good, capsys):
         Path(f"{broken}.parts", "00000001.parquet").write_text("half")
@@ -505,7 +505,7 @@ class TestSimilarVideos:
 
         assert "nowhere.mp4 is neither in the table nor a file" in error(table, "nowhere.mp4")
         assert "bad.mp4: can't be decoded" in error(table, videos[3])
-        assert "There is no table" in error(str(tmp_path / "none.parquet"), videos[0])
+        assert "There is no file" in error(str(tmp_path / "none.parquet"), videos[0])
         frames = str(tmp_path / "frames.parquet")
         embed(frames, model_folder, videos[0], "--level", "frame")
         assert "the table has a feature a frame; embed the videos with --level clip" in error(frames, videos[0])

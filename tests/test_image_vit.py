@@ -164,7 +164,7 @@ def test_keeps_half_precision():
 class TestBadInput:
     def test_a_timesformer(self, tmp_path):
         TimesformerForVideoClassification.from_image_vit(make_vit()).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="is a TimeSformer of transformers, no image ViT"):
+        with pytest.raises(ValueError, match="is a TimeSformer of transformers, not an image ViT"):
             TimesformerModel.from_image_vit(tmp_path)
 
     def test_a_vit_with_more_than_a_vit(self):
@@ -188,12 +188,12 @@ class TestBadInput:
             (
                 {"num_label": 5},
                 TypeError,
-                "takes no num_label: the image model fixes the structure. It takes image_size",
+                "doesn't take num_label: the image model fixes the structure. It takes image_size",
             ),
-            ({"hidden_size": 96}, TypeError, "takes no hidden_size"),
+            ({"hidden_size": 96}, TypeError, "doesn't take hidden_size"),
             ({"num_labels": 3, "id2label": {0: "a"}}, ValueError, "num_labels=3, but id2label names 1 classes"),
             ({"id2label": {1: "a", 2: "b"}}, ValueError, "can't be used: no class 0"),
-            ({"num_attention_heads": 2}, ValueError, "states 4 heads, --num-attention-heads 2"),
+            ({"num_attention_heads": 2}, ValueError, "states 4 heads, not --num-attention-heads 2"),
             ({"image_size": 33}, ValueError, "image_size=33 must be a multiple of patch_size=8"),
         ],
     )

@@ -529,7 +529,7 @@ class TestPipeline:
         VideoMAEForVideoClassification(config).save_pretrained(tmp_path)
         (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "VideoMAEImageProcessor"}')
         other = pipeline("video-classification", model=str(tmp_path))
-        with pytest.raises(ValueError, match="num_clips need a model with a TimesformerVideoProcessor"):
+        with pytest.raises(ValueError, match="num_clips: only a model with a TimesformerVideoProcessor"):
             other(videos["wide"], num_clips=2)
 
     def test_command(self, folder, videos, classifier, capsys):

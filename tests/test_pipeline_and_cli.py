@@ -99,7 +99,7 @@ class TestPipeline:
             classifier([videos[0], corrupt, videos[1]], batch_size=2)
 
     def test_several_videos_in_one_entry(self, classifier, videos):
-        with pytest.raises(ValueError, match="Give the pipeline its 2 videos as a list"):
+        with pytest.raises(ValueError, match="One entry has 2 videos; give the pipeline a list"):
             classifier(tuple(videos[:2]))
 
     def test_processor_saved_with_fps(self, folder, videos):

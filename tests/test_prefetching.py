@@ -461,7 +461,7 @@ class TestPipeline:
             kept(videos[:2], prefetch_workers=1)
 
     def test_bad_setting(self, classifier, videos):
-        with pytest.raises(ValueError, match="prefetch_workers=-1 must be at least 1, or 0 for none"):
+        with pytest.raises(ValueError, match="prefetch_workers=-1 must be at least 1, or 0 for no decoding ahead"):
             classifier(videos, prefetch_workers=-1)
 
     @pytest.mark.parametrize(

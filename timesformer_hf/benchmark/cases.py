@@ -1,9 +1,9 @@
 """
-The table of what `timesformer-hf bench` measures. Plain data: nothing here imports torch.
+The table of what `timesformer-hf bench` measures. It is plain data: nothing here imports torch.
 
-A row of `CASES` is a case; its `kind` names the module that knows how to prepare it, and `paths` who takes part, by
-names in that module's own table of paths. To add a case, add a row. To add a way to compute one, add it to the table of
-its kind, and its name to the rows that it can compute.
+A row of `CASES` is a case. Its `kind` names the module that prepares it. Its `paths` are the ways to compute it: names
+in the table `PATHS` of that module. To add a case, add a row here. To add a path, add it to the `PATHS` of its kind and
+add its name to the cases that it can compute.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 
 QUICK = "quick"
-# kind -> the module with its `PATHS`, and its `make_workload`
+# kind -> the module with its `PATHS` and `make_workload`
 KINDS = {
     "inference": "inference",
     "joint": "inference",
@@ -27,13 +27,13 @@ KINDS = {
 @dataclass(frozen=True)
 class Clip:
     """
-    A video to generate, 25 frames a second.
+    A video to generate, with 25 frames a second.
 
     Attributes:
-        width: pixels.
-        height: pixels.
-        seconds: its length.
-        encoding: a name in `ENCODINGS` of `benchmark_videos`.
+        width: in pixels.
+        height: in pixels.
+        seconds: the duration.
+        encoding: a name in `ENCODINGS` of `videos.py`.
     """
 
     width: int
@@ -45,20 +45,20 @@ class Clip:
 @dataclass(frozen=True)
 class Case:
     """
-    A row of the table.
+    A row of the table: one piece of work that several paths do.
 
     Attributes:
-        name: unique.
+        name: the unique name.
         kind: a name in `KINDS`.
-        about: a phrase.
-        tags: what it can be chosen by, besides its name and its kind.
-        paths: names in the table of paths of its kind, in the order in which they take turns.
-        config: fields of the `TimesformerConfig`, where they aren't the default, ViT-Base's.
-        batch_size: clips.
-        dtype: a name in `DTYPES` of `benchmark_models`.
-        clip: the video.
-        num_files: how many of it.
-        memory: whether peak memory is measured as well.
+        about: a phrase that describes the work.
+        tags: words that `--cases` can choose it by, besides its name and its kind.
+        paths: names in the `PATHS` of its kind, in the order in which they take turns.
+        config: fields of the `TimesformerConfig` that differ from the default, which is ViT-Base.
+        batch_size: number of clips in a forward pass.
+        dtype: a name in `DTYPES`.
+        clip: the video to decode, where there is one.
+        num_files: number of video files.
+        memory: whether peak memory is measured too.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Case:
 
     @property
     def labels(self) -> set[str]:
-        """All that selects it."""
+        """The words that select this case."""
         return {self.name, self.kind, *self.tags}
 
 
@@ -84,12 +84,13 @@ _BATCH_SIZES = (1, 8, 32)
 _JOINT_FRAMES = (8, 16, 32, 64, 96)
 DTYPES = ("fp32", "bf16", "fp16", "int8", "fp8")
 QUANTIZED = ("int8", "fp8")
-# What is shipped for camera motion, in shape
+# The shape of the camera-motion model that this package ships
 _SMALL_MODEL = {"num_frames": 8, "image_size": 64, "hidden_size": 192, "intermediate_size": 768}
 _SMALL_MODEL |= {"num_hidden_layers": 4, "num_attention_heads": 4, "num_labels": 10}
 _MANY, _SHORT_CLIP = 200, Clip(320, 240, 2)
 _CLIPS = {"small": Clip(320, 240, 10), "1080p": Clip(1920, 1080, 60)}
-# What is decoded only, for "never slower": nothing to pass over, other codecs, a container without an index.
+# Clips that are only decoded, to check that decoding is never slower than the peers': with a single group of pictures,
+# where no frame can be passed over, with other codecs, and in a container without an index.
 _OTHER_CLIPS = {
     "one-group": Clip(1280, 720, 8, "H.264, one group"),
     "short-groups": Clip(1280, 720, 8, "H.264, short groups"),
@@ -143,7 +144,7 @@ FILES_PATHS = (
 
 
 def quick(condition: bool) -> tuple[str, ...]:
-    """The tag of the short run, on a condition."""
+    """Return the tag of the short default run if the condition is true, else no tag."""
     return (QUICK,) if condition else ()
 
 
@@ -263,18 +264,18 @@ CASES: tuple[Case, ...] = (
 
 def select_cases(selectors: Sequence[str] = ()) -> list[Case]:
     """
-    Those that any of the selectors chooses, in the order of the table; without a selector the quick ones.
+    Return the cases that at least one selector chooses, in the order of the table.
 
     Args:
-        selectors: each a name, a kind or a tag, in which * stands for anything, or several of them joined by +, all of
-            which must hold: `"inference+base+b1"`.
+        selectors: for example `"inference+base+b1"`. Each is a name, a kind or a tag, in which * stands for any text,
+            or several of them joined by +, which must all match. Without selectors, the cases tagged quick are chosen.
 
     Raises:
-        ValueError: where one chooses nothing; it names what there is.
+        ValueError: where a selector chooses no case. The message lists the kinds and tags.
     """
     chosen = set()
     for selector in selectors or [QUICK]:
-        found = [case.name for case in CASES if all(holds(part, case) for part in selector.split("+"))]
+        found = [case.name for case in CASES if all(matches(part, case) for part in selector.split("+"))]
         if not found:
             raise ValueError(
                 f"No case is {selector!r}. Kinds and tags, which + joins: {', '.join(all_labels(CASES))}. "
@@ -284,10 +285,11 @@ def select_cases(selectors: Sequence[str] = ()) -> list[Case]:
     return [case for case in CASES if case.name in chosen]
 
 
-def holds(pattern: str, case: Case) -> bool:
+def matches(pattern: str, case: Case) -> bool:
+    """Return whether the pattern, in which * stands for any text, matches the name, the kind or a tag of the case."""
     return any(fnmatchcase(label, pattern) for label in case.labels)
 
 
 def all_labels(cases: Iterable[Case]) -> list[str]:
-    """Kinds and tags, without the names."""
+    """Return the kinds and tags of the cases, without their names."""
     return list(dict.fromkeys(label for case in cases for label in (case.kind, *case.tags)))

@@ -1,4 +1,4 @@
-"""How long it takes to import this package, and transformers, in a fresh interpreter."""
+"""Cases that import this package, or transformers, in a fresh interpreter."""
 
 import os
 import subprocess
@@ -14,6 +14,7 @@ _DONE = "imported"
 
 
 def make_workload(case: Case, environment: Environment) -> Workload:
+    """Return the workload of a case: start an interpreter and run one import statement."""
     return Workload(
         prepare={name: partial(PATHS[name].prepare, environment) for name in case.paths},
         reference=lambda: _DONE,
@@ -23,7 +24,7 @@ def make_workload(case: Case, environment: Environment) -> Workload:
 
 
 def _prepare_import(statement: str, environment: Environment) -> Prepared:
-    """A fresh interpreter, which says when it is through."""
+    """Prepare a call that starts a fresh interpreter, runs the statement and waits for its end."""
     search_path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     variables = os.environ | {"PYTHONPATH": search_path}
     command = [sys.executable, "-c", f"{statement}; print({_DONE!r})"]
@@ -38,6 +39,7 @@ def _prepare_import(statement: str, environment: Environment) -> Prepared:
 
 
 def statement(role: str, text: str) -> CodePath:
+    """Return the path that runs one Python statement."""
     return CodePath(role, f"`{text}`", partial(_prepare_import, text))
 
 

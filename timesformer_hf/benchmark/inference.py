@@ -1,4 +1,4 @@
-"""Forward passes: ours and its peers', of divided attention and of joint attention."""
+"""Cases that run the forward pass of a model, with divided or joint attention."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from ..inference.export import INPUT, OUTPUT, check_can_export, export_program, 
 from ..inference.folding import optimize_for_inference
 from ..inference.quantization import quantize
 from .cases import QUANTIZED, Case
-from .matrix_products import count
+from .matrix_products import total_multiply_accumulates
 from .measuring import CodePath, Environment, Prepared, UnavailableError, Workload
 from .memory import peak_in_child
 from .models import (
@@ -27,11 +27,13 @@ from .models import (
 
 def make_workload(case: Case, environment: Environment) -> Workload:
     """
+    Return the workload of a case: one forward pass.
+
     Raises:
-        UnavailableError: where the hardware hasn't the case's dtype.
+        UnavailableError: where the hardware doesn't have the case's dtype.
     """
     check_dtype(case.dtype, environment.device)
-    torch.compiler.reset()  # what the cases before compiled counts against a limit, beyond which nothing is compiled
+    torch.compiler.reset()  # compilations of earlier cases count towards torch's limit, after which it compiles no more
     bench = ModelBench(case, environment)
     return Workload(
         prepare={name: partial(PATHS[name].prepare, bench) for name in case.paths},
@@ -39,21 +41,26 @@ def make_workload(case: Case, environment: Environment) -> Workload:
         difference=relative_difference,
         tolerance=partial(tolerance, bench),
         peak_bytes=partial(peak_in_child, case, environment) if case.memory else None,
-        multiply_accumulates=count(bench.products),
+        multiply_accumulates=total_multiply_accumulates(bench.products),
     )
 
 
 def tolerance(bench: ModelBench, path: str) -> float:
-    """Of the case's dtype; of what isn't quantized, in the dtype that it has."""
+    """
+    Return the largest difference of logits that counts as agreement. It depends on the dtype of the case, or for a path
+    that isn't quantized on the dtype of its model.
+    """
     names = {dtype: name for name, dtype in DTYPES.items()}
     return TOLERANCES[names[bench.dtype] if path == "built-in-unquantized" else bench.case.dtype]
 
 
 def prepare_ours(bench: ModelBench) -> Prepared:
+    """Prepare a forward pass of this package's model."""
     return _prepare_model(bench, _in_dtype_of_case(bench, bench.ours()))
 
 
 def prepare_ours_compiled(bench: ModelBench) -> Prepared:
+    """Prepare a forward pass of this package's model with torch.compile."""
     return _prepare_model(bench, compiled(_in_dtype_of_case(bench, bench.ours())))
 
 
@@ -71,10 +78,12 @@ def _prepare_optimized_graphs(bench: ModelBench) -> Prepared:
 
 
 def prepare_built_in(bench: ModelBench) -> Prepared:
+    """Prepare a forward pass of transformers' built-in model."""
     return _prepare_model(bench, _in_dtype_of_case(bench, bench.built_in()))
 
 
 def prepare_built_in_compiled(bench: ModelBench) -> Prepared:
+    """Prepare a forward pass of transformers' built-in model with torch.compile."""
     return _prepare_model(bench, compiled(_in_dtype_of_case(bench, bench.built_in())))
 
 
@@ -84,10 +93,11 @@ def _prepare_built_in_graphs(bench: ModelBench) -> Prepared:
 
 def _compiled_to_graphs(model: nn.Module, device: str) -> nn.Module:
     """
-    Compiled, and recorded as CUDA graphs, which a small batch needs: its kernels end before the next are launched.
+    Return the model compiled with CUDA graphs. They help small batches, where launching a kernel takes longer than the
+    kernel itself.
 
     Raises:
-        UnavailableError: for another device.
+        UnavailableError: for a device that is not CUDA.
     """
     if not device.startswith("cuda"):
         raise UnavailableError(f"CUDA graphs need a CUDA device; this is {device}")
@@ -113,19 +123,21 @@ def _prepare_model(bench: ModelBench, model: nn.Module) -> Prepared:
 
 
 def prepare_limit(bench: ModelBench) -> Prepared:
+    """Prepare the limit: the matmuls of the original model."""
     return Prepared(torch.inference_mode()(bench.prepare_products()))
 
 
 def _prepare_onnxruntime(bench: ModelBench) -> Prepared:
     """
-    Our own export, which is another graph than the model's author would write by hand, on as many threads as torch.
+    Prepare a forward pass in ONNX Runtime, of this package's own export, on as many threads as torch uses.
 
     Raises:
-        ImportError: where a package is missing. UnavailableError: where the export hasn't the dtype or device.
+        ImportError: where a package is missing.
+        UnavailableError: where the export doesn't have the dtype, or the device is not a CPU.
     """
     names = {dtype: name for name, dtype in EXPORT_DTYPES.items()}
     if bench.dtype not in names:
-        raise UnavailableError(f"the ONNX export has no {bench.case.dtype}, only {', '.join(EXPORT_DTYPES)}")
+        raise UnavailableError(f"the ONNX export doesn't have {bench.case.dtype}, only {', '.join(EXPORT_DTYPES)}")
     if bench.device != "cpu":
         raise UnavailableError(f"ONNX Runtime is measured on the CPU only, not on {bench.device}")
     check_can_export("onnx", names[bench.dtype])
@@ -163,6 +175,6 @@ PATHS = {
         "peer", "the same, torch.compile with CUDA graphs", _prepare_built_in_graphs, on_request=True
     ),
     "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", _prepare_unquantized),
-    "onnxruntime": CodePath("peer", "ONNX Runtime, on our export", _prepare_onnxruntime),
-    "matrix-products": CodePath("limit", "the original model's matrix products alone", prepare_limit),
+    "onnxruntime": CodePath("peer", "ONNX Runtime, with our export", _prepare_onnxruntime),
+    "matrix-products": CodePath("limit", "the original model's matmuls alone", prepare_limit),
 }

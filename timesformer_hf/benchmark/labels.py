@@ -1,4 +1,4 @@
-"""Everything from a video file to the probabilities of its labels."""
+"""Cases that do everything from a video file to the probabilities of its labels."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ import torch
 from ..inference.folding import optimize_for_inference
 from ..video.video_sampling import uniform
 from .cases import Case
-from .matrix_products import count
+from .matrix_products import total_multiply_accumulates
 from .measuring import CodePath, Environment, Prepared, Workload
 from .models import TOLERANCES, ModelBench, check_dtype, relative_difference
 from .videos import (
@@ -24,16 +24,18 @@ from .videos import (
 
 
 _MEAN, _STD = [0.45] * 3, [0.225] * 3
-# Of the probabilities, in units of the largest. Frames are converted and resized by other libraries, whose roundings
-# are half a grey level apart: little against the dtypes' own, except fp32's.
+# Least tolerance for probabilities, relative to the largest. The peers convert and resize frames with other libraries,
+# whose roundings differ by half a grey level. That is little against the rounding of all dtypes but fp32.
 LEAST_TOLERANCE = 0.02
 Task = tuple[ModelBench, Path, Sequence[int]]  # the model, a file, the indices of the model's frames
 
 
 def make_workload(case: Case, environment: Environment) -> Workload:
     """
+    Return the workload of a case: classify one file.
+
     Raises:
-        UnavailableError: where no H.264 can be encoded here, or the hardware hasn't the case's dtype.
+        UnavailableError: where H.264 can't be encoded here, or the hardware doesn't have the case's dtype.
     """
     check_dtype(case.dtype, environment.device)
     bench, file = ModelBench(case, environment), generated_clip(case.clip, environment)
@@ -43,18 +45,19 @@ def make_workload(case: Case, environment: Environment) -> Workload:
         reference=lambda: _prepare_labels(decode_sequentially, *task, dtype=torch.float32).run(),
         difference=relative_difference,
         tolerance=lambda path: max(LEAST_TOLERANCE, TOLERANCES[case.dtype]),
-        multiply_accumulates=count(bench.products),
+        multiply_accumulates=total_multiply_accumulates(bench.products),
     )
 
 
 def prepare_pipeline(task: Task, optimized: bool = False) -> Prepared:
-    """`pipeline()`, which decodes, resizes, classifies and names the labels."""
+    """Prepare this package's `pipeline()`, which decodes, resizes, classifies and names the labels."""
     bench, file, _ = task
     classifier = make_pipeline(bench, optimized)
     return Prepared(lambda: all_scores(bench, classifier(str(file), top_k=bench.config.num_labels)))
 
 
 def make_pipeline(bench: ModelBench, optimized: bool):
+    """Return this package's pipeline with the model of a case, with `optimize_for_inference` if `optimized`."""
     from transformers import pipeline
 
     from ..video.video_processing_timesformer import TimesformerVideoProcessor
@@ -65,13 +68,13 @@ def make_pipeline(bench: ModelBench, optimized: bool):
 
 
 def frame_settings(bench: ModelBench) -> dict:
-    """Of a processor: what makes frames of the model's size."""
+    """Return the settings of a processor that make frames of the model's size."""
     size = {"height": bench.image_size[0], "width": bench.image_size[1]}
     return {"size": {"shortest_edge": min(bench.image_size)}, "crop_size": size, "image_mean": _MEAN, "image_std": _STD}
 
 
 def all_scores(bench: ModelBench, answer: list[dict]) -> torch.Tensor:
-    """(labels,), in the order of the config, of what a pipeline says of a video."""
+    """Return a pipeline's scores for one video as (labels,), in the order of the config."""
     scores = {row["label"]: row["score"] for row in answer}
     return torch.tensor([scores[bench.config.id2label[index]] for index in range(bench.config.num_labels)])
 
@@ -86,8 +89,14 @@ def make_labeller(
     decode: DecodeFrames, bench: ModelBench, indices: Sequence[int], dtype: torch.dtype | None = None
 ) -> Callable[[Path], torch.Tensor]:
     """
-    From a file to probabilities (labels,): the built-in model, with the image processor that the Hub's checkpoints
-    name.
+    Return a function from a file to probabilities (labels,). It uses the built-in model and the image processor that
+    the checkpoints on the Hub name.
+
+    Args:
+        decode: returns the frames at some indices of a file.
+        bench: the model of the case.
+        indices: the frames that the model gets.
+        dtype: that of the model (default: the case's).
     """
     from transformers.models.videomae.image_processing_videomae import VideoMAEImageProcessor
 
@@ -126,9 +135,9 @@ def _prepare_label_limit(task: Task) -> Prepared:
 PATHS = {
     "ours": CodePath("ours", "timesformer_hf, pipeline()", prepare_pipeline),
     "ours-optimized": CodePath(
-        "ours", "the same, of a model of optimize_for_inference", partial(prepare_pipeline, optimized=True)
+        "ours", "the same, with optimize_for_inference", partial(prepare_pipeline, optimized=True)
     ),
     "built-in-torchcodec": CodePath("peer", "torchcodec and the built-in model", _prepare_labels_torchcodec),
     "built-in-pyav": CodePath("peer", "PyAV, every frame, and the built-in model", _prepare_labels_pyav),
-    "full-decode-and-products": CodePath("limit", "the codec and the matrix products", _prepare_label_limit),
+    "full-decode-and-products": CodePath("limit", "the codec and the matmuls", _prepare_label_limit),
 }

@@ -1,4 +1,4 @@
-"""What a result depends on besides the code: the machine and the versions."""
+"""Describes what a result depends on besides the code: the machine and the versions of packages."""
 
 import os
 import platform
@@ -20,13 +20,13 @@ _PACKAGES = (
     "triton",
     "numpy",
 )
-# of a CPU, as Linux calls them: without them fewer bits take as long as float32, or longer
+# Names in /proc/cpuinfo of CPU instructions for 16 and 8 bits. Without them fewer bits are not faster than float32.
 _LOW_PRECISION = ("avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "amx_fp16")
 _LOW_PRECISION += ("asimddp", "i8mm", "bf16", "fphp")  # Arm's
 
 
 def describe_machine(device: str) -> dict:
-    """Processor, memory and, where `device` is one, the GPU."""
+    """Return a description of this machine as values for JSON: CPU, memory, load, and the GPU if `device` is one."""
     import torch
 
     machine = {
@@ -35,7 +35,7 @@ def describe_machine(device: str) -> dict:
         "cores": count_cores(),
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # others' work, at the start
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # of other programs, before
         "gpu": None,
     }
     if device.startswith("cuda"):
@@ -56,7 +56,7 @@ def _cpu_model() -> str:
 
 
 def _low_precision_instructions() -> list[str]:
-    """Those of `_LOW_PRECISION` that the processor has."""
+    """Return those of `_LOW_PRECISION` that this CPU has."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -65,13 +65,14 @@ def _low_precision_instructions() -> list[str]:
 
 
 def memory_bytes() -> int | None:
+    """Return the physical memory of this machine in bytes, or `None` where the system doesn't tell."""
     with suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
 
 
 def describe_versions() -> dict[str, str]:
-    """Of Python, this package and what is installed of those that it is measured with or against."""
+    """Return the versions of Python, of this package and of the installed packages that take part in measurements."""
     from ..version import __version__
 
     versions = {"python": platform.python_version(), "timesformer_hf": __version__}

@@ -1,10 +1,10 @@
 """
-The products of matrices of a model, and nothing else: what the hardware can at most do of its work.
+Runs a model's matrix products (matmuls) and nothing else. Their time is the limit of what the hardware can do.
 
-The products are those of the model built into transformers, which computes the original arithmetic as it is written
-down: no product is folded into another, none is left out. They are run at the model's shapes and in its dtype into
-memory that is there already. Each layer has its own weights, since the model has to read them all; activations of equal
-shapes share their memory. A product whose result is large is computed in parts.
+The products are those of the model built into transformers, which computes the original arithmetic without
+simplification: no matmul is folded into another, and none is left out. They run at the model's shapes and in its dtype,
+into preallocated buffers. Each layer has its own weights, because the model must read them all from memory. Activations
+of equal shape share one buffer. A product with a large result is computed in parts.
 """
 
 import dataclasses
@@ -17,17 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..model.configuration_timesformer import TimesformerConfig
 
 
-_LARGEST_OUTPUT = 2**26  # numbers
-_INT8_LEAST_ROWS, _INT8_MULTIPLE, _FP8_MULTIPLE = 17, 8, 16  # what torch's kernels on CUDA ask for
+_LARGEST_OUTPUT = 2**26  # values in a result
+_INT8_LEAST_ROWS, _INT8_MULTIPLE, _FP8_MULTIPLE = 17, 8, 16  # the shapes that torch's CUDA kernels take
 
 
 @dataclass(frozen=True)
 class Product:
     """
-    `groups` products of (rows, inner) with (inner, columns).
+    A matrix product: `groups` matmuls of (rows, inner) with (inner, columns).
 
     Attributes:
-        weights: whether the second operand is a layer's weights; else both are activations.
+        groups: the batch size of the matmul.
+        rows: of the first operand and the result.
+        inner: columns of the first operand, which are the rows of the second.
+        columns: of the second operand and the result.
+        weights: whether the second operand is a layer's weights. Otherwise both operands are activations.
         of_pixels: whether the first operand is the model's input, which needs no gradient.
     """
 
@@ -40,11 +44,12 @@ class Product:
 
     @property
     def multiply_accumulates(self) -> int:
+        """The number of multiplications, each with an addition."""
         return self.groups * self.rows * self.inner * self.columns
 
 
 class _ProductRecorder(TorchDispatchMode):
-    """Notes the products of matrices that run under it, in their order."""
+    """Records the matrix products that run inside its block, in their order."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +65,7 @@ class _ProductRecorder(TorchDispatchMode):
             left, right = args[-2:]
             self.products.append(Product(*left.shape, right.shape[2], weights=False))
         elif name == "convolution":
-            filters = args[1]  # patches that don't overlap: a product of each with all filters
+            filters = args[1]  # patches don't overlap, so the convolution is a matmul of patches and filters
             rows = output.numel() // output.shape[1]
             self.products.append(Product(1, rows, filters[0].numel(), len(filters), weights=True, of_pixels=True))
         return output
@@ -68,10 +73,10 @@ class _ProductRecorder(TorchDispatchMode):
 
 def model_products(config: TimesformerConfig, batch_size: int) -> list[Product]:
     """
-    Those of one forward pass of the model built into transformers, on clips of the config's size.
+    Return the matrix products of one forward pass of the model built into transformers, on clips of the config's size.
 
     Raises:
-        KeyError, ValueError: for an attention scheme that it doesn't have.
+        KeyError, ValueError: for an attention scheme that the built-in model doesn't have.
     """
     from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as BuiltInConfig
     from transformers.models.timesformer.modeling_timesformer import TimesformerForVideoClassification
@@ -87,7 +92,10 @@ def model_products(config: TimesformerConfig, batch_size: int) -> list[Product]:
 
 
 def training_products(products: Sequence[Product]) -> list[Product]:
-    """Of a forward and a backward pass: the gradient of each operand is a product of the same size."""
+    """
+    Return the products of a forward and a backward pass, given those of the forward pass. In the backward pass the
+    gradient of each operand is one more product of the same size.
+    """
     backward = []
     for product in reversed(products):
         if not product.of_pixels:
@@ -96,13 +104,15 @@ def training_products(products: Sequence[Product]) -> list[Product]:
     return [*products, *backward]
 
 
-def count(products: Sequence[Product]) -> int:
-    """Multiply-accumulates."""
+def total_multiply_accumulates(products: Sequence[Product]) -> int:
+    """Return the number of multiply-accumulates of all products together."""
     return sum(product.multiply_accumulates for product in products)
 
 
 def split(product: Product, largest: int = _LARGEST_OUTPUT) -> list[Product]:
-    """In parts whose result has at most `largest` numbers, or is one row."""
+    """
+    Return parts that together compute the product. The result of each has at most `largest` values, or is one row.
+    """
     most_groups = max(1, largest // (product.rows * product.columns))
     most_rows = max(1, min(product.rows, largest // product.columns))
     return [
@@ -117,19 +127,19 @@ def split(product: Product, largest: int = _LARGEST_OUTPUT) -> list[Product]:
 
 
 class _Operands:
-    """Memory for the products, shared between equal shapes."""
+    """Buffers for the operands and results of products. Activations of equal shape share one buffer."""
 
     def __init__(self, device: str):
         self.device, self.shared = device, {}
 
     def new(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        """Values of about 1: a product of zeros takes less power, and so less time on some hardware."""
+        """Return a tensor of random values. Zeros would take less power, and so less time on some hardware."""
         if dtype in (torch.int8, torch.int32):
             return torch.randint(-100, 100, shape, dtype=dtype, device=self.device)
         return torch.rand(shape, device=self.device).to(dtype)
 
     def activations(self, *shape: int, dtype: torch.dtype, written: bool = False) -> torch.Tensor:
-        """To be read, or `written`: a product can't be written over its own operand."""
+        """Return the buffer of that shape and dtype to read from, or with `written` another one to write to."""
         if (shape, dtype, written) not in self.shared:
             self.shared[shape, dtype, written] = self.new(*shape, dtype=dtype)
         return self.shared[shape, dtype, written]
@@ -139,15 +149,17 @@ def prepare_products(
     products: Sequence[Product], dtype: torch.dtype, device: str, quantized: torch.dtype | None = None
 ) -> Callable[[], None]:
     """
-    What runs `products` once, in their order.
+    Return a function that runs `products` once, in their order.
 
     Args:
-        dtype: of what isn't quantized.
-        quantized: int8 or float8_e4m3fn, for the products with weights, where torch has a kernel for their shape.
+        products: see [`model_products`].
+        dtype: the dtype of what isn't quantized.
+        device: where they run.
+        quantized: int8 or float8_e4m3fn, for those products with weights that torch has a kernel for.
     """
     operands, calls = _Operands(device), []
     for product in products:
-        low = quantized if quantized is not None and takes(product, quantized) else None
+        low = quantized if quantized is not None and has_kernel(product, quantized) else None
         weights = operands.new(product.columns, product.inner, dtype=low or dtype).t() if product.weights else None
         calls += [_prepare_product(part, operands, weights, dtype, low) for part in split(product)]
 
@@ -158,8 +170,8 @@ def prepare_products(
     return run
 
 
-def takes(product: Product, quantized: torch.dtype) -> bool:
-    """Whether there is a kernel for it."""
+def has_kernel(product: Product, quantized: torch.dtype) -> bool:
+    """Return whether torch has a kernel for this product in the quantized dtype."""
     if not product.weights:
         return False
     if quantized is torch.int8:

@@ -1,9 +1,11 @@
 """
-Measuring several ways to compute the same, side by side in one process. Knows no model and no video.
+Measures several paths, which are ways to compute the same, side by side in one process. It imports no model.
 
-What makes the numbers comparable: every path is first checked against a reference, and one that disagrees is not
-timed; then, after a warm-up, the paths take turns, so that whatever else the machine does meets them alike; and ratios
-are of neighbouring repetitions.
+The numbers are comparable for three reasons:
+
+- Every path is first compared with a reference. A path that disagrees is not timed.
+- After a warm-up the paths take turns, so that other work on the machine affects them all alike.
+- Ratios are computed from neighbouring repetitions.
 """
 
 import math
@@ -16,25 +18,25 @@ from typing import Any
 from .results import CaseResult, PathResult, Role
 
 
-# A repetition shorter than this is several calls: a clock's steps and a wake-up are small against it.
+# A repetition lasts at least this long, if need be by several calls. The clock's resolution is small against it.
 _LEAST_SECONDS = 0.1
 _MOST_CALLS = 1000
 
 
 class UnavailableError(Exception):
-    """Something that can't be measured on this machine; the message is the reason."""
+    """Raised where something can't be measured on this machine. The message says why."""
 
 
 @dataclass(frozen=True)
 class Environment:
     """
-    Where the cases run.
+    The settings that all cases share.
 
     Attributes:
-        device: as torch names it, `"cpu"` or `"cuda"`.
-        threads: how many the libraries that compute may use.
-        seed: of weights and clips.
-        folder: for what the cases write, weights and videos. They find there what another has written.
+        device: torch's name for it, for example `"cpu"` or `"cuda"`.
+        threads: how many threads the computing libraries may use.
+        seed: for random weights and clips.
+        folder: the folder for weights and videos. Cases share what one of them has written there.
     """
 
     device: str
@@ -50,7 +52,7 @@ class Prepared:
 
     Attributes:
         run: does the work once.
-        output: returns what is compared with the reference, where that is something else than what `run` returns.
+        output: returns what is compared with the reference (default: what `run` returns).
     """
 
     run: Callable[[], object]
@@ -63,11 +65,11 @@ class CodePath:
     A row of a table of paths: one way to compute a case.
 
     Attributes:
-        role: `"ours"`, `"peer"`, or `"limit"`, which isn't compared with the reference.
-        about: a phrase.
-        prepare: from what the kind of case passes to something ready to be timed. It raises ImportError or
-            [`UnavailableError`] where that can't be here.
-        on_request: whether it is only measured where it is named, because it takes long to prepare.
+        role: `"ours"`, `"peer"`, or `"limit"`. A limit isn't compared with the reference.
+        about: a phrase that describes it.
+        prepare: returns the path ready to be timed. Its argument depends on the kind of case. It raises an ImportError
+            or [`UnavailableError`] where the path can't run here.
+        on_request: whether the path is measured only where `--paths` names it, because it takes long to prepare.
     """
 
     role: Role
@@ -79,15 +81,15 @@ class CodePath:
 @dataclass(frozen=True)
 class Workload:
     """
-    What a case is, for the measuring.
+    A case in the form that [`measure`] takes: functions that prepare, compare and count.
 
     Attributes:
-        prepare: name of a path -> prepares it.
-        reference: computes the result that the paths are compared with.
-        difference: (result, reference) -> how far apart they are.
-        tolerance: name of a path -> the largest difference that counts as agreement.
-        peak_bytes: name of a path -> its peak memory; `None` where the case doesn't measure it.
-        multiply_accumulates: of one call of the original model.
+        prepare: name of a path -> a function that prepares it.
+        reference: a function that computes the result to compare with.
+        difference: a function of a result and the reference that returns their difference.
+        tolerance: a function from the name of a path to the largest difference that counts as agreement.
+        peak_bytes: a function from the name of a path to its peak memory; `None` where that is not measured.
+        multiply_accumulates: those of the original model in one call.
     """
 
     prepare: Mapping[str, Callable[[], Prepared]]
@@ -101,16 +103,18 @@ class Workload:
 @dataclass(frozen=True)
 class Stopwatch:
     """
+    Measures the time of calls.
+
     Attributes:
-        clock: the time in seconds.
-        synchronize: waits until the device has done what it was told.
+        clock: returns the time in seconds.
+        synchronize: waits until the device has finished all work.
     """
 
     clock: Callable[[], float] = time.perf_counter
     synchronize: Callable[[], None] = lambda: None
 
     def seconds(self, run: Callable[[], object], calls: int = 1) -> float:
-        """Of one call, where `calls` of them are timed together."""
+        """Return the seconds of one call. `calls` calls are timed together."""
         self.synchronize()
         start = self.clock()
         for _ in range(calls):
@@ -127,11 +131,17 @@ def measure(
     progress: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Fill in the paths of `result`: memory first, in processes of its own, which tells what would not fit; then
-    agreement; then times.
+    Measure the paths of a case and write the numbers to `result`.
+
+    The order is: peak memory in separate processes, where a path that doesn't fit fails; agreement with the reference;
+    times.
 
     Args:
-        progress: called after each of `2 + repetitions` parts of the work.
+        result: its paths name what is measured.
+        workload: the case.
+        repetitions: how often each path is timed.
+        stopwatch: waits for the device (default: one for the CPU).
+        progress: is called after each of the `2 + repetitions` parts of the work.
     """
     stopwatch = stopwatch or Stopwatch()
     if workload.peak_bytes is not None:
@@ -154,24 +164,24 @@ def _in_running(paths: Iterable[PathResult]) -> list[PathResult]:
 
 
 def _attempt(path: PathResult, function: Callable, *arguments):
-    """What `function` returns; `None` where it fails, which `path` then says."""
+    """Return what `function` returns. If it fails, write the reason to `path` and return `None`."""
     try:
         return function(*arguments)
     except (ImportError, UnavailableError) as error:
         path.give_up("missing", one_line(error))
-    except Exception as error:  # whatever it is, it is about this path, and the others are measured all the same
+    except Exception as error:  # any error here is about this path, and the others are still measured
         path.give_up("failed", one_line(error))
     return None
 
 
 def one_line(error: Exception) -> str:
-    """What an error says first; with its type, except where its message is meant to stand alone."""
+    """Return the first line of an error's message, with the error's type unless the message is clear without it."""
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if isinstance(error, (ImportError, UnavailableError)) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _check_agreement(paths: Iterable[PathResult], prepared: Mapping[str, Prepared], workload: Workload) -> None:
-    """Compare each path with the reference; one that disagrees is given up before anything is timed."""
+    """Compare each path with the reference. A path that disagrees is not measured further."""
     paths = [path for path in paths if path.role != "limit"]
     expected = workload.reference() if paths else None
     for path in paths:
@@ -181,13 +191,13 @@ def _check_agreement(paths: Iterable[PathResult], prepared: Mapping[str, Prepare
             continue
         path.tolerance = workload.tolerance(path.name)
         path.difference = _attempt(path, workload.difference, output, expected)
-        if path.difference is not None and not path.difference <= path.tolerance:  # nor where it isn't a number
-            at_most = f"at most {path.tolerance:.2g} was expected"
+        if path.difference is not None and not path.difference <= path.tolerance:  # this is also true for NaN
+            at_most = f"at most {path.tolerance:.2g} is allowed"
             path.give_up("failed", f"disagrees with the reference by {path.difference:.2g}; {at_most}")
 
 
 def calls_for(seconds: float) -> int:
-    """How many calls make a repetition that is long enough for the clock."""
+    """Return how many calls make a repetition long enough for the clock, given the seconds of one call."""
     return max(1, min(_MOST_CALLS, math.ceil(_LEAST_SECONDS / max(seconds, 1e-9))))
 
 
@@ -198,7 +208,7 @@ def _alternate(
     stopwatch: Stopwatch,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Time the paths in turns, `repetitions` of each: ours, peer, limit, ours, peer, limit."""
+    """Time the paths in turns, `repetitions` times each, for example ours, peer, limit, ours, peer, limit."""
     for _ in range(repetitions):
         for path in _in_running(paths):
             seconds = _attempt(path, stopwatch.seconds, runs[path.name], path.calls)

@@ -1,8 +1,8 @@
 """
-Peak memory of one path, in a fresh process: what it needs over what is there once its weights are loaded.
+Measures the peak memory of one path in a fresh process: the peak minus the memory in use once the weights are loaded.
 
-On the CPU it is the process's resident memory at its highest; on CUDA, what torch's allocator handed out. The process
-may take no more than what is free, so that a path that needs more fails, and nothing else on the machine.
+On the CPU this is the resident memory of the process, on CUDA the memory of torch's allocator. The process may not take
+more memory than is free. So a path that needs more fails, and no other program on the machine is killed.
 """
 
 import ctypes
@@ -21,19 +21,25 @@ from .measuring import Environment, UnavailableError
 
 
 _KIB = 1024
-_RESET_HIGH_WATER = "5"  # man 5 proc, clear_refs
-# kind of an error in the child -> what the parent raises for it
+_RESET_HIGH_WATER = "5"  # resets the peak of resident memory, see /proc/PID/clear_refs in proc(5)
+# kind of an error in the child -> the error that the parent raises
 _ERRORS = {"missing": UnavailableError, "import": ImportError, "memory": MemoryError, "other": RuntimeError}
 
 
 def peak_in_child(case: Case, environment: Environment, path: str, calls: int = 1) -> int:
     """
-    Bytes that `calls` of a path need at the most, over the loaded weights.
+    Return the peak memory in bytes of a path, without what was in use after its weights were loaded.
+
+    Args:
+        case: what to compute.
+        environment: where to compute it.
+        path: the name of the path.
+        calls: how often it runs. A training step needs two, because the optimizer's state exists only after the first.
 
     Raises:
-        ImportError, UnavailableError: where it can't run here.
-        MemoryError: where there wasn't enough.
-        RuntimeError: where it failed otherwise.
+        ImportError, UnavailableError: where the path can't run here.
+        MemoryError: where memory was not enough.
+        RuntimeError: where the path failed for another reason.
     """
     task = {
         "case": dataclasses.asdict(case),
@@ -41,7 +47,7 @@ def peak_in_child(case: Case, environment: Environment, path: str, calls: int = 
         "path": path,
         "calls": calls,
     }
-    package_folder = str(Path(__file__).parents[2])  # found there too where the package isn't installed
+    package_folder = str(Path(__file__).parents[2])  # so that the child finds the package even where it isn't installed
     search_path = os.pathsep.join(filter(None, (package_folder, os.environ.get("PYTHONPATH"))))
     child = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -51,7 +57,7 @@ def peak_in_child(case: Case, environment: Environment, path: str, calls: int = 
         env=os.environ | {"PYTHONPATH": search_path},
     )
     if child.returncode < 0:
-        raise MemoryError(f"its process was ended by signal {-child.returncode}, as where memory runs out")
+        raise MemoryError(f"its process was ended by signal {-child.returncode}, which happens where memory runs out")
     answer = child.stdout.strip().splitlines()
     if child.returncode or not answer:
         raise RuntimeError((child.stderr.strip().splitlines() or ["its process failed"])[-1])
@@ -62,7 +68,7 @@ def peak_in_child(case: Case, environment: Environment, path: str, calls: int = 
 
 
 def main() -> None:
-    """The child: a task on standard input, the answer as the last line of standard output."""
+    """Run the child process: read a task from standard input, and print the answer as the last line of the output."""
     task = json.load(sys.stdin)
     clip = task["case"]["clip"]
     case = Case(**task["case"] | {"clip": clip and Clip(**clip)})
@@ -77,14 +83,14 @@ def main() -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch's allocator on the CPU has no error of its own."""
+    """Return whether memory ran out. torch's CPU allocator has no error class for that, only a message."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def peak_of(case: Case, environment: Environment, path: str, calls: int) -> int:
-    """In this process, which is taken to be fresh."""
+    """Return the peak memory in bytes of a path in this process, which should be a fresh one."""
     import torch
     from transformers import logging
 
@@ -102,7 +108,9 @@ def peak_of(case: Case, environment: Environment, path: str, calls: int) -> int:
 
 
 def start_peak(device: str):
-    """Forget the peak so far; what is returned tells, in bytes, how far it has risen since over what is in use now."""
+    """
+    Reset the peak memory. Return a function that returns, in bytes, how far the peak then exceeds what is in use now.
+    """
     gc.collect()
     if device.startswith("cuda"):
         import torch
@@ -111,7 +119,8 @@ def start_peak(device: str):
         torch.cuda.reset_peak_memory_stats(device)
         in_use = torch.cuda.memory_allocated(device)
         return lambda: torch.cuda.max_memory_allocated(device) - in_use
-    with suppress(OSError, AttributeError):  # glibc's: give what was freed back, else it would be used again unseen
+    # Give freed memory back to the system, because using it again wouldn't raise the peak. (glibc has this function.)
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text(_RESET_HIGH_WATER)
@@ -120,7 +129,9 @@ def start_peak(device: str):
 
 
 def _resident_bytes(field: str) -> int:
-    """`"VmRSS"`, what is resident now, or `"VmHWM"`, the most there was. Both the latter where there is no /proc."""
+    """
+    Return the resident memory of this process: now for `"VmRSS"`, its peak for `"VmHWM"` or where there is no /proc.
+    """
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
@@ -132,7 +143,9 @@ def _resident_bytes(field: str) -> int:
 
 
 def _limit_to_free_memory() -> None:
-    """Let this process take no more than is free: it then gets an error instead of the kernel's killer."""
+    """
+    Limit the memory of this process to what is free, so that it gets an error instead of being killed by the kernel.
+    """
     with suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -143,8 +156,10 @@ def _limit_to_free_memory() -> None:
 
 def _memory_field(file: str, field: str) -> int:
     """
+    Return a field of a file in /proc, in bytes.
+
     Raises:
-        ValueError: where it isn't there.
+        ValueError: where the file doesn't have the field.
     """
     for line in Path(file).read_text().splitlines():
         if line.startswith(f"{field}:"):

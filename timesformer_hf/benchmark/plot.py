@@ -1,4 +1,4 @@
-"""Drawing how many times as fast ours is: a row for each case, a mark for each peer. Knows numbers and names only."""
+"""Draws how many times as fast as its peers this package is: a row for each case, a mark for each peer."""
 
 import os
 from collections.abc import Sequence
@@ -14,9 +14,11 @@ _ROW_HEIGHT = 0.45  # inches
 @dataclass(frozen=True)
 class PlottedRow:
     """
+    A row of the chart.
+
     Attributes:
-        label: of the case.
-        ratios: peer -> how many times as fast as it ours is.
+        label: the name of the case.
+        ratios: name of a peer -> how many times as fast as the peer our path is.
     """
 
     label: str
@@ -25,32 +27,36 @@ class PlottedRow:
 
 def plot_ratios(path: str | os.PathLike, rows: Sequence[PlottedRow]) -> None:
     """
-    Draw `rows` from top to bottom, medians with their quartiles, and write them to `path`, a name in .svg or .png. The
-    same numbers give the same bytes, as long as matplotlib and its settings are the same.
+    Draw `rows` from top to bottom, as medians with quartiles, and write them to `path`. The same numbers give the same
+    bytes, with the same matplotlib and settings.
+
+    Args:
+        path: a file name that ends in .svg or .png.
+        rows: at least one.
 
     Raises:
-        ValueError: where there is nothing to draw, or the name ends in no format that can be drawn.
+        ValueError: where there are no rows, or where `path` has another ending.
         ImportError: where matplotlib is missing.
     """
     check_can_plot(path)
     if not rows:
-        raise ValueError("There is nothing to draw: no case has both a path of ours and a peer that were measured")
+        raise ValueError("There is nothing to draw: in no case were both one of our paths and a peer measured")
     figure = new_figure(9, 1.6 + _ROW_HEIGHT * len(rows))
     axes = figure.subplots()
     _draw_rows(axes, rows)
-    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # a peer once
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # so that each peer is listed once
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path, dpi=150)
 
 
 def look(number: int) -> tuple[str, str]:
-    """Colour and marker: each number up to the square of how many there are has a pair of its own."""
+    """Return a colour and a marker for a number. The first 25 numbers have different pairs."""
     turn, colour = divmod(number, len(COLOURS))
     return COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)]
 
 
 def _draw_rows(axes, rows: Sequence[PlottedRow]) -> None:
-    """A logarithmic axis: twice as fast is as far from the line at 1 as half as fast."""
+    """Draw the rows on a logarithmic axis, where twice as fast and half as fast are equally far from the line at 1."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     peers = list(dict.fromkeys(peer for row in rows for peer in row.ratios))

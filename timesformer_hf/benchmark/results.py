@@ -1,4 +1,4 @@
-"""What was measured: every single time, what follows from them, and the JSON files that hold it. Pure arithmetic."""
+"""The results of measurements: all times, the numbers computed from them, and the JSON files that store them."""
 
 import json
 import os
@@ -28,8 +28,10 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         """
+        Return the median and the quartiles of values.
+
         Raises:
-            ValueError: for no values.
+            ValueError: where there are no values.
         """
         if not values:
             raise ValueError("There are no values to take the median of")
@@ -42,19 +44,19 @@ class Spread:
 @dataclass
 class PathResult:
     """
-    What came out for one way to compute a case.
+    The result for one path, which is one way to compute a case.
 
     Attributes:
-        name: of the path, unique in its case.
-        role: `"ours"`, `"peer"`, or `"limit"`, the machine's own for the same work.
-        status: `"measured"`; `"missing"` where something isn't installed or the hardware hasn't it; `"failed"` where it
-            broke or gave another result than the reference.
-        reason: why it wasn't measured.
-        difference: of its result from the reference's; `None` for a limit, which computes nothing of use.
+        name: the name of the path, unique in its case.
+        role: `"ours"`, `"peer"`, or `"limit"` for the machine's own limit for the same work.
+        status: `"measured"`; `"missing"` where a package is not installed or the hardware can't do it; `"failed"` where
+            the path raised an error or disagreed with the reference.
+        reason: why it was not measured.
+        difference: the difference of its result from the reference; `None` for a limit, whose result is not compared.
         tolerance: the largest difference that counts as agreement.
         calls: how many calls were timed together in a repetition.
-        seconds: of one call, a value for each repetition.
-        peak_bytes: the most memory that was in use, over that with the weights loaded; `None` where not measured.
+        seconds: the time of one call, one value for each repetition.
+        peak_bytes: the peak memory, without what was in use once the weights were loaded; `None` where not measured.
     """
 
     name: str
@@ -69,22 +71,27 @@ class PathResult:
 
     @property
     def median_seconds(self) -> float:
+        """The median time of one call."""
         return statistics.median(self.seconds)
 
     def give_up(self, status: Status, reason: str) -> None:
-        """From here on it isn't measured; what was is dropped."""
+        """Stop measuring this path, and drop what was measured."""
         self.status, self.reason, self.seconds, self.peak_bytes = status, reason, [], None
 
 
 @dataclass
 class CaseResult:
     """
+    The result for one case.
+
     Attributes:
-        name, about, kind: of the case.
-        paths: what came out for each of its paths, in the order in which they took turns.
-        multiply_accumulates: of the original model's products of matrices in one call; `None` where there are none.
-        skipped: why the case as a whole was not measured; `None` where it was.
-        broken: whether `skipped` is an error rather than something that this machine lacks.
+        name: the name of the case.
+        about: a phrase that describes it.
+        kind: its kind.
+        paths: the results of its paths, in the order in which they took turns.
+        multiply_accumulates: those of the original model's matrix products in one call; `None` where there are none.
+        skipped: why the whole case was not measured; `None` where it was.
+        broken: whether the reason in `skipped` is an error, not something that this machine lacks.
     """
 
     name: str
@@ -96,40 +103,46 @@ class CaseResult:
     broken: bool = False
 
     def measured(self, role: Role) -> list[PathResult]:
+        """Return the measured paths of a role."""
         return [path for path in self.paths if path.role == role and path.seconds]
 
     def fastest(self, role: Role) -> PathResult | None:
-        """The one with the least median time; `None` where none was measured."""
+        """Return the path of that role with the least median time, or `None` where none was measured."""
         return min(self.measured(role), key=lambda path: path.median_seconds, default=None)
 
     @property
     def failed(self) -> bool:
         """
-        Whether something is wrong: a path that disagrees with the reference, or one of ours that breaks. A peer that
-        breaks, for want of memory say, is a result.
+        Whether something is wrong: any path disagrees with the reference, or one of ours raises an error. An error of a
+        peer, for example from too little memory, is a valid result.
         """
         wrong = [path for path in self.paths if path.status == "failed"]
         return self.broken or any(path.role == "ours" or path.difference is not None for path in wrong)
 
 
 def times_faster(ours: PathResult, other: PathResult) -> Spread:
-    """How many times as fast as `other` ours is: of the ratios of neighbouring repetitions, not of two medians."""
+    """
+    Return how many times as fast as `other` our path is. It is computed from the ratios of neighbouring repetitions,
+    not from two medians.
+    """
     pairs = zip(other.seconds, ours.seconds, strict=True)
     return Spread.of([theirs / own for theirs, own in pairs])
 
 
 def share_of_limit(path: PathResult, limit: PathResult) -> Spread:
-    """Which share of the machine's speed at the same work a path reaches; 1 is all of it."""
+    """Return the speed of a path as a share of the machine's limit, where 1 is as fast as the limit."""
     return times_faster(path, limit)
 
 
 def share_of_memory(ours: PathResult, peer: PathResult) -> float | None:
-    """Ours peak over the peer's; `None` where one of them wasn't measured or needed nothing."""
+    """Return our peak memory divided by the peer's, or `None` where one of them is not measured or is zero."""
     return ours.peak_bytes / peer.peak_bytes if ours.peak_bytes is not None and peer.peak_bytes else None
 
 
 def _case_json(case: CaseResult) -> dict:
-    """The measured values, and for readers without this package what follows from them."""
+    """
+    Return a case for JSON: the measured values, and the numbers computed from them for readers without this package.
+    """
     values = asdict(case)
     limit = case.fastest("limit")
     for path, entry in zip(case.paths, values["paths"], strict=True):
@@ -151,7 +164,7 @@ def _case_json(case: CaseResult) -> dict:
 
 
 def _case_from_json(values: dict) -> CaseResult:
-    """The inverse of [`_case_json`]; what follows from the times is left to be computed again."""
+    """Return the case that `_case_json` wrote. Numbers that are computed from the times are not read."""
     paths = [PathResult(**_fields_of(PathResult, path)) for path in values["paths"]]
     return CaseResult(**_fields_of(CaseResult, values) | {"paths": paths})
 
@@ -163,15 +176,15 @@ def _fields_of(kind: type, values: dict) -> dict:
 @dataclass
 class Results:
     """
-    A run of the program.
+    The results of one run of `timesformer-hf bench`.
 
     Attributes:
-        machine: what [`describe_machine`] says.
-        versions: package -> its version.
-        date: UTC, ISO 8601.
-        command: what was called.
-        settings: device, threads, repetitions, seed.
-        cases: in the order in which they were measured.
+        machine: the return value of [`describe_machine`].
+        versions: name of a package -> its version.
+        date: the time of the start, UTC, as ISO 8601.
+        command: the command line that measures the same.
+        settings: device, threads, repetitions, seed and the precision of float32 matmuls.
+        cases: the results of the cases, in the order in which they were measured.
     """
 
     machine: dict
@@ -183,13 +196,16 @@ class Results:
 
     @property
     def failed(self) -> bool:
+        """Whether something is wrong in at least one case."""
         return any(case.failed for case in self.cases)
 
 
 def write_results(path: str | os.PathLike, results: Results, overwrite: bool = False) -> None:
     """
+    Write the results of a run to a JSON file.
+
     Raises:
-        FileExistsError, NotADirectoryError: as [`output_file`].
+        FileExistsError, NotADirectoryError: see [`output_file`].
     """
     values = {"format": FORMAT, "format_version": _FORMAT_VERSION, **asdict(results)}
     values["cases"] = [_case_json(case) for case in results.cases]
@@ -199,19 +215,23 @@ def write_results(path: str | os.PathLike, results: Results, overwrite: bool = F
 
 def read_results(path: str | os.PathLike) -> Results:
     """
+    Read the results of a run from a JSON file.
+
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: where it is something else than what [`write_results`] wrote.
+        ValueError: where the file was not written by [`write_results`], or by another version of it.
     """
     try:
         values = json.loads(Path(path).read_text())
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path} is no JSON ({error}); give what timesformer-hf bench --out wrote") from error
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path} is not JSON ({error}); give a file that timesformer-hf bench --out wrote") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f'{path} has no "format": "{FORMAT}"; give what timesformer-hf bench --out wrote')
+        raise ValueError(f'{path} has no "format": "{FORMAT}"; give a file that timesformer-hf bench --out wrote')
     if values.get("format_version") != _FORMAT_VERSION:
         version = values.get("format_version")
-        raise ValueError(f"{path} is of format version {version}, this program reads {_FORMAT_VERSION}; measure again")
+        raise ValueError(
+            f"{path} has format version {version}, but this program reads {_FORMAT_VERSION}; measure again"
+        )
     try:
         cases = [_case_from_json(case) for case in values["cases"]]
         return Results(**_fields_of(Results, values) | {"cases": cases})

@@ -1,4 +1,4 @@
-"""A training step: forward, backward and AdamW, with and without checkpointing."""
+"""Cases that run a training step: forward, backward and AdamW, with and without gradient checkpointing."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,20 +7,26 @@ import torch
 from torch import nn
 
 from .cases import Case
-from .matrix_products import count, prepare_products, training_products
+from .matrix_products import prepare_products, total_multiply_accumulates, training_products
 from .measuring import CodePath, Environment, Prepared, Workload
 from .memory import peak_in_child
 from .models import DTYPES, ModelBench, check_dtype, compiled, free_memory
 
 
-_LEARNING_RATE = 1e-6  # so small that the last step computes what the first did
-# Of the loss, and of the length of all gradients together. fp32: the same sums in another order, through all layers and
-# back. bf16: 8 bits, in which every product of the two passes is rounded.
+_LEARNING_RATE = 1e-6  # so small that the last step computes the same as the first
+# Largest allowed relative difference, of the loss and of all gradients as one vector. fp32: the same sums in another
+# order, through all layers and back. bf16: it has 8 bits, and each product of the two passes is rounded to them.
 TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}
 _Gradients = dict[str, torch.Tensor]
 
 
 def make_workload(case: Case, environment: Environment) -> Workload:
+    """
+    Return the workload of a case: one training step.
+
+    Raises:
+        UnavailableError: where the hardware doesn't have the case's dtype.
+    """
     check_dtype(case.dtype, environment.device)
     torch.compiler.reset()
     bench = ModelBench(case, environment)
@@ -30,11 +36,12 @@ def make_workload(case: Case, environment: Environment) -> Workload:
         difference=difference_of_gradients,
         tolerance=lambda path: TOLERANCES[case.dtype],
         peak_bytes=partial(peak_in_child, case, environment, calls=2) if case.memory else None,
-        multiply_accumulates=count(training_products(bench.products)),
+        multiply_accumulates=total_multiply_accumulates(training_products(bench.products)),
     )
 
 
 def prepare_ours(bench: ModelBench) -> Prepared:
+    """Prepare a training step of this package's model."""
     return _prepare_step(bench, bench.ours(torch.float32))
 
 
@@ -43,10 +50,12 @@ def _prepare_ours_checkpointed(bench: ModelBench) -> Prepared:
 
 
 def prepare_ours_compiled(bench: ModelBench) -> Prepared:
+    """Prepare a training step of this package's model with torch.compile."""
     return _prepare_step(bench, bench.ours(torch.float32), compiled)
 
 
 def prepare_built_in(bench: ModelBench) -> Prepared:
+    """Prepare a training step of transformers' built-in model."""
     return _prepare_step(bench, bench.built_in(torch.float32))
 
 
@@ -55,11 +64,12 @@ def _prepare_built_in_checkpointed(bench: ModelBench) -> Prepared:
 
 
 def prepare_built_in_compiled(bench: ModelBench) -> Prepared:
+    """Prepare a training step of transformers' built-in model with torch.compile."""
     return _prepare_step(bench, bench.built_in(torch.float32), compiled)
 
 
 def checkpointed(model: nn.Module) -> nn.Module:
-    """By the name of it that isn't deprecated in the installed transformers."""
+    """Turn on gradient checkpointing, by the method name that the installed transformers doesn't deprecate."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     return model
@@ -68,7 +78,12 @@ def checkpointed(model: nn.Module) -> nn.Module:
 def _prepare_step(
     bench: ModelBench, model: nn.Module, wrap: Callable[[nn.Module], nn.Module] | None = None
 ) -> Prepared:
-    """What a training loop does for a batch, with Trainer's own optimizer. `wrap` makes what is called of the model."""
+    """
+    Prepare the work of a training loop for one batch, with the optimizer that Trainer uses.
+
+    Args:
+        wrap: a function of the model that returns what is called instead of it, for example the compiled model.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, fused=True)
     backward = _make_backward(bench, model.train(), wrap)
 
@@ -87,7 +102,7 @@ def _prepare_step(
 
 
 def _make_backward(bench: ModelBench, model: nn.Module, wrap: Callable | None = None) -> Callable[[], torch.Tensor]:
-    """What computes loss and gradients."""
+    """Return a function that computes the gradients and returns the loss."""
     called = model if wrap is None else wrap(model)
     pixel_values = bench.clips.to(bench.device)
     labels = (torch.arange(bench.case.batch_size) % bench.config.num_labels).to(bench.device)
@@ -104,7 +119,7 @@ def _make_backward(bench: ModelBench, model: nn.Module, wrap: Callable | None = 
 
 
 def _reference_gradients(bench: ModelBench) -> _Gradients:
-    """Of the built-in model in float32, layer by layer recomputed."""
+    """Return loss and gradients of the built-in model in float32, with gradient checkpointing to save memory."""
     model = checkpointed(bench.built_in(torch.float32).train())
     pixel_values = bench.clips.to(bench.device)
     labels = (torch.arange(bench.case.batch_size) % bench.config.num_labels).to(bench.device)
@@ -118,7 +133,12 @@ def _reference_gradients(bench: ModelBench) -> _Gradients:
 
 
 def difference_of_gradients(got: _Gradients, expected: _Gradients) -> float:
-    """The larger of two: of the loss in units of the loss, of all gradients as one vector in units of its length."""
+    """
+    Return the larger of two relative differences: that of the loss, and that of all gradients as one vector.
+
+    Raises:
+        ValueError: where they have gradients of different parameters.
+    """
     if got.keys() != expected.keys():
         raise ValueError(f"gradients of other parameters: {', '.join(sorted(got.keys() ^ expected.keys())[:5])}")
     loss = (got["loss"] - expected["loss"]).abs() / expected["loss"].abs()
@@ -129,6 +149,7 @@ def difference_of_gradients(got: _Gradients, expected: _Gradients) -> float:
 
 
 def prepare_limit(bench: ModelBench) -> Prepared:
+    """Prepare the limit: the matmuls of the original model's forward and backward pass."""
     run = prepare_products(training_products(bench.products), DTYPES[bench.case.dtype], bench.device)
     return Prepared(torch.inference_mode()(run))
 
@@ -142,5 +163,5 @@ PATHS = {
     "built-in-compiled": CodePath(
         "peer", "the model built into transformers, torch.compile", prepare_built_in_compiled, on_request=True
     ),
-    "matrix-products": CodePath("limit", "the products of both passes alone", prepare_limit),
+    "matrix-products": CodePath("limit", "the matmuls of both passes alone", prepare_limit),
 }

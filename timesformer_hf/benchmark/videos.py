@@ -1,4 +1,4 @@
-"""Decoding some frames of a generated video."""
+"""Cases that decode some frames of a generated video."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from .measuring import CodePath, Environment, Prepared, UnavailableError, Worklo
 
 _FPS = 25
 _VERY_FAST = {"preset": "veryfast"}
-# name -> encoder, its options (its own groups of pictures where none are named), container
+# name -> encoder, its options, container. Option g is the distance of key frames (default: the encoder's own).
 ENCODINGS = {
     "H.264": ("libx264", _VERY_FAST, "mp4"),
     "H.264, one group": ("libx264", _VERY_FAST | {"g": "9999", "sc_threshold": "0"}, "mp4"),
@@ -28,11 +28,11 @@ ENCODINGS = {
     "MPEG-4": ("mpeg4", {"bf": "2", "b": "2M"}, "mp4"),
     "MPEG-2": ("mpeg2video", {"bf": "2", "b": "4M"}, "ts"),
 }
-_TILE, _PAN = 8, (2, 6)  # pixels of one tone; rows and columns a frame moves on: no two frames are alike
+_TILE, _PAN = 8, (2, 6)  # pixels of a tile; rows and columns that the camera moves each frame, so that all differ
 _NOISE = 18  # grey levels
-_CHOSEN = 8  # frames, spread over the video
-# Mean difference in grey levels. Ours and plain PyAV decode and convert with the same libraries: bit for bit.
-# torchcodec may convert YUV to RGB with other roundings. Frames that follow on each other are some ten levels apart.
+_CHOSEN = 8  # number of frames, which are spread over the video
+# Largest allowed mean difference in grey levels. Our decoder and plain PyAV use the same libraries, so their frames are
+# equal bit for bit. torchcodec can round otherwise when it converts YUV to RGB. Neighbouring frames differ by about 10.
 _SAME, OTHER_CONVERSION = 0.0, 3.0
 DecodeFrames = Callable[[Path, Sequence[int]], np.ndarray]
 Task = tuple[Path, Sequence[int]]  # a file, and the indices of the wanted frames
@@ -40,8 +40,10 @@ Task = tuple[Path, Sequence[int]]  # a file, and the indices of the wanted frame
 
 def make_workload(case: Case, environment: Environment) -> Workload:
     """
+    Return the workload of a case: decode some frames.
+
     Raises:
-        UnavailableError: where it can't be encoded here.
+        UnavailableError: where the video can't be encoded here.
     """
     task = (generated_clip(case.clip, environment), uniform(total_num_frames=num_frames(case.clip), num_frames=_CHOSEN))
     return Workload(
@@ -53,15 +55,16 @@ def make_workload(case: Case, environment: Environment) -> Workload:
 
 
 def num_frames(clip: Clip) -> int:
+    """Return the number of frames of a clip."""
     return clip.seconds * _FPS
 
 
 def generated_clip(clip: Clip, environment: Environment) -> Path:
     """
-    The file of a clip.
+    Return the file of a clip, which is encoded at the first call.
 
     Raises:
-        UnavailableError: where PyAV is missing, or was built without its encoder.
+        UnavailableError: where PyAV is missing, or was built without the encoder.
     """
     kind = "".join(letter for letter in clip.encoding if letter.isalnum())
     name = f"clip-{clip.width}x{clip.height}-{clip.seconds}s-{kind}-{environment.seed}.{ENCODINGS[clip.encoding][2]}"
@@ -73,14 +76,14 @@ def generated_clip(clip: Clip, environment: Environment) -> Path:
 
 
 def _write_clip(path: Path, clip: Clip, seed: int) -> None:
-    """A camera with some noise of its own that pans over tiles of random tones: some 6 Mbit/s at 1080p."""
+    """Encode a video of a camera with some noise that moves over tiles of random colours: about 6 Mbit/s at 1080p."""
     encoder, options, _ = ENCODINGS[clip.encoding]
     try:
         import av
 
         codec = av.codec.Codec(encoder, "w")
-    except (ImportError, ValueError) as error:  # av's UnknownCodecError is one
-        raise UnavailableError(f"a clip can't be generated: {error}; it takes PyAV with {encoder}") from error
+    except (ImportError, ValueError) as error:  # av's UnknownCodecError is a ValueError
+        raise UnavailableError(f"a clip can't be generated: {error}; install PyAV with {encoder}") from error
     random = np.random.default_rng(seed)
     picture, noise = _random_picture(clip, random), _random_noise(clip, random)
     with av.open(str(path), "w") as container:
@@ -94,24 +97,26 @@ def _write_clip(path: Path, clip: Clip, seed: int) -> None:
 
 
 def window(picture: np.ndarray, clip: Clip, row: int, column: int) -> np.ndarray:
-    """What the camera sees of a picture that is twice as high and wide."""
+    """Return the part that the camera sees of a picture, which is twice as high and wide as the part."""
     return picture[row : row + clip.height, column : column + clip.width]
 
 
 def _random_picture(clip: Clip, random: np.random.Generator) -> np.ndarray:
-    """(2 * height, 2 * width, 3), uint8"""
+    """Return tiles of random colours, uint8 (2 * height, 2 * width, 3)."""
     rows, columns = 2 * clip.height, 2 * clip.width
     tones = random.integers(20, 220, (-(-rows // _TILE), -(-columns // _TILE), 3), dtype=np.uint8)
     return tones.repeat(_TILE, axis=0).repeat(_TILE, axis=1)[:rows, :columns]
 
 
 def _random_noise(clip: Clip, random: np.random.Generator) -> np.ndarray:
-    """(2 * height, 2 * width, 1), uint8"""
+    """Return random grey noise, uint8 (2 * height, 2 * width, 1)."""
     return random.integers(0, _NOISE, (2 * clip.height, 2 * clip.width, 1), dtype=np.uint8)
 
 
 def decode_sequentially(file: Path, indices: Sequence[int]) -> np.ndarray:
-    """Every frame from the first to the last of `indices`, by the plainest loop: (frames, height, width, 3), uint8"""
+    """
+    Decode every frame up to the last of `indices` in a plain loop. Return those as uint8 (frames, height, width, 3).
+    """
     import av
 
     frames = {}
@@ -126,11 +131,17 @@ def decode_sequentially(file: Path, indices: Sequence[int]) -> np.ndarray:
 
 
 def decode_ours(file: Path, indices: Sequence[int]) -> np.ndarray:
+    """Decode the frames with this package. Return uint8 (frames, height, width, 3)."""
     return decode_frames(str(file), lambda about: indices)[0]
 
 
 def decode_with_torchcodec(file: Path, indices: Sequence[int], threads: int = 1) -> np.ndarray:
-    """`threads` are FFmpeg's, of which torchcodec takes one where it isn't told otherwise; 0 is as many as it likes."""
+    """
+    Decode the frames with torchcodec. Return uint8 (frames, height, width, 3).
+
+    Args:
+        threads: number of FFmpeg's threads. torchcodec's own default is 1; with 0 FFmpeg decides.
+    """
     from torchcodec.decoders import VideoDecoder
 
     decoder = VideoDecoder(str(file), dimension_order="NHWC", num_ffmpeg_threads=threads)
@@ -138,7 +149,7 @@ def decode_with_torchcodec(file: Path, indices: Sequence[int], threads: int = 1)
 
 
 def decode_all(file: Path) -> None:
-    """What the codec itself takes for the whole file: no frame is converted or kept."""
+    """Decode the whole file with PyAV, without converting or keeping frames. This is the time of the codec itself."""
     import av
 
     with av.open(str(file)) as container:
@@ -149,18 +160,25 @@ def decode_all(file: Path) -> None:
 
 def check_torchcodec() -> None:
     """
+    Check that torchcodec works here.
+
     Raises:
-        UnavailableError: where it isn't installed or finds no FFmpeg.
+        UnavailableError: where it is not installed or finds no FFmpeg.
     """
     try:
         import torchcodec.decoders  # noqa: F401
     except (ImportError, RuntimeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise UnavailableError(f"torchcodec isn't there ({reason}): pip install torchcodec, and FFmpeg") from error
+        raise UnavailableError(f"torchcodec doesn't work here ({reason}): pip install torchcodec and FFmpeg") from error
 
 
 def _frame_difference(got: np.ndarray, expected: np.ndarray) -> float:
-    """The mean of the frame that differs most, in grey levels."""
+    """
+    Return the mean difference in grey levels of the frame that differs most.
+
+    Raises:
+        ValueError: where the shapes differ.
+    """
     if got.shape != expected.shape:
         raise ValueError(f"the frames are {got.shape}, the reference's {expected.shape}")
     return max(float(np.abs(one.astype(np.int16) - other).mean()) for one, other in zip(got, expected, strict=True))
@@ -182,7 +200,7 @@ PATHS = {
         "peer", "PyAV, every frame up to the last one", partial(_prepare_decoding, decode_sequentially)
     ),
     "torchcodec": CodePath(
-        "peer", "torchcodec as it comes, one thread", partial(_prepare_decoding, decode_with_torchcodec)
+        "peer", "torchcodec with its default of one thread", partial(_prepare_decoding, decode_with_torchcodec)
     ),
     "torchcodec-threads": CodePath(
         "peer",

@@ -1,5 +1,5 @@
 """
-Checkpoints of other formats, to and from this package's: the authors', mmaction2's, image ViTs.
+Converts checkpoints of other formats: those of the authors, of mmaction2, of image ViTs, and back to the authors'.
 
 May import: `data`, `model`, `output`, `version` and `video`. Start with `conversion.py`.
 """

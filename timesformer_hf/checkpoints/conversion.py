@@ -1,4 +1,6 @@
-"""Any public checkpoint to a folder of transformers, or back to the authors' format: read, load, check, write."""
+"""
+Converts any public checkpoint to a folder of transformers, or back to the authors' format: read, load, check, write.
+"""
 
 import copy
 import hashlib
@@ -40,16 +42,18 @@ _ORIGINAL_CONSTANTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "interpolat
 @dataclass
 class _Conversion:
     """
-    What a conversion did.
+    The result of a conversion.
 
     Attributes:
-        checkpoint, found: the source and its format.
+        checkpoint: the source.
+        found: the format of the source.
         model: the converted model, in evaluation mode.
-        label_list: name of the label list that its classes are, `None` where unknown.
-        bgr: whether it was trained on BGR.
-        assumed: what neither config nor weights tell, in words.
-        checks: a sentence on each check that it passed.
-        notes: what else there is to know.
+        label_list: the name of the label list that the class names are from, for example `"kinetics400"`; `None` where
+            they are from no known list.
+        bgr: whether the model was trained on BGR.
+        assumed: one phrase for each value that neither config nor weights tell.
+        checks: one sentence for each check that the model passed.
+        notes: further remarks for the user.
     """
 
     checkpoint: Checkpoint
@@ -78,27 +82,30 @@ def convert(
     report: Callable[[str], None] = lambda step: None,
 ) -> _Conversion:
     """
-    Convert a checkpoint. Every key must fit, and the model must equal a twin in float64, before anything is written.
+    Convert a checkpoint. Nothing is written before every key fits and the model equals a reference in float64.
 
     Args:
         source: a file, a folder, or a name on the Hub; see [`read_checkpoint`].
-        out: a folder, or with `to="original"` a file, which appears whole or not at all.
+        out: the folder to write, or with `to="original"` the file. It is written completely or not at all.
         to: `"transformers"`, or `"original"` for the authors' format.
-        from_format: what `source` is, where that shall be checked; found out by default.
-        attention_type: the scheme that an image ViT becomes (divided by default); others have one.
-        num_frames, image_size: what to resize the embeddings to, or to make them for.
-        num_attention_heads: by default the config's, or one for every 64 channels.
-        labels: a label list's name, a file with a label a line, or `"none"`; by default what the published weights
-            with so many classes have.
-        bgr: whether it was trained on BGR; by default, whether it is one of the authors' Something-Something models.
-        outputs: a safetensors file with `pixel_values` and `logits` of the source's own code, to check against.
-        overwrite: whether `out` may be replaced.
-        report: is told what is being done, since large models take a minute.
+        from_format: the format that `source` must have, for example `"mmaction2"` (default: any known format).
+        attention_type: the scheme that an image ViT becomes (default: divided). A TimeSformer already has one.
+        num_frames: the number of frames that the time embeddings are resized to, or created for.
+        image_size: the side or (height, width) in pixels that the position embeddings are resized to.
+        num_attention_heads: the number of heads (default: the config's, or one for every 64 channels).
+        labels: the name of a label list, a text file with one label a line, or `"none"` (default: the list of the
+            published weights with the same number of classes).
+        bgr: whether the model was trained on BGR (default: what its preprocessor file says, else whether it is one of
+            the authors' Something-Something models).
+        outputs: a safetensors file with `pixel_values`, and the `logits` that the source's own code computed from them.
+            The converted model must compute the same.
+        overwrite: replace `out` where it is a model.
+        report: is called with a phrase before each step, because large models take a minute.
 
     Raises:
-        ValueError: where the source is not understood or does not fit; `ParityError`, one of them, where the model
-            does not compute what its twin does.
-        OSError: where a file can't be read or written. Nothing half-written stays.
+        ValueError: where the source has an unknown format or doesn't fit. [`ParityError`], a subclass, where the model
+            doesn't compute what its reference computes.
+        OSError: where a file can't be read or written. No partial output stays.
     """
     _check_target(source, out, to, overwrite)
     names = None if labels in (None, "none") else read_labels(labels)
@@ -111,9 +118,9 @@ def convert(
             checkpoint, attention_type, num_frames, num_attention_heads, image_size, names
         )
         if model.config.num_labels and len(weights.get("classifier.weight", ())) != model.config.num_labels:
-            notes.append("the head is new and untrained: fine-tune it before you use its labels")
+            notes.append("the classification head is new and untrained; fine-tune it before you use its labels")
     elif attention_type is not None:
-        raise ValueError(f"{source} has an attention scheme; --attention-type is for image ViTs")
+        raise ValueError(f"{source} already has an attention scheme; --attention-type is only for image ViTs")
     else:
         model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
     label_list = attach_labels(model, found, labels, names)
@@ -121,39 +128,43 @@ def convert(
         bgr = is_bgr(checkpoint, found, label_list)
     conversion = _Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
     _check_sizes(model, num_frames, image_size, to)
-    report(f"it is {found.title}; comparing the model with its twin, in float64")
+    report(f"it is {found.title}; comparing the model with a reference, in float64")
     conversion.checks += check_model(model, weights, found, outputs)
     model.resize_embeddings(num_frames=num_frames, image_size=image_size)
     report(f"writing {out}")
     try:
         _write_original(conversion, out, overwrite) if to == "original" else _write_folder(conversion, out, overwrite)
-    except (SafetensorError, RuntimeError) as error:  # what safetensors and torch make of a full disk
-        raise OSError(f"{out} could not be written, and nothing of it stays: {error}") from error
+    except (SafetensorError, RuntimeError) as error:  # safetensors and torch raise these when the disk is full
+        raise OSError(f"{out} could not be written, and no part of it stays: {error}") from error
     return conversion
 
 
 def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, overwrite: bool) -> None:
     """
+    Check that the output can be written.
+
     Raises:
-        ValueError: for an unknown target or file name. FileExistsError: where `out` is there and may not be replaced,
-            or the source lies in it.
+        ValueError: for an unknown target or a wrong file name.
+        FileExistsError: where `out` exists and may not be replaced, or where it contains the source.
     """
     if to not in TARGETS:
         raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
     if to == "original":
         if Path(out).suffix not in _ORIGINAL_SUFFIXES:
-            raise ValueError(f"OUT must be a file that ends in {', '.join(_ORIGINAL_SUFFIXES)}, got {out}")
+            raise ValueError(f"OUT must be a file name that ends in {', '.join(_ORIGINAL_SUFFIXES)}, got {out}")
         check_output_file(out, overwrite)
     else:
         check_output_folder(out, overwrite, _MODEL_FILES)
     if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
-        raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
+        raise FileExistsError(f"{source} is inside {out}, which would be replaced; give another name")
 
 
 def load_model(
     checkpoint: Checkpoint, found: CheckpointFormat, num_attention_heads: int | None, image_size
 ) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
-    """A TimeSformer from any format, its weights, and what had to be assumed."""
+    """
+    Return the TimeSformer of a checkpoint of any format, its weights, and a phrase for each value that was assumed.
+    """
     weights = own_weights(checkpoint, found)
     _check_finite(weights, checkpoint.source)
     config, assumed = find_config(checkpoint, found, weights, num_attention_heads, image_size)
@@ -171,7 +182,9 @@ def start_model(
     image_size,
     names: list[str] | None,
 ) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
-    """A TimeSformer that starts from an image ViT, at the ViT's own image size; else as [`load_model`]."""
+    """
+    Return a TimeSformer that starts from an image ViT, at the ViT's own image size. See [`load_model`] for the rest.
+    """
     weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
     _check_finite(weights, checkpoint.source)
     model = make_start(
@@ -187,8 +200,10 @@ def start_model(
 
 def _check_sizes(model: TimesformerForVideoClassification, num_frames, image_size, to: str) -> None:
     """
+    Check that the model can be resized to these sizes and stored in the target format.
+
     Raises:
-        ValueError: for sizes that the model can't be resized to, or a model that the target format can't hold.
+        ValueError: where one of them is not possible.
     """
     config = copy.deepcopy(model.config)
     config.num_frames, config.image_size = num_frames or config.num_frames, image_size or config.image_size
@@ -197,7 +212,7 @@ def _check_sizes(model: TimesformerForVideoClassification, num_frames, image_siz
         return
     height, width = as_pair(config.image_size, "image_size")
     if height != width or len(set(as_pair(config.patch_size))) > 1:
-        raise ValueError(f"The authors' code has no rectangular sizes; this model is for {height} x {width} pixels")
+        raise ValueError(f"The authors' code takes only square frames; this model is for {height} x {width} pixels")
     try:
         restore_keys(model.state_dict(), ORIGINAL)
     except ValueError as error:
@@ -207,20 +222,28 @@ def _check_sizes(model: TimesformerForVideoClassification, num_frames, image_siz
 def check_model(
     model: TimesformerForVideoClassification, weights: dict, found: CheckpointFormat, outputs: str | os.PathLike | None
 ) -> list[str]:
-    """Compare a model with its twins; returns a sentence on each."""
+    """
+    Compare a model in float64 with a reference that doesn't use this package's model, and with `outputs` if given.
+
+    Returns:
+        one sentence for each comparison.
+
+    Raises:
+        ParityError: where the model differs from its reference.
+    """
     scheme = model.config.attention_type
     if found.is_image_model:
-        what, twin = f"class feature equal to the image ViT's {_WHERE_EQUAL[scheme]}", "the image ViT"
+        what, reference = f"class feature equal to the image ViT's {_WHERE_EQUAL[scheme]}", "the image ViT"
         difference = difference_from_image_vit(model, weights)
     else:
-        twin, difference = (
+        reference, difference = (
             "transformers' built-in model with the same weights",
             difference_from_built_in(model, weights),
         )
         if difference is None:
-            twin, difference = "the masks that define its scheme", difference_from_masks(model)
-        what = f"logits equal to those of {twin}"
-    check_parity(difference, twin)
+            reference, difference = "the masks that define its scheme", difference_from_masks(model)
+        what = f"logits equal to those of {reference}"
+    check_parity(difference, reference)
     checks = [f"{what}, within {difference:.1e} of the largest value"]
     if outputs is not None:
         difference, tolerance = difference_from_outputs(model, Path(outputs))
@@ -231,10 +254,10 @@ def check_model(
 
 def _load_strictly(model: TimesformerForVideoClassification, weights: Mapping[str, torch.Tensor], source: str) -> None:
     """
-    Give a model on the meta device its weights.
+    Load weights into a model that was created on the meta device.
 
     Raises:
-        ValueError: listing what is missing, left over or of another shape.
+        ValueError: where a weight is missing, left over or of another shape. The message lists them.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing, left_over = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
@@ -250,21 +273,23 @@ def _load_strictly(model: TimesformerForVideoClassification, weights: Mapping[st
     ]
     if problems:
         raise ValueError(
-            f"The weights of {source} don't make a {model.config.attention_type} model; {'; '.join(problems)}"
+            f"The weights of {source} don't fit a {model.config.attention_type} model; {'; '.join(problems)}"
         )
-    # copies, since a file may hold one tensor under two names, or a part of a larger one
+    # copies, because a file can contain one tensor under two names, or a part of a larger one
     model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, strict=True, assign=True)
     model.eval()
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor], source: str) -> None:
     """
+    Check that all weights are finite.
+
     Raises:
         ValueError: for weights with NaN or infinite values.
     """
     wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if wrong:
-        raise ValueError(f"{len(wrong)} weights of {source} hold NaN or infinity: {', '.join(wrong[:5])}")
+        raise ValueError(f"{len(wrong)} weights of {source} contain NaN or infinity: {', '.join(wrong[:5])}")
 
 
 _WHERE_EQUAL = {
@@ -283,17 +308,20 @@ def attach_labels(
     names: list[str] | None = None,
 ) -> str | None:
     """
-    Put class names into the config.
+    Write class names into the model's config.
 
     Args:
-        labels: what the caller calls them, for messages; `"none"` for none.
-        names: them; by default those that published weights with so many classes have, unless there are names.
+        model: gets the names.
+        found: the format of the checkpoint, which knows the label lists of its published weights.
+        labels: how the user named the list, for messages. `"none"` writes no names.
+        names: the class names. By default, a model without names gets those of the published weights with the same
+            number of classes.
 
     Returns:
-        The name of the list that they are, `None` where it is none of the known ones.
+        the name of the label list that the names are from; `None` for no known list.
 
     Raises:
-        ValueError: where there are more or fewer of them than classes.
+        ValueError: where the number of names is not the number of classes.
     """
     config = model.config
     present = [config.id2label[index] for index in range(config.num_labels)]
@@ -306,8 +334,8 @@ def attach_labels(
         return known_list(present)
     if len(names) != config.num_labels:
         raise ValueError(
-            f"The label list {labels!r} has {len(names)} labels, the model {config.num_labels} classes; give another "
-            "list, or a file with a label a line, as --labels, or 'none'"
+            f"The label list {labels!r} has {len(names)} labels, but the model has {config.num_labels} classes; give "
+            "--labels another list, a file with one label a line, or 'none'"
         )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -315,7 +343,7 @@ def attach_labels(
 
 
 def _write_folder(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:
-    """Config, safetensors, processor files and model card."""
+    """Write the output folder: config, safetensors, processor files and model card."""
     with output_folder(out, overwrite, _MODEL_FILES) as folder:
         conversion.model.save_pretrained(folder)
         checkpoint = conversion.checkpoint
@@ -341,19 +369,20 @@ def _write_folder(conversion: _Conversion, out: str | os.PathLike, overwrite: bo
 
 def _write_original(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:
     """
-    The authors' format: a dict of `epoch` and `model_state`, float32.
+    Write the authors' format: a pickled dict with `epoch` and `model_state`, whose weights are float32.
 
     Raises:
-        ParityError: where their constants would make it another model.
+        ParityError: where the model would compute something else with the constants in the authors' code.
+        OSError: where the file, read back, has other weights.
     """
     model = conversion.model
     difference = difference_of_configs(model, _ORIGINAL_CONSTANTS)
     constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
-    check_parity(difference, f"what it is with {constants}", 1e-4)
+    check_parity(difference, f"the same weights with {constants}", 1e-4)
     conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e} of the largest value")
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     if heads * 64 != width:
-        conversion.notes.append(f"the format doesn't hold the number of heads, {heads}: say it wherever it is loaded")
+        conversion.notes.append(f"the format doesn't store the number of heads, {heads}: give it when you load it")
     state = restore_keys(model.state_dict(), ORIGINAL)
     state = {name: tensor.detach().float().clone() for name, tensor in state.items()}
     with output_file(out, overwrite) as path:
@@ -362,12 +391,12 @@ def _write_original(conversion: _Conversion, out: str | os.PathLike, overwrite: 
         again = own_weights(written, find_format(written, "original"))
         for name, tensor in model.state_dict().items():
             if not again[name].equal(tensor.float()):
-                raise OSError(f"{name} was not written as it is; nothing stays")
-    conversion.checks.append("read back, every weight bit for bit")
+                raise OSError(f"{name} was not written correctly, so the file is deleted; try again")
+    conversion.checks.append("read back: every weight is equal bit for bit")
 
 
 def file_digest(path: Path) -> str | None:
-    """The SHA-256 of a file; `None` of a folder."""
+    """Return the SHA-256 of a file in hexadecimal, or `None` for a folder."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

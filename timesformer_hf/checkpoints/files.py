@@ -1,4 +1,4 @@
-"""Checkpoint files and folders -> names and tensors. Nothing here runs code from a file."""
+"""Reads checkpoint files and folders into names and tensors. Nothing here runs code from a file."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 
-_CONTAINERS = ("model_state", "state_dict", "model", "module")  # entries of a file that hold its weights
-_WRAPPER = "module."  # what distributed training puts before every name
+_CONTAINERS = ("model_state", "state_dict", "model", "module")  # entries of a file that can contain its weights
+_WRAPPER = "module."  # distributed training puts this before every name
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -25,14 +25,15 @@ _WEIGHT_FILES = (
 @dataclass
 class Checkpoint:
     """
-    A checkpoint as it was found.
+    A checkpoint in its own format.
 
     Attributes:
-        source: what the caller named.
+        source: the name that the caller gave.
         path: the file or folder.
-        state_dict: its weights under their own names; on the meta device where only their shapes were asked for.
-        config: its config.json, empty without one.
-        preprocessor: its preprocessor_config.json, empty without one.
+        state_dict: the weights under the names of their format, on the meta device where only shapes were read.
+        config: the content of config.json, empty where there is none.
+        preprocessor: the content of preprocessor_config.json and video_preprocessor_config.json, empty where there is
+            none.
     """
 
     source: str
@@ -47,15 +48,16 @@ def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False) -> Che
     Read a file (.pyth, .pth, .pt, .bin, .safetensors), a folder with a config.json, or a model on the Hub.
 
     Args:
-        shapes_only: read names, shapes and types only: the weights are on the meta device.
+        source: a path, or a name on the Hub, for example `"facebook/timesformer-base-finetuned-k400"`.
+        shapes_only: read only names, shapes and dtypes. The weights are then on the meta device.
 
     Raises:
-        FileNotFoundError: where there is no such thing.
-        ValueError: for a file that is damaged, needs code to be run, or holds no weights.
+        FileNotFoundError: where there is no such file, folder or model.
+        ValueError: for a file that is damaged, that could only be read by running code from it, or that has no weights.
     """
     path = find_source(source)
     if path.is_file() and path.name in _WEIGHT_FILES and (path.parent / "config.json").exists():
-        path = path.parent  # the weights of a folder, whose config tells what they don't
+        path = path.parent  # the folder's config tells what the weights don't
     if path.is_file():
         return Checkpoint(str(source), path, _read_weights(path, shapes_only))
     preprocessor = _read_json(path / "preprocessor_config.json") | _read_json(path / "video_preprocessor_config.json")
@@ -65,19 +67,19 @@ def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False) -> Che
 
 
 def _read_folder(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
-    """The weights in a folder, in one file or in several that an index lists."""
+    """Return the weights in a folder. They are in one file, or in several that an index lists."""
     found = next((path / name for name in _WEIGHT_FILES if (path / name).exists()), None)
     if found is None:
-        raise FileNotFoundError(f"{path} holds no weights: none of {', '.join(_WEIGHT_FILES)} is in it")
+        raise FileNotFoundError(f"{path} has no weights: it contains none of {', '.join(_WEIGHT_FILES)}")
     if not found.name.endswith(".index.json"):
         return _read_weights(found, shapes_only)
     places = _read_json(found).get("weight_map")
     if not isinstance(places, dict) or not places or not all(map(_is_weight_file, places.values())):
-        raise ValueError(f"{found} is no index of weights: its weight_map must name files beside it")
+        raise ValueError(f"{found} is not an index of weights: its weight_map must name files in the same folder")
     state_dict = {}
     for name in sorted(set(places.values())):
         if not (path / name).exists():
-            raise ValueError(f"{path} is incomplete: {name}, which {found.name} names, is missing")
+            raise ValueError(f"{path} is incomplete: {name}, which {found.name} lists, is missing; download it again")
         state_dict |= _read_weights(path / name, shapes_only)
     if different := sorted(state_dict.keys() ^ places.keys()):
         raise ValueError(f"{found} and the files that it lists differ in {', '.join(different[:5])}")
@@ -90,28 +92,29 @@ def _is_weight_file(name) -> bool:
 
 def find_source(source: str | os.PathLike) -> Path:
     """
-    A local path, or the local copy of a model on the Hub, which is downloaded where `source` is a name there.
+    Return a local path: `source` itself, or the local copy of a model on the Hub, which is downloaded where needed.
 
     Raises:
-        FileNotFoundError: where there is neither. ValueError: for an empty name.
+        FileNotFoundError: where there is no such path and no such model.
+        ValueError: for an empty name.
     """
     path = Path(source)
     if not str(source).strip():
-        raise ValueError("The name of the checkpoint is empty")
+        raise ValueError("The name of the checkpoint is empty; give a file, a folder or a name on the Hub")
     if path.exists():
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.suffix in (".pyth", ".pth", ".pt", ".bin"):
         raise FileNotFoundError(f"{source}: there is no such file or folder")
     try:
         return download(str(source))
-    except Exception as error:  # offline, no such model, no access: whatever it is, it is about this name
+    except Exception as error:  # offline, no such model, no access: any error here is about this name
         raise FileNotFoundError(
-            f"{source}: there is no such file or folder, and it can't be had from the Hub: {error}"
+            f"{source}: there is no such file or folder, and it can't be downloaded from the Hub: {error}"
         ) from error
 
 
 def download(name: str) -> Path:
-    """A model on the Hub: its safetensors, or where it has none its pickles, and what stands beside them."""
+    """Download a model from the Hub: its safetensors, or without those its pickles, and its config files and README."""
     from huggingface_hub import snapshot_download
 
     folder = Path(snapshot_download(name, allow_patterns=["*.json", "README.md", "model*.safetensors"]))
@@ -122,40 +125,42 @@ def download(name: str) -> Path:
 
 def _read_json(path: Path) -> dict:
     """
-    An object of a JSON file; empty where there is no file.
+    Return the object in a JSON file, or an empty one where there is no file.
 
     Raises:
-        ValueError: where it is something else.
+        ValueError: where the file is not JSON, or contains something other than an object.
     """
     if not path.exists():
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); it is damaged or half-written") from error
+        raise ValueError(f"{path} is not JSON ({error}); it is damaged or incomplete") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold an object, {{...}}; it holds {type(values).__name__}")
+        raise ValueError(f"{path} must contain an object, {{...}}; it contains a {type(values).__name__}")
     return values
 
 
 def _read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
     """
+    Return the state dict in a file.
+
     Raises:
         ValueError: see [`read_checkpoint`].
     """
     if path.suffix == ".safetensors":
         return read_safetensors(path, shapes_only)
-    with path.open("rb"):  # so that the system's own errors, no permission say, come as they are
+    with path.open("rb"):  # raises the system's own errors unchanged, for example a missing permission
         pass
     try:
         content = torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
-    except Exception as error:  # torch.load has many classes of them for a file that is something else
+    except Exception as error:  # torch.load raises many classes of errors for a file of another kind
         needed = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if needed is None:
-            raise ValueError(f"{path} is damaged, half-written or no checkpoint: {_first_sentence(error)}") from error
+            raise ValueError(f"{path} is damaged, incomplete or not a checkpoint: {_first_sentence(error)}") from error
         raise ValueError(
-            f"{path} holds more than weights: loading it would run {needed[1]}, which this program never does. Load it "
-            "where you trust it, and save its state dict alone: torch.save({'model_state': ...}, NEW_FILE)"
+            f"{path} contains more than weights: loading it would run {needed[1]}, which this program never does. If "
+            "you trust the file, load it yourself and save only its state dict: torch.save({'model_state': ...}, FILE)"
         ) from error
     return _find_weights(content, path)
 
@@ -165,6 +170,12 @@ def _first_sentence(error: Exception) -> str:
 
 
 def read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
+    """
+    Return the tensors of a safetensors file, on the meta device with `shapes_only`.
+
+    Raises:
+        ValueError: where the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             if not shapes_only:
@@ -175,7 +186,9 @@ def read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
                 for key, part in slices.items()
             }
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, half-written or no safetensors file: {_first_sentence(error)}") from error
+        raise ValueError(
+            f"{path} is damaged, incomplete or not a safetensors file: {_first_sentence(error)}"
+        ) from error
 
 
 _SAFETENSORS_TYPES = {
@@ -196,8 +209,11 @@ _SAFETENSORS_TYPES = {
 
 def _find_weights(content, path: Path) -> dict[str, torch.Tensor]:
     """
-    The state dict in what a file holds: its `model_state`, `state_dict`, `model` or `module`, also one in another, or
-    all of it. Names lose the `module.` of distributed training.
+    Return the state dict in the content of a file: its entry `model_state`, `state_dict`, `model` or `module`, also
+    where one is inside another, else the content itself. The prefix `module.` of distributed training is removed.
+
+    Raises:
+        ValueError: where there are no weights.
     """
     inner = content
     while isinstance(inner, Mapping) and any(isinstance(inner.get(name), Mapping) for name in _CONTAINERS):
@@ -208,7 +224,7 @@ def _find_weights(content, path: Path) -> dict[str, torch.Tensor]:
     if not weights:
         found = ", ".join(map(str, list(content)[:10])) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
-            f"{path} holds no weights. Found: {found or 'nothing'}. Known: a state dict, by itself or under "
+            f"{path} has no weights. Found: {found or 'nothing'}. Expected: a state dict, by itself or as the entry "
             f"{', '.join(_CONTAINERS)}"
         )
     if all(key.startswith(_WRAPPER) for key in weights):

@@ -1,6 +1,6 @@
 """
-The public forms of a TimeSformer's or an image ViT's weights, as a table: how to tell them, their names, and what is
-known of the models that were published in them.
+The table of public checkpoint formats of TimeSformers and image ViTs. A row says how to recognise the format, what it
+calls each weight, and what is known about the models that were published in it.
 """
 
 from collections.abc import Mapping
@@ -31,15 +31,16 @@ class CheckpointFormat:
     A row of the table of formats.
 
     Attributes:
-        name: as in `--from`; variants of a format share it.
-        title: what it is, for messages.
-        signature: the key that tells it.
-        keys: its names -> ours.
+        name: the value of `--from`. Variants of a format have the same name.
+        title: the name for messages, for example "an image ViT of timm".
+        signature: a key that only this format has.
+        keys: names of the format -> names of this package.
         is_image_model: whether it is an image ViT.
-        mean, std: pixel statistics that its models were trained with.
-        licence: of the published weights, by its identifier on the Hub.
-        labels: number of classes -> the label list that the published weights have.
-        bgr_labels: label lists whose published weights were trained on BGR.
+        mean: mean of the pixels in [0, 1] that the published models were trained with, for each channel.
+        std: standard deviation, likewise.
+        licence: identifier on the Hub of the published weights' licence.
+        labels: number of classes -> name of the published weights' label list.
+        bgr_labels: names of the label lists whose published weights were trained on BGR.
     """
 
     name: str
@@ -92,13 +93,14 @@ _FORMAT_NAMES = tuple(dict.fromkeys(row.name for row in FORMATS))
 
 def find_format(checkpoint: Checkpoint, name: str | None = None) -> CheckpointFormat:
     """
-    The format of a checkpoint, by the key that tells it.
+    Return the format of a checkpoint, recognised by its signature key.
 
     Args:
-        name: what the caller says that it is, a name in the table; `None` to find out.
+        checkpoint: its weights may be on the meta device.
+        name: the format that the checkpoint must have, a name in the table (default: any).
 
     Raises:
-        ValueError: where it has none of them, or another one; the message says what was found and what is known.
+        ValueError: where the format is unknown, or is not `name`. The message says what was found and what is known.
     """
     if name is not None and name not in _FORMAT_NAMES:
         raise ValueError(f"Unknown format {name!r}; it must be one of {', '.join(_FORMAT_NAMES)}")
@@ -117,18 +119,19 @@ def find_format(checkpoint: Checkpoint, name: str | None = None) -> CheckpointFo
 
 def own_weights(checkpoint: Checkpoint, found: CheckpointFormat) -> dict[str, torch.Tensor]:
     """
-    The weights under this model's names.
+    Return the weights of a checkpoint under the names of this package.
 
     Raises:
-        ValueError: naming the keys that the format doesn't have, or that are no plain weights.
+        ValueError: where the format doesn't have a key, or where a weight is not a dense floating-point tensor. The
+            message lists the keys.
     """
     wrong = [key for key, tensor in checkpoint.state_dict.items() if not _is_plain(tensor)]
     if wrong:
-        raise ValueError(f"{checkpoint.source} holds weights that are no dense floating-point numbers: {wrong[0]}")
+        raise ValueError(f"{checkpoint.source} has weights that are not dense floating-point numbers: {wrong[0]}")
     try:
         return rename_keys(checkpoint.state_dict, found.keys)
     except ValueError as error:
-        raise ValueError(f"{checkpoint.source} is not quite {found.title}: {error}") from error
+        raise ValueError(f"{checkpoint.source} looks like {found.title}, but doesn't fit: {error}") from error
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -1,6 +1,8 @@
 """
-A TimeSformer that starts from an image ViT (paper, Section 4): the ViT's attention becomes the last step of every block
-and is copied, with its norm, to the steps before it, whose further linear layers start at zero.
+Creates a TimeSformer from an image ViT, as a start for training (paper, Section 4).
+
+The ViT's attention becomes the last step of every block. It is copied, with its norm, to the added steps before it. The
+linear layer at the end of each added step starts at zero.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from .formats import find_format, own_weights
 from .structure import find_config, make_config
 
 
-# Fields of the config that are free where the weights are given; all else is fixed by the image model.
+# The fields of the config that a caller may choose. The image model fixes all others.
 _FREE_FIELDS = (
     *("num_labels", "id2label", "label2id", "problem_type", "interpolation_mode", "initializer_range"),
     *("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob"),
@@ -29,30 +31,34 @@ def read_image_vit(
     vit, num_attention_heads: int | None = None, image_size: int | tuple[int, int] | None = None
 ) -> tuple[dict[str, torch.Tensor], TimesformerConfig, list[str]]:
     """
-    An image ViT's weights under a TimeSformer's names, the config of a model of single frames that they make, and in
-    words what had to be assumed.
+    Read an image ViT as a TimeSformer of single frames.
 
     Args:
-        vit: a model of transformers (`ViTModel`, `ViTForImageClassification`) or timm (`VisionTransformer`), the
-            folder, file or Hub name of one of either, or a state dict of either.
-        num_attention_heads: where `vit` has no config that says it; one for every 64 channels by default.
-        image_size: what it was trained with, where that is no square and stands in no config.
+        vit: a model of transformers (`ViTModel`, `ViTForImageClassification`) or of timm (`VisionTransformer`), the
+            folder, file or Hub name of such a model, or its state dict.
+        num_attention_heads: is needed where no config says it (default: one for every 64 channels).
+        image_size: the side or (height, width) in pixels that the ViT was trained with. It is needed where they are
+            not square and no config says it.
+
+    Returns:
+        the weights under the names of a TimeSformer, the config, and a phrase for each value that was assumed.
 
     Raises:
-        ValueError: where `vit` is something else; FileNotFoundError: where there is no such thing.
+        ValueError: where `vit` is not an image ViT, or its values contradict each other.
+        FileNotFoundError: where there is no such file, folder or model.
     """
     checkpoint = _as_checkpoint(vit)
     found = find_format(checkpoint)
     if not found.is_image_model:
-        raise ValueError(f"{checkpoint.source} is {found.title}, no image ViT; from_pretrained or convert takes it")
+        raise ValueError(f"{checkpoint.source} is {found.title}, not an image ViT; use from_pretrained or convert")
     if any(tensor.is_meta for tensor in checkpoint.state_dict.values()) and not checkpoint.path.exists():
-        raise ValueError(f"{checkpoint.source} is on the meta device: it has no weights")
+        raise ValueError(f"{checkpoint.source} is on the meta device, so it has no weights; load them first")
     weights = own_weights(checkpoint, found)
     return weights, *find_config(checkpoint, found, weights, num_attention_heads, image_size)
 
 
 def _as_checkpoint(vit) -> Checkpoint:
-    """A model, a state dict or the name of a checkpoint, as a checkpoint."""
+    """Return a checkpoint made from a model, a state dict or the name of a checkpoint."""
     if isinstance(vit, Checkpoint):
         return vit
     if isinstance(vit, nn.Module):
@@ -67,13 +73,21 @@ _NOWHERE = Path("not a file")
 
 
 def _timm_module_values(module: nn.Module) -> dict:
-    """What a VisionTransformer of timm knows and its weights don't tell; nothing of another module."""
+    """
+    Return the config values that a VisionTransformer of timm has and its weights don't tell; nothing for other modules.
+
+    Raises:
+        ValueError: for an unknown activation function.
+    """
     blocks = getattr(module, "blocks", None)
     if not blocks or not hasattr(blocks[0], "attn") or not hasattr(blocks[0], "mlp"):
         return {}
     block, activation = blocks[0], type(blocks[0].mlp.act).__name__
     if activation not in _TIMM_ACTIVATIONS or getattr(block.mlp.act, "approximate", "none") != "none":
-        raise ValueError(f"{type(module).__name__} has an activation that is not known here: {block.mlp.act}")
+        raise ValueError(
+            f"{type(module).__name__} has an unknown activation {block.mlp.act}; it must be one of "
+            f"{', '.join(_TIMM_ACTIVATIONS)}"
+        )
     return {
         "num_attention_heads": block.attn.num_heads,
         "layer_norm_eps": float(block.norm1.eps),
@@ -93,7 +107,7 @@ def start_from_image_vit(
     attn_implementation: str | None = None,
     **fields,
 ):
-    """See [`~TimesformerPreTrainedModel.from_image_vit`]."""
+    """Return a model that starts from an image ViT. See [`~TimesformerPreTrainedModel.from_image_vit`]."""
     _check_fields(fields)
     weights, start, _ = read_image_vit(vit, num_attention_heads, image_size)
     fields |= {"attention_type": attention_type, "num_frames": num_frames}
@@ -112,16 +126,19 @@ def make_start(
     **fields,
 ):
     """
-    A model of the image model's size, in evaluation mode and the type of its weights.
+    Return a model with the image size of the ViT, in evaluation mode and in the dtype of the weights.
 
     Args:
-        weights, start: as [`read_image_vit`] returns them.
-        fields: what differs from `start`.
+        model_class: the class of the model.
+        weights: of the ViT, as [`read_image_vit`] returns them.
+        start: the config that [`read_image_vit`] returns.
+        attn_implementation: as in `from_pretrained`.
+        fields: config values that replace those of `start`.
     """
     config = make_config(start.to_dict() | _label_fields(fields, start), "the model that starts from it")
     config._attn_implementation = attn_implementation
     model = model_class(config)
-    weights = {name: weights[name] for name in weights if fits(name, weights[name], model)}
+    weights = {name: weights[name] for name in weights if is_used(name, weights[name], model)}
     weights |= _copies_for_added_steps(weights, config)
     if model is model.base_model:
         weights = {name.removeprefix(f"{model.base_model_prefix}."): tensor for name, tensor in weights.items()}
@@ -131,23 +148,26 @@ def make_start(
 
 def _check_fields(fields: dict) -> None:
     """
+    Check that the caller may choose these fields of the config.
+
     Raises:
-        TypeError: for a field that is none, or that the image model fixes.
+        TypeError: for a field that doesn't exist, or that the image model fixes.
     """
     unknown = [name for name in fields if name not in _FREE_FIELDS]
     if unknown:
         raise TypeError(
-            f"from_image_vit takes no {', '.join(unknown)}: the image model fixes the structure. It takes image_size, "
-            f"num_attention_heads, dtype, attn_implementation, {', '.join(_FREE_FIELDS)}"
+            f"from_image_vit doesn't take {', '.join(unknown)}: the image model fixes the structure. It takes "
+            f"image_size, num_attention_heads, dtype, attn_implementation, {', '.join(_FREE_FIELDS)}"
         )
 
 
 def _label_fields(fields: dict, start: TimesformerConfig) -> dict:
     """
-    The fields that were given, with class numbers and names that agree. A headless ViT gets transformers' two classes.
+    Return the given fields with class names for every class. A ViT without a head gets two classes, as is the default
+    of transformers.
 
     Raises:
-        ValueError: where the number of classes is not that of their names.
+        ValueError: where the number of classes is not the number of names.
     """
     fields, names = dict(fields), fields.get("id2label")
     if names is None and fields.get("label2id"):
@@ -155,7 +175,7 @@ def _label_fields(fields: dict, start: TimesformerConfig) -> dict:
     number = fields.pop("num_labels", None)
     if names is not None:
         if number not in (None, len(names)):
-            raise ValueError(f"num_labels={number}, but id2label names {len(names)} classes")
+            raise ValueError(f"num_labels={number}, but id2label names {len(names)} classes; give one of them")
         return fields
     if number is None:
         number = start.num_labels or PreTrainedConfig().num_labels
@@ -164,8 +184,8 @@ def _label_fields(fields: dict, start: TimesformerConfig) -> dict:
     return fields | {"id2label": {index: f"LABEL_{index}" for index in range(number)}}
 
 
-def fits(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:
-    """Whether the model has a use for a weight: not for a head on other classes."""
+def is_used(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:
+    """Return whether the model uses a weight of the ViT: all but a head with another number of classes."""
     if not name.startswith("classifier."):
         return True
     head = getattr(model, "classifier", None)
@@ -173,7 +193,7 @@ def fits(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:
 
 
 def _copies_for_added_steps(weights: Mapping[str, torch.Tensor], config: TimesformerConfig) -> dict[str, torch.Tensor]:
-    """The image model's attentions and their norms, under the names of the steps that are added to it."""
+    """Return copies of the image model's attentions and norms, under the names of the added steps."""
     *added, own = ATTENTION_SCHEMES[config.attention_type].steps
     copies = {}
     for name, tensor in weights.items():
@@ -187,8 +207,10 @@ def _copies_for_added_steps(weights: Mapping[str, torch.Tensor], config: Timesfo
 
 def _load_start(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """
+    Load the weights of the ViT and the copies of them.
+
     Raises:
-        ValueError: where a weight has no place, or one is missing that an image model should have.
+        ValueError: where a weight is left over, or one is missing that an image model should have.
     """
     new = [step.dense for step in model.base_model.scheme.steps[:-1]] + ["time_embeddings", "classifier"]
     result = model.load_state_dict(weights, strict=False)

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told without loading a model: from its config and the names and shapes of its weights."""
+"""Describes a checkpoint without loading it as a model: from its config and the names and shapes of its weights."""
 
 import math
 import os
@@ -16,11 +16,16 @@ from .structure import find_config
 
 def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | None = None) -> dict:
     """
-    Format, attention scheme, frames, size, width, depth, classes, labels, parameters, number format, and `missing`:
-    what it lacks to be used.
+    Describe a checkpoint as values for JSON: format, attention scheme, sizes, classes, labels, parameters, dtypes.
+
+    The entry `missing` lists the weights and files that it lacks to be used by itself.
+
+    Args:
+        source: a file, a folder, or a name on the Hub.
+        num_attention_heads: is needed where no config says it (default: one for every 64 channels).
 
     Raises:
-        ValueError, OSError: as [`read_checkpoint`] and [`find_format`] do.
+        ValueError, OSError: see [`read_checkpoint`], [`find_format`] and [`find_config`].
     """
     checkpoint = read_checkpoint(source, shapes_only=True)
     found = find_format(checkpoint)
@@ -56,7 +61,7 @@ def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | No
 
 
 def _missing_files(checkpoint: Checkpoint, found: CheckpointFormat, config: TimesformerConfig) -> list[str]:
-    """What a folder needs beside its weights, to be used by itself."""
+    """Return what a folder lacks beside its weights to be used by itself."""
     missing = []
     if not checkpoint.config:
         missing.append("config.json")

@@ -1,9 +1,10 @@
 """
-Parameter names of other formats, as tables: a format's name -> this model's name.
+Tables of parameter names: the name in another format -> the name in this package.
 
-In a name, `{i}` stands for the number of a block and `{p}` for `weight` or `bias`. The values need no change, only the
-names, except that an image ViT of transformers keeps query, key and value apart: `[0]`, `[1]` and `[2]` after our name
-are the parts of one parameter. `None` stands for what a TimeSformer has no use for.
+In a name, `{i}` stands for the number of a block, `{p}` for `weight` or `bias`, and `{rest}` for anything. Only names
+differ between the formats, with one exception: an image ViT of transformers has separate weights for query, key and
+value. There `[0]`, `[1]` and `[2]` after our name are the three parts of one parameter. `None` stands for a weight that
+a TimeSformer doesn't use.
 """
 
 import re
@@ -101,7 +102,11 @@ VIT_HEADS = {
 
 
 def with_prefix(prefix: str, table: KeyTable, heads: KeyTable) -> dict[str, str | None]:
-    """A table of a model inside another one, beside its heads; what `heads` says of the inside holds there."""
+    """
+    Return the table of a model that is inside another one: its names with the prefix, and the heads without it.
+
+    An entry of `heads` that is not a classifier is also looked for inside, with the prefix.
+    """
     inside = {name: ours for name, ours in heads.items() if not name.startswith("classifier")}
     return {f"{prefix}{name}": ours for name, ours in (table | inside).items()} | dict(heads)
 
@@ -119,6 +124,9 @@ _PLACEHOLDERS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)", "{rest}": r
 
 
 def as_pattern(name: str) -> re.Pattern:
+    """
+    Return the regular expression of a name with placeholders: group `i` is the block, `p` the kind, `rest` the rest.
+    """
     pattern = re.escape(name)
     for placeholder, expression in _PLACEHOLDERS.items():
         pattern = pattern.replace(re.escape(placeholder), expression)
@@ -127,8 +135,8 @@ def as_pattern(name: str) -> re.Pattern:
 
 def _make_renamer(table: KeyTable) -> Callable[[str], str | None]:
     """
-    A function of a name in the format to ours, or to `None` for one to leave out. It raises a `KeyError` for a name
-    that `table` doesn't have.
+    Return a function from a name in the format to our name, or to `None` for a weight that is left out. The function
+    raises a `KeyError` for a name that is not in the table.
     """
     patterns = [(as_pattern(name), ours) for name, ours in table.items()]
 
@@ -143,10 +151,10 @@ def _make_renamer(table: KeyTable) -> Callable[[str], str | None]:
 
 def rename_keys(state_dict: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torch.Tensor]:
     """
-    `state_dict` under this model's names.
+    Return the weights under the names that `table` gives them.
 
     Raises:
-        ValueError: where `table` doesn't know a key; the message lists the unknown ones.
+        ValueError: where a key is not in the table. The message lists those keys.
     """
     rename, renamed, unknown = _make_renamer(table), {}, []
     for key, tensor in state_dict.items():
@@ -165,10 +173,10 @@ def rename_keys(state_dict: Mapping[str, torch.Tensor], table: KeyTable) -> dict
 
 def restore_keys(state_dict: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torch.Tensor]:
     """
-    The way back: a state dict of this model under the names of a format.
+    Return a state dict of this package under the names of a format. It is the inverse of [`rename_keys`].
 
     Raises:
-        ValueError: where the format has no name for a parameter; the message lists those.
+        ValueError: where the format has no name for a parameter. The message lists those parameters.
     """
     inverse = {ours: name for name, ours in table.items() if ours is not None}
     if any(name.endswith("[0]") for name in inverse):
@@ -177,7 +185,7 @@ def restore_keys(state_dict: Mapping[str, torch.Tensor], table: KeyTable) -> dic
 
 
 def _join_parts(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Query, key and value, `name[0]`, `name[1]` and `name[2]`, as one parameter `name`."""
+    """Join query, key and value, which are `name[0]`, `name[1]` and `name[2]`, to one parameter `name`."""
     joined = {}
     for key, tensor in state_dict.items():
         name, is_part, _ = key.partition("[")
@@ -189,7 +197,7 @@ def _join_parts(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _split_parts(state_dict: Mapping[str, torch.Tensor], known: Callable) -> dict[str, torch.Tensor]:
-    """The way back, for the parameters that a table has in parts."""
+    """Split parameters into query, key and value, where the format has separate ones: the inverse of `_join_parts`."""
     split = {}
     for key, tensor in state_dict.items():
         try:

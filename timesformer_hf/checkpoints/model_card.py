@@ -1,4 +1,4 @@
-"""The README.md of a converted checkpoint: what it is, where it comes from, under which licence."""
+"""Writes the README.md of a converted checkpoint: what it is, its source and its licence."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ _LICENCE_NOTES = {
     "cc-by-nc-4.0": "The authors' published weights are under CC BY-NC 4.0: not for commercial use. (Weights that you "
     "trained yourself are yours to license: edit this.)",
     "apache-2.0": "mmaction2 publishes its weights under the Apache License 2.0.",
-    "other": "The source states no licence that was found with it. Find out, and fill it in, before you share this.",
+    "other": "No licence was found with the source. Find it out and fill it in before you share these weights.",
 }
 
 TEMPLATE = """\
@@ -65,10 +65,19 @@ def make_model_card(
     remarks: list[str],
 ) -> str:
     """
+    Return the text of the model card.
+
     Args:
-        name: of the model.
-        digest: SHA-256 of the source file, `None` of a folder.
-        licence: of the weights, by its identifier on the Hub; that of `source_card`, where there is one, goes first.
+        name: the name of the model.
+        config: the config of the converted model.
+        source: the name of the checkpoint that was converted.
+        digest: SHA-256 of the source file, or `None` for a folder.
+        title: the format of the source, in words.
+        licence: identifier on the Hub of the weights' licence. A licence in `source_card` has priority.
+        source_card: the path of the source's own model card, which may not exist.
+        label_list: the name of the label list of the classes.
+        bgr: whether the model was trained on BGR.
+        remarks: sentences without a full stop, for the part on provenance.
     """
     from ..version import __version__
 
@@ -104,10 +113,10 @@ def make_model_card(
 
 
 def find_licence(card: Path) -> str | None:
-    """The licence that a README.md states in its header."""
+    """Return the licence in the header of a README.md, or `None` where there is none."""
     if not card.is_file():
         return None
     try:
         return ModelCard.load(card, ignore_metadata_errors=True).data.license
-    except Exception:  # a README that is no card says nothing
+    except Exception:  # the README is not a model card
         return None

@@ -1,7 +1,11 @@
 """
-Checks of a converted model in float64 against a twin that is not the converted model: outputs that the source's own
-code gave, transformers' built-in TimeSformer or image ViT, or the masks that define our schemes. Each returns the
-largest difference.
+Compares a converted model in float64 with a reference that doesn't use this package's fast code. References are:
+
+- stored outputs of the source's own code,
+- transformers' built-in TimeSformer or image ViT,
+- attention masks over all tokens, which define our attention schemes.
+
+Each comparison returns the largest difference, relative to the largest expected value.
 """
 
 import copy
@@ -18,23 +22,30 @@ from .files import read_safetensors
 from .keys import VIT, restore_keys
 
 
-_TOLERANCE = 1e-10  # of float64; outputs that were computed in float32 are exact to about 1e-5
+_TOLERANCE = 1e-10  # for float64; outputs that were computed in float32 have errors of about 1e-5
 Weights = Mapping[str, torch.Tensor]
 
 
 class ParityError(ValueError):
-    """A converted model that does not compute what its source does."""
+    """Raised where a converted model does not compute what its source computes."""
 
 
-def check_parity(difference: float, twin: str, tolerance: float = _TOLERANCE) -> None:
+def check_parity(difference: float, reference: str, tolerance: float = _TOLERANCE) -> None:
     """
+    Check that a model equals its reference.
+
+    Args:
+        difference: the largest difference of their outputs, relative to the largest expected value.
+        reference: its name, for the message.
+        tolerance: the largest allowed difference.
+
     Raises:
-        ParityError: where the difference is larger, or no number.
+        ParityError: where the difference is larger than the tolerance, or NaN.
     """
     if not difference <= tolerance:
         raise ParityError(
-            f"The model differs from {twin} by {difference:.1e} of the largest value, more than {tolerance:.0e}; "
-            "nothing was written. If the number of heads was assumed, give --num-attention-heads"
+            f"The model differs from {reference} by {difference:.1e} of the largest value, more than {tolerance:.0e}; "
+            "nothing was written. If the number of heads was assumed, give it as --num-attention-heads"
         )
 
 
@@ -43,31 +54,34 @@ def _in_double(model: TimesformerForVideoClassification) -> TimesformerForVideoC
 
 
 def random_clip(*shape: int) -> torch.Tensor:
+    """Return the same normally distributed noise in every call, in float64."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def _largest_difference(outputs: torch.Tensor, expected: torch.Tensor) -> float:
-    """In units of the largest expected value."""
+    """Return the largest difference, relative to the largest expected value."""
     return float((outputs - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 
 @torch.no_grad()
 def difference_from_outputs(model: TimesformerForVideoClassification, path: Path) -> tuple[float, float]:
     """
-    Against outputs stored in a safetensors file: `pixel_values` (batch, frames, channels, height, width) and `logits`
-    (batch, num_labels), or several of both as `NAME.pixel_values` and `NAME.logits`.
+    Compare a model's logits with those in a safetensors file.
+
+    The file has `pixel_values` (batch, frames, channels, height, width) and `logits` (batch, num_labels), or several
+    pairs of them as `NAME.pixel_values` and `NAME.logits`.
 
     Returns:
-        The largest difference, and the tolerance for the precision that they were stored in.
+        the largest difference, and the tolerance for the dtype of the stored logits.
 
     Raises:
-        ValueError: where the file lacks them, or their shapes don't fit.
+        ValueError: where the file has no such pair, or the shapes of logits differ.
     """
     tensors, model = read_safetensors(Path(path), shapes_only=False), _in_double(model)
     cases = [name.removesuffix("pixel_values") for name in tensors if name.endswith("pixel_values")]
     cases = [case for case in cases if f"{case}logits" in tensors]
     if not cases:
-        raise ValueError(f"{path} holds no pixel_values with logits, but {', '.join(sorted(tensors)[:8]) or 'nothing'}")
+        raise ValueError(f"{path} lacks pixel_values with logits; it has {', '.join(sorted(tensors)[:8]) or 'nothing'}")
     differences, tolerance = [], _TOLERANCE
     for case in cases:
         expected, logits = tensors[f"{case}logits"], model(tensors[f"{case}pixel_values"].double()).logits
@@ -81,8 +95,13 @@ def difference_from_outputs(model: TimesformerForVideoClassification, path: Path
 @torch.no_grad()
 def difference_from_built_in(model: TimesformerForVideoClassification, weights: Weights) -> float | None:
     """
-    Against transformers' built-in model with the source's `weights`, at two frames of the configured size; `None` for
-    what that model can't express. With space-only attention it stops at the frames, whose mean is taken here.
+    Compare a model with transformers' built-in TimeSformer that has the source's `weights`.
+
+    The clip has frames of the configured size: two of them, or as many as configured where the time embeddings can't be
+    resized exactly. With space-only attention the built-in model has one result for each frame; their mean is taken.
+
+    Returns:
+        the largest difference of logits, or `None` where the built-in model has no such scheme or size.
     """
     from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
     from transformers.models.timesformer.modeling_timesformer import TimesformerForVideoClassification as Native
@@ -96,7 +115,7 @@ def difference_from_built_in(model: TimesformerForVideoClassification, weights: 
     native = Native(NativeConfig(**config.to_dict() | {"num_frames": frames, "drop_path_rate": 0})).double().eval()
     weights = dict(weights)
     times = weights.get("timesformer.embeddings.time_embeddings")
-    if times is not None:  # the rows that a clip of so many frames gets, by nearest resizing
+    if times is not None:  # nearest resizing gives a clip of so many frames these rows
         rows = [index * times.shape[1] // frames for index in range(frames)]
         weights["timesformer.embeddings.time_embeddings"] = times[:, rows]
     native.load_state_dict(weights, strict=True)
@@ -111,7 +130,12 @@ def difference_from_built_in(model: TimesformerForVideoClassification, weights: 
 
 @torch.no_grad()
 def difference_of_configs(model: TimesformerForVideoClassification, values: Mapping[str, object]) -> float:
-    """Against the same weights under another config, at two frames of the configured size."""
+    """
+    Compare a model with one that has the same weights and other config values, for example `{"hidden_act": "gelu"}`.
+
+    Returns:
+        the largest difference of logits, on a clip of up to two frames of the configured size.
+    """
     config = TimesformerConfig.from_dict(model.config.to_dict() | values)
     twin = TimesformerForVideoClassification(config).double().eval()
     twin.load_state_dict(model.state_dict())
@@ -120,7 +144,7 @@ def difference_of_configs(model: TimesformerForVideoClassification, values: Mapp
 
 
 def _configured_clip(model: TimesformerForVideoClassification) -> torch.Tensor:
-    """Noise of two frames, or one where the model is made for one, of the configured size."""
+    """Return a random clip of the configured size with two frames, or with one where the model is made for one."""
     patch = model.base_model.embeddings.patch_embeddings.patch_size
     sides = (length * side for length, side in zip(model.config.grid_size, patch, strict=True))
     return random_clip(1, min(2, model.config.num_frames), model.config.num_channels, *sides)
@@ -129,8 +153,11 @@ def _configured_clip(model: TimesformerForVideoClassification) -> torch.Tensor:
 @torch.no_grad()
 def difference_from_masks(model: TimesformerForVideoClassification) -> float:
     """
-    Against the definition of every attention step as a mask over all tokens, at two frames of the configured size: for
-    the schemes that no other program has.
+    Compare a model with one whose attention steps are masks over all tokens, which is their definition. This is for
+    the attention schemes that no other program has.
+
+    Returns:
+        the largest difference of logits, on a clip of up to two frames of the configured size.
     """
     twin, clip = _in_double(model), _configured_clip(model)
     logits = twin(clip).logits
@@ -142,11 +169,12 @@ def difference_from_masks(model: TimesformerForVideoClassification) -> float:
 @dataclass(frozen=True)
 class _ImageClip:
     """
-    A clip on which a scheme computes what an image ViT computes on an image.
+    How to make a clip on which an attention scheme computes the same as an image ViT on an image.
 
     Attributes:
-        crop: (images, patch (height, width)) -> the part of them that the ViT gets.
-        clip: (part, frames, patch) -> the clip (batch, frames, channels, height, width).
+        crop: a function of images and the patch size (height, width). It returns the part of the images for the ViT.
+        clip: a function of that part, the number of frames and the patch size. It returns the clip (batch, frames,
+            channels, height, width) for the TimeSformer.
     """
 
     crop: Callable
@@ -154,6 +182,7 @@ class _ImageClip:
 
 
 def whole(images, patch):
+    """Return the images as they are."""
     return images
 
 
@@ -162,6 +191,7 @@ def _first_column(images, patch):
 
 
 def still(images, frames, patch):
+    """Return clips of equal frames: (batch, channels, height, width) -> (batch, frames, channels, height, width)."""
     return images.unsqueeze(1).expand(-1, frames, -1, -1, -1)
 
 
@@ -170,7 +200,9 @@ def _one_frame(images, frames, patch):
 
 
 def _every_patch_eight_times(images, frames, patch):
-    """Each patch twice in time, height and width: then every strided subset is the image."""
+    """
+    Return clips with each patch twice in time, height and width. There every strided subset of patches is the image.
+    """
     batch, channels, height, width = images.shape
     patches = images.reshape(batch, channels, height // patch[0], patch[0], width // patch[1], patch[1])
     patches = patches.repeat_interleave(2, dim=2).repeat_interleave(2, dim=4)
@@ -189,12 +221,15 @@ IMAGE_CLIPS = {
 @torch.no_grad()
 def difference_from_image_vit(model: TimesformerForVideoClassification, weights: Weights) -> float:
     """
-    Against the class feature of transformers' ViT with the source's `weights`, on a clip where the scheme computes
-    what the ViT does: identical frames, with divided and space-only attention.
+    Compare the CLS feature of a model with that of transformers' ViT, on a clip where both must compute the same. For
+    divided and space-only attention this is a clip of equal frames.
 
     Args:
-        model: as it starts, at the ViT's own size.
-        weights: the ViT's, under a TimeSformer's names.
+        model: a TimeSformer that was just created from the ViT, at the ViT's own image size.
+        weights: the ViT's weights under the names of a TimeSformer.
+
+    Returns:
+        the largest difference of features.
     """
     from transformers import ViTConfig, ViTModel
 
@@ -213,6 +248,6 @@ def difference_from_image_vit(model: TimesformerForVideoClassification, weights:
     weights["timesformer.embeddings.position_embeddings"] = torch.cat((positions[:, :1], kept), dim=1)
     vit.load_state_dict(restore_keys(weights, VIT), strict=True)
     twin = _in_double(model)
-    twin.base_model.embeddings.interpolation_mode = "nearest"  # which repeats the positions of repeated patches
+    twin.base_model.embeddings.interpolation_mode = "nearest"  # so that repeated patches get repeated positions
     features = twin.base_model(clips.clip(part, min(config.num_frames, 3), patch)).last_hidden_state[:, 0]
     return _largest_difference(features, vit(part).last_hidden_state[:, 0])

@@ -1,4 +1,4 @@
-"""What a model is: told from what its checkpoint states, and from the names and shapes of its weights."""
+"""Finds the config of a checkpoint: from its config file, and from the names and shapes of its weights."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .keys import as_pattern
 
 
 _VIT_FIELDS = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "patch_size")
-# What only a config can tell, and which the published models of a format have.
+# Values that the weights don't tell, as the published models of a format have them.
 _UNSTATED = {"vit": {"layer_norm_eps": 1e-12}}
 _EPSILON = "layer norm epsilon {layer_norm_eps:g} and the exact GELU"
 
@@ -26,23 +26,28 @@ def find_config(
     image_size: int | tuple[int, int] | None = None,
 ) -> tuple[TimesformerConfig, list[str]]:
     """
-    The config of a checkpoint: what it states itself, and the rest from its weights.
+    Return the config of a checkpoint: the values in its own config, and the others from its weights.
 
     Args:
-        weights: under this model's names.
-        num_attention_heads: by default what the checkpoint states, or one for every 64 channels.
-        image_size: what the weights were trained with, where they are no square and don't state it.
+        checkpoint: the source.
+        found: the format of the source.
+        weights: the weights under the names of this package.
+        num_attention_heads: the number of heads (default: the config's, or one for every 64 channels).
+        image_size: the side or (height, width) in pixels that the weights were trained with. It is needed where frames
+            are not square and no config says it.
 
     Returns:
-        The config, and in words what had to be assumed.
+        the config, and a phrase for each value that was assumed.
 
     Raises:
-        ValueError: where statement, weights and arguments contradict each other, or something is missing.
+        ValueError: where config, weights and arguments contradict each other, or where something is missing.
     """
     stated = _stated_values(checkpoint, found)
     heads = stated.get("num_attention_heads")
     if num_attention_heads and heads and heads != num_attention_heads:
-        raise ValueError(f"{checkpoint.source} states {heads} heads, --num-attention-heads {num_attention_heads}")
+        raise ValueError(
+            f"{checkpoint.source} states {heads} heads, not --num-attention-heads {num_attention_heads}; leave it out"
+        )
     implied = infer_config_values(
         weights, checkpoint.source, num_attention_heads or heads, stated.get("image_size"), image_size
     )
@@ -61,12 +66,12 @@ def find_config(
 
 
 def _stated_values(checkpoint: Checkpoint, found: CheckpointFormat) -> dict:
-    """What the checkpoint's own config.json says, or the module that it is the weights of."""
+    """Return the values in the checkpoint's own config.json, or those of the module that its weights are from."""
     stored = checkpoint.config
     kind = {"timesformer": "timesformer", "vit": "vit"}.get(found.name)
     if kind is not None and stored and stored.get("model_type") != kind:
         raise ValueError(
-            f"{checkpoint.source} has the weights of {found.title}, its config.json is of model type "
+            f"{checkpoint.source} has the weights of {found.title}, but its config.json says model type "
             f"{stored.get('model_type')!r}"
         )
     if found.name == "timesformer" and stored:
@@ -81,10 +86,10 @@ def _stated_values(checkpoint: Checkpoint, found: CheckpointFormat) -> dict:
 
 def _timm_values(checkpoint: Checkpoint) -> dict:
     """
-    What timm's config.json or a timm module says.
+    Return the values in timm's config.json, or those of a timm module.
 
     Raises:
-        ValueError: for a model that classifies by something else than CLS.
+        ValueError: for a model that doesn't classify by the CLS token.
     """
     stored = checkpoint.config
     pool = stored.get("global_pool") or (stored.get("model_args") or {}).get("global_pool") or "token"
@@ -98,7 +103,7 @@ def _timm_values(checkpoint: Checkpoint) -> dict:
 
 
 def _contradictions(stated: dict, implied: dict) -> list[str]:
-    """Where a config and the weights differ, in words."""
+    """Return one phrase for each value in which the config and the weights differ."""
 
     def plain(name, value):
         return as_pair(value, name) if name in ("image_size", "patch_size") else value
@@ -112,15 +117,21 @@ def _contradictions(stated: dict, implied: dict) -> list[str]:
 
 def make_config(values: dict, source: str) -> TimesformerConfig:
     """
+    Return a config with these values.
+
+    Args:
+        values: the fields of the config.
+        source: the name of the checkpoint, for messages.
+
     Raises:
-        ValueError: where a value has the wrong type or breaks a rule, or classes have no names.
+        ValueError: where a value has the wrong type or is not allowed, or where a class has no name.
     """
     try:
         config = TimesformerConfig.from_dict(dict(values))
         names = [config.id2label[index] for index in range(config.num_labels)]
         if not all(isinstance(name, str) for name in names):
             raise ValueError("id2label must give every class a name")
-    except Exception as error:  # wrong types have many classes of errors, all of them about these values
+    except Exception as error:  # wrong types raise many classes of errors, all of them about these values
         reason = f"no class {error}" if isinstance(error, KeyError) else str(error).strip()
         raise ValueError(f"The config of {source} can't be used: {reason}") from error
     return config
@@ -134,18 +145,19 @@ def infer_config_values(
     given_size: int | tuple[int, int] | None = None,
 ) -> dict:
     """
-    The values of a [`TimesformerConfig`] that weights imply by their shapes: attention scheme, frames, size, patch,
-    width, depth and classes.
+    Return the values of a [`TimesformerConfig`] that follow from the names and shapes of weights: attention scheme,
+    frames, image size, patch size, width, depth and classes.
 
     Args:
-        weights: under this model's names.
-        source: their name, for messages.
-        num_attention_heads: by default one for every 64 channels: weights don't tell it.
-        stated_size, given_size: the side or (height, width) of the frames that the weights were trained with, as their
-            config states it, or, where it states none and they are no square, the caller.
+        weights: the weights under the names of this package.
+        source: the name of the checkpoint, for messages.
+        num_attention_heads: the number of heads, which weights don't tell (default: one for every 64 channels).
+        stated_size: the side or (height, width) of the frames in pixels, according to the checkpoint's config.
+        given_size: the same according to the caller. It is used only where there is no `stated_size` and the frames are
+            not square.
 
     Raises:
-        ValueError: where something is missing, or can't be told by shapes.
+        ValueError: where a weight is missing, or where shapes don't decide a value.
     """
     embeddings, first_layer = "timesformer.embeddings.", "timesformer.encoder.layer.0."
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -159,8 +171,8 @@ def infer_config_values(
     )
     if projection is None or positions is None or up is None:
         raise ValueError(
-            f"{source} lacks its patch projection, position embeddings or first MLP: it is half a checkpoint, or of a "
-            "Vision Transformer that a TimeSformer can't start from"
+            f"{source} lacks its patch projection, position embeddings or first MLP: the checkpoint is incomplete, or "
+            "is a Vision Transformer that a TimeSformer can't start from"
         )
     if len(projection) != 4 or len(positions) != 3 or positions[1] < 2 or len(up) != 2:
         raise ValueError(
@@ -188,8 +200,10 @@ def infer_config_values(
 
 def _find_image_size(num_patches: int, patch_size: tuple[int, int], source: str, stated_size=None, given_size=None):
     """
+    Return the image size: one side where it is square, else [height, width].
+
     Raises:
-        ValueError: for positions that are no square grid, where no size says which grid they are.
+        ValueError: where the positions are not a square grid and no given size fits them.
     """
     side = math.isqrt(num_patches)
     square = (side * patch_size[0], side * patch_size[1]) if side * side == num_patches else None
@@ -199,8 +213,8 @@ def _find_image_size(num_patches: int, patch_size: tuple[int, int], source: str,
             if (height // patch_size[0]) * (width // patch_size[1]) == num_patches:
                 return height if height == width else [height, width]
     raise ValueError(
-        f"{source} has {num_patches} positions of {patch_size[0]} x {patch_size[1]} pixels, which is no square: give "
-        "the size that it was trained with as --image-size HEIGHTxWIDTH"
+        f"{source} has {num_patches} positions of {patch_size[0]} x {patch_size[1]} pixels, which are not a square; "
+        "give the size that it was trained with as --image-size HEIGHTxWIDTH"
     )
 
 
@@ -208,12 +222,12 @@ def _find_heads(hidden_size: int, source: str, num_attention_heads: int | None =
     if num_attention_heads is None:
         if hidden_size % 64:
             raise ValueError(
-                f"{source} is {hidden_size} wide, no multiple of 64: say how many heads it has, --num-attention-heads. "
-                "The weights don't tell"
+                f"{source} has the width {hidden_size}, which is not a multiple of 64, and weights don't tell the "
+                "number of heads; give --num-attention-heads"
             )
         return hidden_size // 64
     if hidden_size % num_attention_heads:
-        raise ValueError(f"--num-attention-heads {num_attention_heads} does not divide the width {hidden_size}")
+        raise ValueError(f"--num-attention-heads {num_attention_heads} must divide the width {hidden_size}")
     return num_attention_heads
 
 
@@ -227,7 +241,7 @@ def _count_layers(weights: Mapping[str, torch.Tensor], source: str) -> int:
 
 
 def _find_scheme(weights: Mapping[str, torch.Tensor], source: str) -> str:
-    """The scheme in the table whose attentions a block has; space-only has no time embedding."""
+    """Return the scheme with the attentions of the first block. Only space-only has no time embedding."""
     first_layer = "timesformer.encoder.layer.0."
     attentions = {
         step.attention for step in ATTENTION_STEPS if f"{first_layer}{step.attention}.attention.qkv.weight" in weights
@@ -239,5 +253,5 @@ def _find_scheme(weights: Mapping[str, torch.Tensor], source: str) -> str:
     listing = ", ".join(sorted(attentions)) or "none"
     raise ValueError(
         f"{source} has {'a' if has_times else 'no'} time embedding and these attentions in its first block: {listing}. "
-        f"No scheme has those: {', '.join(ATTENTION_SCHEMES)}"
+        f"None of the schemes has those: {', '.join(ATTENTION_SCHEMES)}"
     )

@@ -1,8 +1,8 @@
 """
-A classifier as a graph that runs without this package: ONNX, `torch.export`, AOTInductor.
+Exports a classifier as a graph that runs without this package: ONNX, `torch.export` or AOTInductor.
 
-One graph takes every batch, number of frames and size. What is written is run on clips of the traced size and of
-another, in the runtime that it is made for, and compared with the model itself before it stays.
+One graph takes any batch size, number of frames, height and width. Before an export is kept, it is run in its own
+runtime on clips of the traced size and of other sizes, and compared with the model.
 """
 
 import copy
@@ -27,13 +27,13 @@ from ..output.atomic import output_folder
 
 INPUT, OUTPUT = "pixel_values", "logits"
 _INPUT_AXES, _OUTPUT_AXES = ("batch", "frames", "channels", "height", "width"), ("batch", "labels")
-OPSET = 18  # what torch translates to without a conversion afterwards
-EXTERNAL_DATA_BYTES = 100 * 2**20  # of weights; an ONNX file itself can't pass 2 GB
+OPSET = 18  # the one that torch writes directly, without a conversion afterwards
+EXTERNAL_DATA_BYTES = 100 * 2**20  # larger weights go to a file of their own, because an ONNX file can't exceed 2 GB
 _EXPORTED = ("model.onnx", "model.onnx.data", "model.pt2")
 _COPIED = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-# Largest difference in units of the largest logit. float32: the same sums in another order, through all layers.
-# float16: 11 bits, so that each of some dozen roundings on the way of a value adds 0.0005.
+# Largest allowed difference of logits, relative to the largest logit. float32: the same sums in another order, through
+# all layers. float16: it has 11 bits, so each rounding adds up to 0.0005, and a value is rounded a few dozen times.
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
 _Shape = tuple[int, int, int, int, int]
@@ -41,12 +41,18 @@ _Runner = Callable[[torch.Tensor], torch.Tensor]
 
 
 class ExportError(ValueError):
-    """A model that can't be exported, or whose export doesn't compute what the model does."""
+    """Raised where a model can't be exported, or where its export computes other logits than the model."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A clip of `shape` that an export was run on, and the difference of its logits, relative to the largest."""
+    """
+    One comparison of an export with the model.
+
+    Attributes:
+        shape: of the random clip, (batch, frames, channels, height, width).
+        difference: the largest difference of logits, relative to the largest logit.
+    """
 
     shape: _Shape
     difference: float
@@ -55,11 +61,13 @@ class Check:
 @dataclass(frozen=True)
 class ExportFormat:
     """
+    How to write and run one export format.
+
     Attributes:
-        file: name of what is written.
-        write: writes a program, and whatever belongs beside it.
-        load: a file -> what runs it, in the runtime that it is for.
-        packages: what must be installed.
+        file: the name of the file that is written.
+        write: writes a program to a path, with further files beside it where the format needs them.
+        load: reads such a file and returns a function from clips to logits, which runs in the format's own runtime.
+        packages: names of the packages that must be installed.
     """
 
     file: str
@@ -69,14 +77,14 @@ class ExportFormat:
 
 
 class LogitsOnly(nn.Module):
-    """pixel_values, float32 -> logits, float32, whatever the model computes in."""
+    """A classifier that takes float32 pixels and returns only its logits, in float32, whatever dtype it computes in."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, channels, height, width) -> (batch, num_labels)"""
+        """Return logits (batch, num_labels) of clips (batch, frames, channels, height, width)."""
         return self.model(pixel_values).logits.float()
 
 
@@ -84,20 +92,24 @@ def export_model(
     model_folder: str | os.PathLike, out: str | os.PathLike, *, format: str, dtype: str = "float32", overwrite=False
 ) -> list[Check]:
     """
-    Write `out`, a folder: the graph and a copy of the config and the preprocessor files, so that labels and statistics
-    travel with it. After an error nothing of it stays.
+    Export a classifier to a folder: the graph, and copies of the config (for the labels) and the preprocessor files.
 
     Args:
-        model_folder: what `save_pretrained` of a classifier wrote.
-        format: a name in `FORMATS`.
-        dtype: `"float32"`, or `"float16"` for the weights and what is computed in between.
+        model_folder: a folder that `save_pretrained` of a classifier wrote.
+        out: the folder to write. After an error it doesn't exist.
+        format: `"onnx"`, `"torch-export"` or `"aoti"`.
+        dtype: `"float32"`, or `"float16"` for the weights and all that is computed inside. Clips and logits are always
+            float32.
+        overwrite: replace `out` where it is an earlier export.
 
     Returns:
-        what was compared with the model in float32.
+        the comparisons with the model in float32, one for each clip shape.
 
     Raises:
-        ExportError: where model, format and dtype don't go together, or the export computes something else.
-        FileNotFoundError, FileExistsError, ImportError: where something is missing, or is there.
+        ExportError: for an unknown format or dtype, a model that can't be exported, or an export with other logits.
+        FileNotFoundError: where there is no model.
+        FileExistsError: where `out` exists and may not be overwritten.
+        ImportError: where a package is missing.
     """
     check_can_export(format, dtype)
     with output_folder(out, overwrite, (*_EXPORTED, *_COPIED)) as folder:
@@ -113,9 +125,11 @@ def export_model(
 
 def check_can_export(format: str, dtype: str) -> None:
     """
+    Check that this machine can export to that format and dtype.
+
     Raises:
-        ExportError: for an unknown format or dtype, or no C++ compiler where one is needed.
-        ImportError: where packages are missing.
+        ExportError: for an unknown format or dtype, or where the format needs a C++ compiler and there is none.
+        ImportError: where a package is missing.
     """
     for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in choices:
@@ -126,48 +140,52 @@ def check_can_export(format: str, dtype: str) -> None:
             f'format "{format}" needs {", ".join(missing)}, not installed: pip install "timesformer_hf[export]"'
         )
     if format == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
-        raise ExportError('format "aoti" compiles C++ and finds no compiler: install g++, or set CXX to one')
+        raise ExportError('format "aoti" needs a C++ compiler and found none: install g++, or set CXX to a compiler')
 
 
 def load_classifier(folder: str | os.PathLike) -> nn.Module:
     """
-    The classifier in a folder, in float32.
+    Load the classifier of a folder in float32, in evaluation mode.
 
     Raises:
         FileNotFoundError: where there is no model.
-        ExportError: where it is something else than a TimeSformer with labels.
+        ExportError: where it is not a TimeSformer, can't be loaded, lacks weights or has no labels.
     """
     from ..model.modeling_timesformer import TimesformerForVideoClassification
 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no model folder: it has no config.json")
+        raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
     model_type = stored_config_values(folder, {}).get("model_type")
     if model_type != TimesformerConfig.model_type:
-        raise ExportError(f"{folder} is no TimeSformer: its config.json says model_type {model_type!r}")
+        raise ExportError(f"{folder} is not a TimeSformer: its config.json says model_type {model_type!r}")
     try:
         model, info = TimesformerForVideoClassification.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
-    except Exception as error:  # whatever it is, it is about this folder
+    except Exception as error:  # any error here is about this folder
         raise ExportError(f"can't load {folder}: {error}") from error
     if info["missing_keys"] or model.num_labels < 1:
         missing = ", ".join(sorted(info["missing_keys"])) or "any label"
-        raise ExportError(f"{folder} is no whole classifier: it lacks {missing}")
+        raise ExportError(f"{folder} is not a complete classifier: it lacks {missing}")
     return model.eval()
 
 
 def _least_sides(config: TimesformerConfig) -> tuple[int, int]:
     """
-    The fewest frames, and patches along a side, that a `torch.export` graph takes: one is no size but a special case
-    to it; and where a scheme halves a side, each half must be more than one.
+    Return the fewest frames, and the fewest patches along a side, that a `torch.export` graph can take.
+
+    `torch.export` treats a size of 1 as a special case, so the least is 2. Where a scheme halves a side, each half must
+    be more than 1, so the least is 3.
     """
     halves = any(step.halved for step in ATTENTION_SCHEMES[config.attention_type].steps)
     return (3, 3) if halves else (2, 2)
 
 
 def dynamic_shapes(config: TimesformerConfig) -> dict:
-    """Which dimensions of `pixel_values` are free: all but the channels, height and width in steps of a patch."""
+    """
+    Return the free dimensions of `pixel_values` for `torch.export`: all but channels. Sides are multiples of a patch.
+    """
     least_frames, least_patches = _least_sides(config)
     height, width = (
         patch * Dim(name, min=least_patches)
@@ -177,7 +195,7 @@ def dynamic_shapes(config: TimesformerConfig) -> dict:
 
 
 def _traced_shape(config: TimesformerConfig) -> _Shape:
-    """Two clips of the size that the model is made for, or the least that can be traced."""
+    """Return the shape to trace: two clips of the model's own size, or of the least size that can be traced."""
     least_frames, least_patches = _least_sides(config)
     sides = [
         patch * max(patches, least_patches)
@@ -187,7 +205,7 @@ def _traced_shape(config: TimesformerConfig) -> _Shape:
 
 
 def _checked_shapes(config: TimesformerConfig) -> list[_Shape]:
-    """The traced shape, and two others, in which batch, frames, rows and columns are another number, odd and even."""
+    """Return the shapes to check: the traced one and two with other batch, frames, rows and columns, odd and even."""
     batch, frames, channels, height, width = _traced_shape(config)
     patch_height, patch_width = as_pair(config.patch_size)
     one_more = (batch + 1, frames + 1, channels, height + patch_height, width + patch_width)
@@ -196,16 +214,17 @@ def _checked_shapes(config: TimesformerConfig) -> list[_Shape]:
 
 def export_program(model: nn.Module, dtype: str = "float32") -> ExportedProgram:
     """
-    A classifier -> its graph for any batch, frames, height and width; see `_least_sides` for the limits. The model
-    stays as it is.
+    Trace a classifier as a graph for any batch size, number of frames, height and width. The model is not changed.
+
+    The least sizes are 2 frames and 2 patches along a side, or 3 where the attention scheme halves sides.
 
     Raises:
-        ExportError: where torch can't trace it.
+        ExportError: where torch can't trace the model.
     """
     config = model.config
     twin = copy.deepcopy(model).eval().to(DTYPES[dtype])
     twin.set_attn_implementation("sdpa")
-    # Of a scheme that halves sides, torch can't prove that sizes fit whether odd or even: the graph asserts it.
+    # Where a scheme halves sides, torch can't prove that odd and even sizes fit. The graph asserts it when it runs.
     deferred = _least_sides(config) == (3, 3)
     try:
         with torch.no_grad():
@@ -215,16 +234,21 @@ def export_program(model: nn.Module, dtype: str = "float32") -> ExportedProgram:
                 dynamic_shapes=dynamic_shapes(config),
                 prefer_deferred_runtime_asserts_over_guards=deferred,
             )
-    except Exception as error:  # torch has many classes of them
+    except Exception as error:  # torch raises many classes of errors here
         raise ExportError(f"torch.export can't trace the model: {error}") from error
 
 
 def check_export(model: nn.Module, run: _Runner, tolerance: float) -> list[Check]:
     """
-    Compare what was exported with the model, on random clips of `_checked_shapes`.
+    Check that an export computes the model's logits, on random clips of three shapes.
+
+    Args:
+        model: the classifier in float32.
+        run: the export, a function from clips to logits.
+        tolerance: the largest allowed difference of logits, relative to the largest logit.
 
     Raises:
-        ExportError: where logits differ by more than `tolerance` of the largest, or aren't finite.
+        ExportError: where logits differ by more, have another shape or dtype, or aren't finite.
     """
     checks = []
     for shape in _checked_shapes(model.config):
@@ -232,12 +256,15 @@ def check_export(model: nn.Module, run: _Runner, tolerance: float) -> list[Check
         with torch.no_grad():
             expected, got = model(clip).logits, run(clip)
         if got.dtype != torch.float32 or got.shape != expected.shape or not got.isfinite().all():
-            raise ExportError(f"the export gives no finite float32 logits {tuple(expected.shape)} for a clip {shape}")
+            raise ExportError(
+                f"the export doesn't return finite float32 logits {tuple(expected.shape)} for a clip {shape}. "
+                "Nothing was written"
+            )
         difference = ((got - expected).abs().max() / expected.abs().max()).item()
         if not difference <= tolerance:
             raise ExportError(
                 f"the export's logits of a clip {shape} differ from the model's by {difference:.2g} of the largest; "
-                f"at most {tolerance:.2g} was expected. Nothing was written"
+                f"at most {tolerance:.2g} is allowed. Nothing was written"
             )
         checks.append(Check(shape, difference))
     return checks
@@ -245,7 +272,7 @@ def check_export(model: nn.Module, run: _Runner, tolerance: float) -> list[Check
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Without what torch's exporters say of their own insides."""
+    """Silence the logs and warnings of torch's exporters inside the block, which are about their own internals."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._inductor", "torch.fx")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -261,7 +288,7 @@ def quiet_export() -> Iterator[None]:
 
 
 def write_onnx(program: ExportedProgram, path: Path) -> None:
-    """`path`, and `path`.data beside it where the weights are more than `EXTERNAL_DATA_BYTES`."""
+    """Write an ONNX file. Where the weights exceed `EXTERNAL_DATA_BYTES`, they go to `path`.data beside it."""
     exported = torch.onnx.export(
         program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
     )
@@ -272,8 +299,8 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
 
 def _name_axes(model) -> None:
     """
-    Our names for the free dimensions of input and output. The exporter's symbols in between, and its notes of where
-    in whose source a node comes from, go.
+    Name the free dimensions of input and output, for example "frames". Delete the exporter's own symbols inside the
+    graph, and its notes about which source line each node comes from.
     """
     graph = model.graph
     graph.metadata_props.clear()
@@ -289,6 +316,7 @@ def _name_axes(model) -> None:
 
 
 def load_onnx(path: Path) -> _Runner:
+    """Return a function from clips to logits that runs an ONNX file in onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -300,6 +328,7 @@ def _write_program(program: ExportedProgram, path: Path) -> None:
 
 
 def load_program(path: Path) -> _Runner:
+    """Return a function from clips to logits that runs a `torch.export` file."""
     return torch.export.load(path).module()
 
 
@@ -308,6 +337,7 @@ def _write_package(program: ExportedProgram, path: Path) -> None:
 
 
 def load_package(path: Path) -> _Runner:
+    """Return a function from clips to logits that runs an AOTInductor package on the CPU."""
     return torch._inductor.aoti_load_package(str(path))
 
 

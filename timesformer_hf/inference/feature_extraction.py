@@ -1,4 +1,4 @@
-"""Videos -> features, batch by batch: a pool of threads decodes the next batch while the model is at one."""
+"""Extracts features of videos, batch by batch. Threads decode the next batch while the model computes."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ import torch
 @dataclass
 class EmbeddedVideo:
     """
-    What became of a video.
+    The result for one video: a feature or an error.
 
     Attributes:
-        video: its path or URL.
-        feature: float32 array, a row of [`TimesformerModel.clip_features`]; `None` where there is an `error`.
-        frame_indices: the frames of the video that were looked at.
+        video: the path or URL.
+        feature: a float32 array, one row of [`TimesformerModel.clip_features`]. `None` where there is an `error`.
+        frame_indices: the indices of the frames that the model got.
         error: why there is no feature.
-        pixel_values: (frames, channels, height, width), between decoding and the model.
+        pixel_values: (frames, channels, height, width). It is set only between decoding and the model.
     """
 
     video: str
@@ -32,37 +32,49 @@ class EmbeddedVideo:
 
 def load_feature_model(name: str, dtype: str = "auto", device: str = "cpu") -> tuple:
     """
-    A TimesformerModel without the head that its checkpoint may have, and the checkpoint's video processor.
+    Load a TimesformerModel and its video processor. A classification head in the checkpoint is left out.
 
     Args:
         name: a folder, or a name on the Hub.
-        dtype: `"auto"`, the checkpoint's own, or the name of one.
+        dtype: `"auto"` for that of the checkpoint, or a name, for example `"float32"`.
+        device: where the model is put.
+
+    Returns:
+        the model in evaluation mode, and the processor.
 
     Raises:
-        ValueError: for another model, or a checkpoint in which weights are missing.
+        ValueError: for a model of another class, or a checkpoint that lacks weights.
         OSError: where there is no such checkpoint.
     """
     from transformers import AutoModel, AutoVideoProcessor
 
     model, info = AutoModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
     if not hasattr(model, "clip_features"):
-        raise ValueError(f"{name} holds a {type(model).__name__}; features are made by a TimesformerModel")
+        raise ValueError(f"{name} is a {type(model).__name__}, which has no features; give a TimeSformer")
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise ValueError(f"{name} lacks {len(missing)} weights, {missing[0]} among them: features would be random")
+        raise ValueError(
+            f"{name} lacks {len(missing)} weights, {missing[0]} among them, so its features would be random; "
+            "give a complete checkpoint"
+        )
     processor = AutoVideoProcessor.from_pretrained(name, num_clips=None, num_crops=None, views=None)
     return model.to(device).eval(), processor
 
 
 def choose_sampling(model, processor, num_frames: int | None = None, frame_sampling_rate: int | None = None) -> dict:
-    """How videos are sampled, as the pipeline does: where nothing is asked for, the frames the model was made for."""
+    """
+    Return the processor's sampling arguments, as in the pipeline: by default the number of frames of the model's
+    config.
+    """
     if num_frames is None and processor.fps is None:
         num_frames = model.config.num_frames
     return {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
 
 
 def describe_settings(model, processor, level: str, sampling: dict) -> dict:
-    """All that decides what the feature of a video is, as JSON can hold it; the weights by a fingerprint."""
+    """
+    Return all settings that decide the feature of a video, as values for JSON. A fingerprint stands for the weights.
+    """
     settings = {"level": level, "dtype": str(model.dtype).removeprefix("torch."), **sampling}
     settings["weights"] = fingerprint(model)
     settings |= {f"config.{name}": value for name, value in model.config.to_dict().items() if name not in _NO_SETTINGS}
@@ -70,13 +82,13 @@ def describe_settings(model, processor, level: str, sampling: dict) -> dict:
     return json.loads(json.dumps(settings, default=str))
 
 
-# What a config or processor says of its file, or of a head, and not of features.
+# Entries of a config or processor that don't affect features: they are about its file or about a head.
 _NO_SETTINGS = {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "problem_type"}
 _NO_SETTINGS |= {"return_dict", "output_hidden_states", "output_attentions", "transformers_version"}
 
 
 def fingerprint(model) -> str:
-    """A hash of the weights, the same wherever they are stored."""
+    """Return a hash of the weights: 16 hexadecimal digits. It doesn't depend on the file or the device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -88,15 +100,18 @@ def extract_features(
     model, processor, batches: Iterable[list[str]], level: str = "clip", num_workers: int = 4, **sampling
 ) -> Iterator[list[EmbeddedVideo]]:
     """
-    Embed batches of videos, in order. A video that can't be read has an error instead of a feature.
+    Extract the features of batches of videos, in order. An unreadable video gets an error instead of a feature.
 
     Args:
         model: a [`TimesformerModel`] in eval mode, on its device.
         processor: a [`TimesformerVideoProcessor`].
         batches: lists of paths or URLs.
         level: `"clip"`, `"frame"` or `"patch"`, see [`TimesformerModel.clip_features`].
-        num_workers: threads that decode.
-        sampling: `num_frames` and what else the processor takes.
+        num_workers: number of decoding threads.
+        sampling: arguments of the processor, for example `num_frames`.
+
+    Yields:
+        the videos of each batch with their features or errors.
     """
 
     def load(video: str) -> EmbeddedVideo:
@@ -108,7 +123,9 @@ def extract_features(
 
 
 def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Iterator[list]:
-    """`load` of every entry, batch by batch; that of the next batch is under way while the caller is at one."""
+    """
+    Apply `load` to every entry, batch by batch. The next batch is loaded in threads while the caller uses this one.
+    """
     pool = ThreadPoolExecutor(num_workers)
     try:
         ahead = None
@@ -123,13 +140,13 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
 
 
 def load_video(processor, video: str, sampling: dict) -> EmbeddedVideo:
-    """Decode and sample one video; what is wrong with it becomes its error."""
+    """Decode and sample one video. If that fails, the result has the error."""
     try:
-        video.encode()  # a name on disk may be no text, which a table can't hold
+        video.encode()  # fails for a file name that is not valid text, which a table can't store
         inputs = processor(video, do_sample_frames=True, return_metadata=True, return_tensors="pt", **sampling)
-    except ImportError:  # no decoder: wrong with every video
+    except ImportError:  # no decoder is installed, so every video would fail
         raise
-    except Exception as error:  # the others are embedded all the same
+    except Exception as error:  # the other videos are embedded anyway
         return EmbeddedVideo(video, error=str(error) or type(error).__name__)
     indices = [int(index) for index in inputs["video_metadata"][0].frames_indices]
     return EmbeddedVideo(video, frame_indices=indices, pixel_values=inputs["pixel_values"][0])
@@ -137,17 +154,17 @@ def load_video(processor, video: str, sampling: dict) -> EmbeddedVideo:
 
 @torch.inference_mode()
 def _embed_batch(model, videos: list[EmbeddedVideo], level: str) -> None:
-    """Set the features of loaded videos, in a forward pass for each shape that there is (one, if they are cropped)."""
+    """Set the features of loaded videos, with one forward pass for each clip shape (cropped videos have one shape)."""
     for shape in dict.fromkeys(video.pixel_values.shape for video in videos):
         group = [video for video in videos if video.pixel_values is not None and video.pixel_values.shape == shape]
         try:
             pixel_values = torch.stack([video.pixel_values for video in group]).to(model.device)
             features = model.clip_features(pixel_values, level).float().cpu().numpy()
-        except ValueError as error:  # a shape that the model doesn't take
+        except ValueError as error:  # the model doesn't take this shape
             features = [None] * len(group)
             for video in group:
                 video.error = str(error)
         for video, feature in zip(group, features, strict=True):
             video.feature, video.pixel_values = feature, None
             if feature is not None and not np.isfinite(feature).all():
-                video.feature, video.error = None, f"its features are not finite in {model.dtype}; try dtype float32"
+                video.feature, video.error = None, f"its features are not finite in {model.dtype}; use dtype float32"

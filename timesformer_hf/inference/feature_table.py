@@ -1,9 +1,10 @@
 """
-Features as Parquet: a row a video, with `video` (string), `feature` (float32, fixed-size lists nested as its shape) and
-`frame_indices` (list of integers). The schema's metadata says what made them.
+Stores features in a Parquet file, one row for each video. The columns are `video` (string), `feature` (float32,
+fixed-size lists nested like its shape) and `frame_indices` (list of integers). The schema's metadata says which model
+and settings made the features.
 
-A run stores every batch that it has finished as a part, a file of its own in a folder beside the output, and merges the
-parts at the end. So a run that was cut off is continued by the next one with the same settings.
+A run stores each finished batch as a part: a file of its own, in a folder beside the output. At the end the parts are
+merged. So a run that was interrupted can be continued by another one with the same settings.
 """
 
 import json
@@ -23,7 +24,7 @@ from ..video.video_sources import is_url
 from .feature_extraction import EmbeddedVideo
 
 
-ROW_GROUP_BYTES = 2**26  # what a merge holds in memory at once
+ROW_GROUP_BYTES = 2**26  # a merge keeps one row group in memory
 _METADATA = {"model": str, "level": str, "version": str, "shape": json.loads, "settings": json.loads}
 _SAME_SHAPE = "use a processor that crops and a fixed number of frames, or level clip"
 
@@ -31,9 +32,11 @@ _SAME_SHAPE = "use a processor that crops and a fixed number of frames, or level
 @dataclass
 class FeatureTable:
     """
+    The features of videos, in memory.
+
     Attributes:
-        videos: their paths or URLs, as given.
-        features: float32 (videos, *shape).
+        videos: the paths or URLs, as given.
+        features: float32 (videos, *shape), where `shape` is that of the feature of one video.
         metadata: `model`, `level`, `shape`, `version`, and the `settings` of the run.
     """
 
@@ -44,22 +47,23 @@ class FeatureTable:
 
 def read_features(path: str | os.PathLike) -> FeatureTable:
     """
-    A whole table, in memory.
+    Read a table of features, which `timesformer-hf embed` wrote, into memory.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for a file that isn't one of features.
+        ValueError: where the file is not a table of features.
+        ImportError: where pyarrow is missing.
     """
     pa = import_pyarrow()
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no table {path}")
+        raise FileNotFoundError(f"There is no file {path}")
     try:
         table = pa.parquet.read_table(path)
         metadata = {name: read(table.schema.metadata[name.encode()].decode()) for name, read in _METADATA.items()}
         videos, features = table.column("video").to_pylist(), table.column("feature").combine_chunks()
         shape = metadata["shape"]
     except (pa.ArrowInvalid, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no table of features made by timesformer-hf embed ({error})") from error
+        raise ValueError(f"{path} is not a table of features made by timesformer-hf embed ({error})") from error
     for _ in shape:
         features = features.flatten()
     return FeatureTable(videos, features.to_numpy().reshape(len(videos), *shape), metadata)
@@ -67,14 +71,14 @@ def read_features(path: str | os.PathLike) -> FeatureTable:
 
 class FeatureParts:
     """
-    The batches of a run that are finished, a file each.
+    The finished batches of a run, one file each.
 
     Args:
-        folder: where they are; made if it isn't there.
-        settings: what decides the features. A folder that was begun with others is refused.
+        folder: the folder of the files. It is created if it doesn't exist.
+        settings: all settings that decide the features. They must equal those that the folder was started with.
 
     Raises:
-        ValueError: where the settings differ, naming those; or where the folder isn't of a run.
+        ValueError: where the settings differ, or where the folder was not made by a run.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict):
@@ -85,25 +89,29 @@ class FeatureParts:
                 (new / "settings.json").write_text(json.dumps(settings, indent=2))
         _check_settings(self.folder, settings)
         self.shape: tuple[int, ...] | None = None  # of a feature
-        self.places: dict[str, tuple[Path, int]] = {}  # of each source that is done, the part and the row in it
+        self.places: dict[str, tuple[Path, int]] = {}  # of each finished source, its part and the row in it
         self.next_number = 0
         for part in sorted(self.folder.glob(f"{'[0-9]' * 8}.parquet")):
             self.register(part)
 
     def register(self, part: Path) -> None:
+        """Take the rows of a part into account."""
         pa = import_pyarrow()
         try:
             sources = pa.parquet.read_table(part, columns=["source"]).column("source").to_pylist()
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{part} is damaged ({error}); delete it to have its videos embedded anew") from error
+            raise ValueError(f"{part} is damaged ({error}); delete it, and its videos are embedded again") from error
         self.places |= {source: (part, row) for row, source in enumerate(sources)}
         self.shape = self.shape or _feature_shape(pa.parquet.read_schema(part))
         self.next_number = int(part.stem) + 1
 
     def add(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
         """
-        Store what has a feature of a batch, whole or not at all. A feature of another shape than those before it
-        becomes an error. `sources` tell the videos apart, see `source_of`.
+        Store the features of a batch as one part, which is written completely or not at all.
+
+        Args:
+            videos: the batch. A video whose feature has another shape than the first one gets an error instead.
+            sources: what identifies each video, see [`source_of`].
         """
         shape = self.shape
         rows = [(video, source) for video, source in zip(videos, sources, strict=True) if video.feature is not None]
@@ -116,6 +124,7 @@ class FeatureParts:
             self.write(*map(list, zip(*rows, strict=True)))
 
     def write(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
+        """Write videos that all have features of one shape as the next part."""
         part = self.folder / f"{self.next_number:08d}.parquet"
         with output_file(part) as path:
             import_pyarrow().parquet.write_table(_as_arrow(videos, sources), path)
@@ -123,8 +132,8 @@ class FeatureParts:
 
     def merge(self, sources: list[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
         """
-        Write what there is of `sources`, in that order, to one file, and remove the parts, unless they hold videos of
-        another run, which was cut off.
+        Write the features of `sources` to one file, in that order, without those that have none. Then remove the parts,
+        unless they contain videos of another run, which was interrupted.
         """
         pa = import_pyarrow()
         places = [self.places[source] for source in sources if source in self.places]
@@ -142,29 +151,32 @@ class FeatureParts:
             self.remove()
 
     def remove(self) -> None:
+        """Delete the folder of parts."""
         shutil.rmtree(self.folder)
 
 
 def _check_settings(folder: Path, settings: dict) -> None:
     """
+    Check that a folder of parts was started with these settings.
+
     Raises:
-        ValueError: where a folder of parts was begun with other settings, or isn't one.
+        ValueError: where the settings differ, or where the folder was not made by a run.
     """
     try:
         begun = json.loads((folder / "settings.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no begun run of timesformer-hf embed ({error}); move it away") from error
+        raise ValueError(f"{folder} is not a started run of timesformer-hf embed ({error}); move it away") from error
     if not isinstance(begun, dict):
-        raise ValueError(f"{folder} holds no begun run of timesformer-hf embed; move it away")
+        raise ValueError(f"{folder} is not a started run of timesformer-hf embed; move it away")
     if changes := differences(begun, settings):
         raise ValueError(
-            f"{folder} holds a run that was begun with other settings: {'; '.join(changes)}. Give the same to continue "
-            "it, delete that folder to start anew, or choose another output"
+            f"{folder} contains a run with other settings: {'; '.join(changes)}. Give the same settings to continue "
+            "it, delete that folder to start again, or choose another output"
         )
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """What differs between two runs' settings, in words; one that is missing is `None`."""
+    """Return one phrase for each setting that differs between two runs. A missing setting counts as `None`."""
     return [
         f"{name} was {old.get(name)!r} and now is {new.get(name)!r}"
         for name in dict.fromkeys((*new, *old))
@@ -173,7 +185,9 @@ def differences(old: dict, new: dict) -> list[str]:
 
 
 def source_of(video: str) -> str:
-    """What tells whether a row is of this very video: the name, and of a file also its place, size and time."""
+    """
+    Return what identifies a video: its name, and for a file also its absolute path, size and modification time.
+    """
     if is_url(video) or not os.path.exists(video):
         return video
     stat = os.stat(video)
@@ -181,7 +195,7 @@ def source_of(video: str) -> str:
 
 
 def _as_arrow(videos: list[EmbeddedVideo], sources: list[str]):
-    """A batch, all features of one shape, as an Arrow table."""
+    """Return a batch, whose features all have one shape, as an Arrow table."""
     pa = import_pyarrow()
     stacked = np.stack([video.feature for video in videos])
     features = pa.array(stacked.ravel())
@@ -198,7 +212,7 @@ def _as_arrow(videos: list[EmbeddedVideo], sources: list[str]):
 
 
 def _feature_shape(schema) -> tuple[int, ...]:
-    """The shape of a feature, from the sizes of its nested lists."""
+    """Return the shape of a feature, from the sizes of its nested lists."""
     kind, shape = schema.field("feature").type, []
     while hasattr(kind, "list_size"):
         shape.append(kind.list_size)
@@ -207,7 +221,7 @@ def _feature_shape(schema) -> tuple[int, ...]:
 
 
 def read_rows(places: list[tuple[Path, int]], columns: list[str]):
-    """The rows at these places, as an Arrow table; neighbours in a part are read together."""
+    """Return the rows at these places, (part, row), as an Arrow table. Consecutive rows of a part are read together."""
     pa = import_pyarrow()
     tables = []
     for part, group in groupby(places, key=itemgetter(0)):

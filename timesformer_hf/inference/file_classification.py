@@ -1,4 +1,4 @@
-"""Labels of many video files: what `timesformer-hf classify` does between its arguments and its output."""
+"""Classifies many video files: the work of `timesformer-hf classify` between its arguments and its output."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,15 +9,15 @@ from itertools import islice
 from .pipeline_timesformer import TimesformerVideoClassificationPipeline
 
 
-Classify = Callable[[list[Future]], list[list[dict]]]  # videos that are read to the labels of each
+Classify = Callable[[list[Future]], list[list[dict]]]  # futures of decoded videos -> the labels of each
 
 
 class BusyTime:
     """
-    For how much of the time something was busy, from when this is made until it is asked.
+    Measures for what share of the time something was busy, for example a model. The time starts with the constructor.
 
     Attributes:
-        busy_seconds: what the clock says of the blocks `with busy.measured():` that are over.
+        busy_seconds: the time spent so far in blocks `with busy.measured():`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -25,6 +25,7 @@ class BusyTime:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
+        """Count the time of this block as busy."""
         start = self.clock()
         try:
             yield
@@ -33,10 +34,12 @@ class BusyTime:
 
     @property
     def seconds(self) -> float:
+        """The time since the constructor."""
         return self.clock() - self.start
 
     @property
     def share(self) -> float:
+        """The busy part of the time, from 0 to 1."""
         return self.busy_seconds / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -49,17 +52,18 @@ def classify_files(
     **settings,
 ) -> Iterator[dict]:
     """
-    Label videos, in order: threads decode the next ones while the model is at a batch. What fails, fails for its video
-    alone.
+    Classify videos in order. Threads decode the next videos while the model computes. An error affects only its video.
 
     Args:
+        classifier: the pipeline.
+        videos: paths or URLs.
         batch_size: how many videos the model takes at once.
-        model_time: is told when the model is busy.
-        num_workers: threads, one a core without it.
-        settings: of a call of the pipeline.
+        model_time: measures when the model is busy.
+        num_workers: number of decoding threads (default: one for each core).
+        settings: arguments for a call of the pipeline, for example `top_k`.
 
     Yields:
-        {"video", "predictions": [{"label", "score"}]} of each video, or {"video", "error"}.
+        {"video", "predictions": [{"label", "score"}]} for each video, or {"video", "error"}.
     """
 
     def classify(batch: list[Future]) -> list[list[dict]]:
@@ -70,11 +74,11 @@ def classify_files(
     futures, names = iter(classifier.read_ahead(videos, batch_size, **preparation)), iter(videos)
     while batch := list(islice(futures, batch_size)):
         for video, outcome in zip(islice(names, len(batch)), label_batch(classify, batch), strict=True):
-            yield _describe(video, outcome)
+            yield _as_json_line(video, outcome)
 
 
 def label_batch(classify: Classify, videos: list[Future]) -> list[list[dict] | Exception]:
-    """Of each video its labels, or the error of reading or classifying it."""
+    """Return the labels of each video, or the error that reading or classifying it raised."""
     errors = [video.exception() for video in videos]
     for error in errors:
         if error is not None and not isinstance(error, Exception):  # an interrupt
@@ -84,7 +88,9 @@ def label_batch(classify: Classify, videos: list[Future]) -> list[list[dict] | E
 
 
 def _label_each(classify: Classify, videos: list[Future]) -> list[list[dict] | Exception]:
-    """As one batch. Where that fails, one by one: it may be one of them that the model can't take, or their number."""
+    """
+    Classify videos as one batch. If that fails, because of one video or of their number, classify them one by one.
+    """
     if not videos:
         return []
     try:
@@ -92,12 +98,12 @@ def _label_each(classify: Classify, videos: list[Future]) -> list[list[dict] | E
     except Exception as error:
         if len(videos) == 1:
             return [error]
-    # after the error is forgotten, which holds on to what filled the memory
+    # outside the except block, because the error keeps the tensors of the failed batch in memory
     return [outcome for video in videos for outcome in _label_each(classify, [video])]
 
 
-def _describe(video: str, outcome: list[dict] | Exception) -> dict:
-    """As JSON can hold it."""
+def _as_json_line(video: str, outcome: list[dict] | Exception) -> dict:
+    """Return one line of `classify --json`: `{video, predictions}` or `{video, error}`."""
     if isinstance(outcome, Exception):
         return {"video": video, "error": str(outcome) or type(outcome).__name__}
     return {"video": video, "predictions": [{"label": row["label"], "score": row["score"]} for row in outcome]}

@@ -1,9 +1,10 @@
 """
-The same answers with less arithmetic: linear maps that meet in inference with nothing between them, made one.
+For inference: the same outputs with less arithmetic. Consecutive linear maps are folded into one.
 
-While training, dropout and stochastic depth stand between the output projection of an added attention step and the
-step's own linear layer, and each has its gradient. In inference they are one map. The scale and shift of a norm are
-part of the linear layer behind it, and those of a processor's normalisation part of the patch embedding.
+- An added attention step has an output projection and a linear layer of its own. In training, dropout and stochastic
+  depth stand between them. In inference nothing does, so the two are one matrix.
+- The scale and shift of a norm become part of the linear layer after it.
+- The scale and shift of a processor's normalisation become part of the patch embedding.
 """
 
 import copy
@@ -23,22 +24,22 @@ from .encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, has_grid_l
 
 def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) -> TimesformerPreTrainedModel:
     """
-    A model with the same answers, on the same device and in the same number format, that computes less and moves less.
+    Return a copy of the model for inference: the same outputs, faster, on the same device and in the same dtype.
 
-    It is saved as any other, and can be loaded without this function; loaded, it computes as much as before. It isn't
-    for training, and loads no weights. To quantize, optimize first; to compile, too. On a CPU that has to emulate
-    products of 16-bit numbers, a model of them computes its blocks in float32.
+    The copy is saved like any other model. What is loaded from there is the ordinary model again. The copy is not for
+    training and can't load weights. Optimize before you quantize or compile. Where a CPU emulates 16-bit matmuls, the
+    blocks of a 16-bit model compute in float32.
 
     Args:
-        model: a TimeSformer in evaluation mode, on one device; it is left as it is.
-        processor: the video or image processor whose rescaling and normalisation the model shall do itself. It then
-            also takes the pixels that the processor makes with `do_rescale=False, do_normalize=False`: uint8 (batch,
+        model: a TimeSformer in evaluation mode, on one device. It is not changed.
+        processor: a video or image processor. With it the optimized model rescales and normalises pixels itself: it
+            also takes what the processor returns with `do_rescale=False, do_normalize=False`, which is uint8 (batch,
             frames, channels, height, width).
 
     Raises:
-        TypeError: for another model.
-        ValueError: for a model in training mode, or one that is quantized, has adapters, is offloaded or on several
-            devices.
+        TypeError: for a model of another class.
+        ValueError: for a model that is in training mode, already optimized, quantized, offloaded, on several devices,
+            or has adapters.
 
     Example:
 
@@ -60,20 +61,22 @@ def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) ->
 
 def _check_can_optimize(model: TimesformerPreTrainedModel) -> None:
     """
+    Check that the model can be optimized.
+
     Raises:
         TypeError, ValueError: see [`optimize_for_inference`].
     """
     if not isinstance(model, TimesformerPreTrainedModel):
         raise TypeError(f"optimize_for_inference takes a TimeSformer of timesformer_hf, got {type(model).__name__}")
     if isinstance(model.base_model.encoder, InferenceEncoder):
-        raise ValueError("The model is optimized for inference already")
+        raise ValueError("The model is already optimized for inference; use it as it is")
     if model.training:
-        raise ValueError("The model is in training mode, where nothing can be folded; call model.eval() first")
+        raise ValueError("The model is in training mode, and only inference can be optimized; call model.eval() first")
     _check_layers(model.base_model)
     if getattr(model, "is_quantized", False) or any(
         isinstance(module, nn.Linear) and is_quantized(module) for module in model.modules()
     ):
-        raise ValueError("The model is quantized, and its weights can't be folded; optimize it first, then quantize")
+        raise ValueError("The model is quantized, so its weights can't be folded; optimize it first, then quantize")
     places = {parameter.device for parameter in model.parameters()}
     if len(places) > 1 or torch.device("meta") in places or any(hasattr(p, "device_mesh") for p in model.parameters()):
         raise ValueError(
@@ -84,16 +87,18 @@ def _check_can_optimize(model: TimesformerPreTrainedModel) -> None:
 
 def _check_layers(model: TimesformerModel) -> None:
     """
+    Check that each layer has the class that this package gave it.
+
     Raises:
-        ValueError: where others have put in layers of their own, whose part in the answers would be lost.
+        ValueError: where a layer was replaced, for example by an adapter. Its effect would be lost.
     """
     with torch.device("meta"):
         classes = {name: type(module) for name, module in TimesformerModel(model.config).named_modules()}
     for name, module in model.named_modules():
         if type(module) is not classes.get(name):
             raise ValueError(
-                f"{name} is a {type(module).__name__}, which isn't the model's own; merge adapters into the "
-                "weights, and remove parametrizations and quantized layers, then optimize"
+                f"{name} is a {type(module).__name__}, which isn't one of the model's own layers; merge adapters into "
+                "the weights, remove parametrizations and quantized layers, then optimize"
             )
 
 
@@ -110,32 +115,34 @@ def _fold_layer(layer: TimesformerLayer) -> None:
 
 
 def _fold_linear(first: nn.Linear, second: nn.Linear) -> None:
-    """Make `first` what both do one after the other."""
-    weight = exact(second.weight)
-    first.bias.copy_(weight @ exact(first.bias) + exact(second.bias))
-    first.weight.copy_(weight @ exact(first.weight))
+    """Change `first` so that it computes both layers: first(x) becomes second(first(x))."""
+    weight = in_float64(second.weight)
+    first.bias.copy_(weight @ in_float64(first.bias) + in_float64(second.bias))
+    first.weight.copy_(weight @ in_float64(first.weight))
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
-    """Let `linear` do the norm's scale and shift, where it has a bias to take the shift."""
+    """Move the scale and shift of a norm into the linear layer after it, if that has a bias for the shift."""
     if linear.bias is None:
         return
-    weight = exact(linear.weight)
-    linear.bias.copy_(exact(linear.bias) + weight @ exact(norm.bias))
-    linear.weight.copy_(weight * exact(norm.weight))
+    weight = in_float64(linear.weight)
+    linear.bias.copy_(in_float64(linear.bias) + weight @ in_float64(norm.bias))
+    linear.weight.copy_(weight * in_float64(norm.weight))
     norm.weight.fill_(1)
     norm.bias.zero_()
 
 
-def exact(values: torch.Tensor) -> torch.Tensor:
-    """In float64, on the CPU: not every device has it."""
+def in_float64(values: torch.Tensor) -> torch.Tensor:
+    """Return the values in float64, on the CPU, because some devices have no float64."""
     return values.detach().cpu().double()
 
 
 class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
     """
-    The patch embeddings of a model, whose weights they share, that take uint8 pixels too. Patches have no padding, so
-    that rescaling and normalising pixels is a scale of the filters and a shift of their bias.
+    Patch embeddings that also take uint8 pixels. They share the weights of the model's own patch embeddings.
+
+    Patches have no padding. So rescaling and normalising the pixels is the same as scaling the filters and shifting
+    the bias.
     """
 
     def __init__(self, embeddings: TimesformerPatchEmbeddings, processor):
@@ -144,15 +151,18 @@ class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
         self.projection = projection = embeddings.projection
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
         mean, std = (torch.tensor(value, dtype=torch.float64).expand(self.num_channels) for value in (mean, std))
-        weight = exact(projection.weight) / std[:, None, None]
-        bias = exact(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
+        weight = in_float64(projection.weight) / std[:, None, None]
+        bias = in_float64(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
         weight = weight * (processor.rescale_factor if processor.do_rescale else 1.0)
         self.register_buffer("raw_weight", weight.to(projection.weight), persistent=False)
         self.register_buffer("raw_bias", bias.to(projection.bias), persistent=False)
         self.train(embeddings.training)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, channels, height, width), uint8 or not -> (batch, frames, hidden_size, rows, columns)"""
+        """
+        Embed pixels (batch, frames, channels, height, width), raw ones where they are uint8. Return (batch, frames,
+        hidden_size, rows, columns).
+        """
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.dtype is not torch.uint8:
             return super().forward(pixel_values)
         pixels = pixel_values.to(self.raw_weight.dtype)

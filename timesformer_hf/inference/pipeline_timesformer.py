@@ -17,32 +17,34 @@ from .prefetching import PrefetchedSequence, default_workers, prefetch
 
 
 SCORES = {"regression": "none", "multi_label_classification": "sigmoid"}
-"""What turns logits into scores, by problem type; softmax where nothing is named here."""
+"""The function from logits to scores for each `problem_type`. Every other type uses softmax."""
 
-_OPEN_FILES = threading.Lock()  # two of them may be one and the same, which has one position
+_OPEN_FILES = threading.Lock()  # two inputs can be the same open file, which has one reading position
 
 
 class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
     """
-    transformers' own pipeline, except where the model comes with a [`TimesformerVideoProcessor`]: there
-    `frame_sampling_rate` takes effect, as `num_frames` frames at that rate around the middle of the video (without it,
-    and where the processor has none, they are spread over the whole video), and `batch_size` works. `num_clips`,
-    `num_crops` and `views` classify several views of a video, see the processor; `average` is of what the scores are
-    the mean over views, `"probabilities"` or `"logits"` (default: the protocol's own, or probabilities). Every other
-    model's videos are left to transformers.
-    The videos of a list, data set or generator are decoded ahead of the model, in `prefetch_workers` threads (default:
-    one a core, 8 at most). So a generator is some videos ahead of the results: what it yields must stay as it is, a
-    temporary file in its place. `prefetch_workers=0` reads each video when its turn has come; `num_workers` asks for
-    transformers' worker processes instead, as with every pipeline. On a CUDA device the frames arrive as bytes and are
-    resized there.
-    Without a `function_to_apply` the config's `problem_type` chooses it, in the transformers versions too that take the
-    softmax of everything.
+    The video-classification pipeline of transformers, with more features for models with a
+    [`TimesformerVideoProcessor`]. All other models are left to transformers.
+
+    - Sampling: with `frame_sampling_rate`, a clip is `num_frames` frames at that rate around the middle of the video.
+      Without it, and where the processor has none, the frames are spread over the whole video.
+    - Views: `num_clips`, `num_crops` and `views` classify several views of a video, see the processor. `average` says
+      what is averaged over the views: `"probabilities"` or `"logits"` (default: that of `views`, or probabilities).
+    - `batch_size` works.
+    - Decoding ahead: the videos of a list, data set or generator are decoded ahead of the model in `prefetch_workers`
+      threads (default: one for each core, at most 8). A generator is then a few videos ahead of the results, so the
+      files that it yields must not change or be deleted meanwhile. `prefetch_workers=0` reads each video only when it
+      is needed. `num_workers` uses the worker processes of transformers instead, as in every pipeline.
+    - CUDA: frames are moved to the device as bytes and resized there.
+    - Scores: without `function_to_apply` the config's `problem_type` decides between softmax and sigmoid, also in those
+      versions of transformers that always use softmax.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if isinstance(self.video_processor, TimesformerVideoProcessor) and self.feature_extractor is None:
-            # transformers only collates batches of a pipeline that has one; a clip needs no padding
+            # transformers forms batches only in a pipeline with a feature extractor; clips need no padding
             self.feature_extractor = self.video_processor
 
     def _sanitize_parameters(
@@ -56,7 +58,7 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         **kwargs,
     ):
         if prefetch_workers is not None and prefetch_workers < 0:
-            raise ValueError(f"prefetch_workers={prefetch_workers} must be at least 1, or 0 for none")
+            raise ValueError(f"prefetch_workers={prefetch_workers} must be at least 1, or 0 for no decoding ahead")
         preprocess, forward, postprocess = super()._sanitize_parameters(function_to_apply=function_to_apply, **kwargs)
         if function_to_apply is None:
             postprocess.pop("function_to_apply", None)
@@ -66,7 +68,7 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         return preprocess, forward, postprocess
 
     def get_iterator(self, inputs, num_workers: int, batch_size: int, preprocess_params: dict, *other_params):
-        """transformers' own, over videos that are read ahead, which `preprocess` then only hands on."""
+        """Return the iterator of transformers over futures of videos that are read ahead."""
         if num_workers == 0 and isinstance(self.video_processor, TimesformerVideoProcessor):
             inputs = self.read_ahead(inputs, batch_size, **preprocess_params)
         return super().get_iterator(inputs, num_workers, batch_size, preprocess_params, *other_params)
@@ -75,12 +77,14 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         self, videos: Iterable, batch_size: int = 1, prefetch_workers: int | None = None, **settings
     ) -> Iterable:
         """
-        Videos as futures of what `preprocess` makes of them with `settings`, in order. The pipeline takes such futures
-        in place of videos.
+        Start to preprocess videos in threads. Return futures of the results, in order, which the pipeline takes in
+        place of videos.
 
         Args:
-            batch_size: so many more are read ahead, the next batch while the model is at one.
-            prefetch_workers: threads; 0 returns the videos as they are.
+            videos: a sequence or any other iterable of videos.
+            batch_size: this many more videos are read ahead, so that the next batch is ready when the model is.
+            prefetch_workers: number of threads (default: one for each core, at most 8). 0 returns the videos unchanged.
+            settings: arguments of `preprocess`.
         """
         workers = default_workers() if prefetch_workers is None else prefetch_workers
         if workers == 0:
@@ -93,14 +97,17 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         video,
         num_frames: int | None = None,
         frame_sampling_rate: int | None = None,
-        prefetch_workers: int | None = None,  # of a call on several videos
+        prefetch_workers: int | None = None,  # unused here: it is for a call on several videos
         **multi_view,
     ) -> BatchFeature:
+        """
+        Return the model's inputs for a video: a path, URL, open file or decoded frames, or a future of the inputs.
+        """
         if isinstance(video, Future):
             return video.result()
         if not isinstance(self.video_processor, TimesformerVideoProcessor):
             if multi_view:
-                raise ValueError(f"{', '.join(multi_view)} need a model with a TimesformerVideoProcessor")
+                raise ValueError(f"{', '.join(multi_view)}: only a model with a TimesformerVideoProcessor takes these")
             return super().preprocess(video, num_frames=num_frames, frame_sampling_rate=frame_sampling_rate or 1)
         settings = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
         if num_frames is None and self.video_processor.fps is None:
@@ -109,19 +116,22 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         with _OPEN_FILES if hasattr(video, "read") else nullcontext():
             inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **settings)
         if len(inputs.pixel_values) > 1:
-            raise ValueError(f"Give the pipeline its {len(inputs.pixel_values)} videos as a list, one video an entry")
+            raise ValueError(
+                f"One entry has {len(inputs.pixel_values)} videos; give the pipeline a list with one video an entry"
+            )
         return inputs.to(self.dtype)
 
     def placement(self) -> dict:
         """
-        Where frames are resized and normalised: where the model is, if that is a CUDA device and the processor names
-        none. Not in a worker process, which can't use the device of the process that it was forked from.
+        Return the processor's `device` argument: the model's device if it is a CUDA device and the processor has none.
+
+        A worker process can't use the CUDA device of the process that it was forked from, so there it is empty.
         """
         on_device = self.device.type == "cuda" and self.video_processor.device is None and get_worker_info() is None
         return {"device": self.device} if on_device else {}
 
     def _forward(self, model_inputs):
-        """Logits (batch, labels), or (batch, views, labels); a pass has one view of each video of a batch."""
+        """Compute logits (batch, labels), or (batch, views, labels) with one forward pass for each view."""
         pixel_values = model_inputs.get("pixel_values")
         if pixel_values is None or pixel_values.ndim < 6:
             return super()._forward(model_inputs)
@@ -135,6 +145,7 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         views: str | None = None,
         average: str | None = None,
     ):
+        """Return the `top_k` labels of a video with their scores, averaged over its views: `[{"label", "score"}]`."""
         function_to_apply = function_to_apply or SCORES.get(self.model.config.problem_type, "softmax")
         if model_outputs.logits.ndim == 3:
             average = average or self.video_processor.view_settings(views=views).average

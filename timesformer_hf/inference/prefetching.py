@@ -1,6 +1,8 @@
 """
-Work done ahead in threads: the next videos are decoded while the model is busy with this one. Knows no video and no
-model. Threads are enough, since decoders and torch let go of Python's lock while they work.
+Runs a function on the next items in threads, ahead of the caller. So the next videos are decoded while the model works.
+
+This file imports no decoder and no model. Threads are enough, because decoders and torch release Python's global lock
+while they work.
 """
 
 from collections import deque
@@ -11,33 +13,37 @@ from typing import Any
 from ..video.decoding_plan import count_cores
 
 
-MOST_WORKERS = 8  # each holds the frames of a video, and every decoder has threads of its own
+MOST_WORKERS = 8  # each worker keeps the frames of a video in memory, and every decoder starts threads of its own
 
 
 def default_workers() -> int:
-    """A thread for each core that this process may use, up to `MOST_WORKERS`."""
+    """Return the number of threads: one for each core that this process may use, at most `MOST_WORKERS`."""
     return min(count_cores(), MOST_WORKERS)
 
 
 def prefetch(function: Callable[[Any], Any], items: Iterable, workers: int, ahead: int) -> Iterator[Future]:
     """
-    `function` of every item, computed in threads ahead of who asks for it.
+    Apply `function` to every item in threads, ahead of the caller.
 
-    items="abcde", ahead=3: a, b and c are begun when the first is asked for, d when the second is
+    Example with items="abcde" and ahead=3: when the caller asks for the first result, a, b and c are started; when it
+    asks for the second, d is started.
 
-    The items are taken one by one in the caller's thread, `ahead` of them at most before the first has been handed
-    out, so that as many results are held at most. Whoever stops early, closes the iterator or drops it; what hasn't
-    begun by then never does.
+    Items are taken one by one in the caller's thread. At most `ahead` of them are started and not yet handed out, so at
+    most `ahead` results are in memory. To stop early, close the iterator or delete it. Items that are not started by
+    then never are.
 
     Args:
-        workers: how many threads.
+        function: is called with one item.
+        items: any iterable, also an endless one.
+        workers: number of threads.
+        ahead: number of items that are started ahead.
 
     Yields:
-        a future that is done for each item, in the order of the items: `result()` returns what the function returned
-        or raises what it raised. Where taking an item fails, its future raises that.
+        a finished future for each item, in the order of the items. `result()` returns what the function returned, or
+        raises what it raised. Where the iterable itself raises, the future of that item raises the error.
 
     Raises:
-        ValueError: for less than one worker, or less than one item ahead.
+        ValueError: where `workers` or `ahead` is less than 1.
     """
     if min(workers, ahead) < 1:
         raise ValueError(f"workers={workers} and ahead={ahead} must be at least 1")
@@ -53,8 +59,8 @@ def _prefetch(function: Callable, items: Iterator, workers: int, ahead: int) -> 
                     begun.append(pool.submit(function, next(items)))
                 except StopIteration:
                     more = False
-                except Exception as error:  # not before its turn
-                    begun.append(failed(error))
+                except Exception as error:  # is raised when the caller reaches this item
+                    begun.append(failed_future(error))
             if begun:
                 wait([begun[0]])
                 yield begun.popleft()
@@ -62,7 +68,8 @@ def _prefetch(function: Callable, items: Iterator, workers: int, ahead: int) -> 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def failed(error: Exception) -> Future:
+def failed_future(error: Exception) -> Future:
+    """Return a finished future that raises `error`."""
     future = Future()
     future.set_exception(error)
     return future
@@ -70,8 +77,9 @@ def failed(error: Exception) -> Future:
 
 class PrefetchedSequence:
     """
-    [`prefetch`] with a length and an index, for those who go through a sequence from its start, as torch's DataLoader
-    does. An index out of turn is possible too: that begins anew.
+    [`prefetch`] as a sequence with a length and an index, for example for torch's DataLoader.
+
+    It is made for reading from the start to the end. Any other index works too, but restarts the prefetching there.
     """
 
     def __init__(self, function: Callable[[Any], Any], items: Sequence, workers: int, ahead: int):

@@ -1,23 +1,24 @@
-"""Linear layers with fewer bits, by torchao: weights once, activations as they come."""
+"""Quantizes linear layers with torchao: weights once, activations token by token during the forward pass."""
 
 import warnings
 
 from torch import nn
 
 
-# name -> torchao's config: one scale for each token and each row of a weight
+# name -> torchao's config, which has one scale for each token and each row of a weight
 CONFIGS = {"int8": "Int8DynamicActivationInt8WeightConfig", "fp8": "Float8DynamicActivationFloat8WeightConfig"}
 
 
 def quantization_config(name: str):
     """
-    The config of torchao by name: for `torchao.quantization.quantize_`, or in transformers' `TorchAoConfig`.
+    Return torchao's config for `torchao.quantization.quantize_` or for transformers' `TorchAoConfig`.
 
     Args:
-        name: `"int8"`, on CPU and CUDA, or `"fp8"`, on CUDA devices that have it (Ada, Hopper and later).
+        name: `"int8"` for CPU and CUDA, or `"fp8"` for CUDA devices with fp8 matmuls (Ada, Hopper and later).
 
     Raises:
-        ValueError: for another name. ImportError: where torchao is missing.
+        ValueError: for another name.
+        ImportError: where torchao is missing.
     """
     if name not in CONFIGS:
         raise ValueError(f"Unknown quantization {name!r}; it must be one of {', '.join(map(repr, CONFIGS))}")
@@ -32,7 +33,7 @@ def quantization_config(name: str):
 
 def quantize(model: nn.Module, name: str) -> nn.Module:
     """
-    Quantize the model's linear layers in place; after [`optimize_for_inference`], if both are wanted.
+    Quantize the model's linear layers in place. If you want both, call [`optimize_for_inference`] first.
 
     Args:
         name: see [`quantization_config`].

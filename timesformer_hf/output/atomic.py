@@ -1,4 +1,4 @@
-"""Outputs that are there whole or not at all: written under a temporary name beside their place, then moved."""
+"""Atomic outputs: each is written under a temporary name in the same folder and renamed when it is complete."""
 
 import contextlib
 import os
@@ -11,10 +11,11 @@ from pathlib import Path
 @contextlib.contextmanager
 def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: tuple[str, ...] = ()) -> Iterator[Path]:
     """
-    An empty folder to write into, which becomes `path` when the block ends; after an error nothing of it stays.
+    Yield an empty folder to write into. It becomes `path` when the block ends; after an error it is deleted.
 
     Args:
-        own_files: patterns of the files that may be overwritten.
+        overwrite: replace `path` where it exists.
+        own_files: patterns of the file names that may be replaced, for example `("*.json",)`.
 
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_folder`].
@@ -42,7 +43,7 @@ def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: t
 @contextlib.contextmanager
 def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    A file name to write to, which becomes `path` when the block ends; after an error nothing of it stays.
+    Yield a file name to write to. The file becomes `path` when the block ends; after an error it is deleted.
 
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_file`].
@@ -57,50 +58,55 @@ def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
 
 def check_output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: tuple[str, ...] = ()) -> None:
     """
-    To be called before long work, too.
+    Check that the folder `path` can be written. Call it also before long work, so that the work is not lost.
 
     Raises:
-        FileExistsError: where `path` exists and may not be overwritten: without `overwrite`, or where it is something
-            else than a folder of nothing but `own_files`. A Trainer's folder with checkpoints is something else.
-        NotADirectoryError: where it can't be made.
+        FileExistsError: where `path` exists without `overwrite`; or where it is not a folder that contains only
+            `own_files`. So a Trainer's folder with checkpoints is never replaced.
+        NotADirectoryError: where the folder can't be created.
+        ValueError: for an empty name.
     """
     _check_free(path, overwrite)
     path = Path(path).resolve()
     if not path.exists():
         return
     if not path.is_dir():
-        raise FileExistsError(f"{path} is no folder; it is not overwritten")
+        raise FileExistsError(f"{path} is not a folder, so it is not overwritten; give another name")
     foreign = sorted(entry.name for entry in path.iterdir() if entry.is_dir() or not any(map(entry.match, own_files)))
     if foreign or (any(path.iterdir()) and not (path / "config.json").exists()):
-        reason = f"it holds {', '.join(foreign[:5])}" if foreign else "it has no config.json"
-        raise FileExistsError(f"{path} is more than an output: {reason}. It is not overwritten; give another name")
+        reason = f"it contains {', '.join(foreign[:5])}" if foreign else "it has no config.json"
+        raise FileExistsError(f"{path} is not only an output: {reason}. It is not overwritten; give another name")
 
 
 def check_output_file(path: str | os.PathLike, overwrite: bool = False) -> None:
     """
-    To be called before long work, too.
+    Check that the file `path` can be written. Call it also before long work, so that the work is not lost.
 
     Raises:
-        FileExistsError: where `path` exists and may not be overwritten, or is no file.
-        NotADirectoryError: where it can't be made.
+        FileExistsError: where `path` exists without `overwrite`, or is not a regular file.
+        NotADirectoryError: where the file can't be created.
+        ValueError: for an empty name.
     """
     if Path(path).is_dir():
         raise FileExistsError(f"{path} is a folder; give the name of a file")
     _check_free(path, overwrite)
     if Path(path).exists() and not Path(path).is_file():
-        raise FileExistsError(f"{path} is no regular file; it is not overwritten")
+        raise FileExistsError(f"{path} is not a regular file, so it is not overwritten; give another name")
 
 
 def _check_free(path: str | os.PathLike, overwrite: bool) -> None:
     """
+    Check that `path` can be created.
+
     Raises:
         FileExistsError: where `path` exists, unless `overwrite`.
-        NotADirectoryError: where something above it is a file. ValueError: for an empty name.
+        NotADirectoryError: where a part of the path above it is a file.
+        ValueError: for an empty name or the current folder.
     """
     if str(path).strip() in ("", "."):
-        raise ValueError(f"The name of the output, {str(path)!r}, is empty or the current folder; give another")
+        raise ValueError(f"The output name {str(path)!r} is empty or the current folder; give another name")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(f"{path} exists; give another name, or --overwrite to replace it")
     above = next(parent for parent in Path(path).resolve().parents if parent.exists())
     if not above.is_dir():
-        raise NotADirectoryError(f"{path} can't be made: {above} is a file")
+        raise NotADirectoryError(f"{path} can't be created: {above} is a file, not a folder; give another name")

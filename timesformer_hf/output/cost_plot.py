@@ -1,4 +1,4 @@
-"""Drawing costs like the paper's Figure 3: a panel for each thing that grows. Knows numbers and names, no model."""
+"""Draws costs like the paper's Figure 3: one panel for each quantity that grows. It imports no model."""
 
 import os
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from .figures import COLOURS, MARKERS, check_can_plot, new_figure, save_figure
 @dataclass(frozen=True)
 class Panel:
     """
-    One half of the figure.
+    One panel of the figure: the cost of several models against one quantity.
 
     Attributes:
-        label: of the horizontal axis, with its unit.
-        values: on the horizontal axis.
-        lines: name -> a cost for each of the values.
+        label: the text below the horizontal axis, with its unit.
+        values: the positions on the horizontal axis.
+        lines: name -> one cost for each of the values.
     """
 
     label: str
@@ -25,14 +25,15 @@ class Panel:
 
 def plot_costs(path: str | os.PathLike, panels: Sequence[Panel], label: str) -> None:
     """
-    Draw `panels` side by side and write them to `path`, a name in .svg or .png. The same numbers give the same bytes,
-    as long as matplotlib and its settings are the same.
+    Draw `panels` side by side and write them to `path`. The same numbers give the same bytes, with the same matplotlib
+    and settings.
 
     Args:
-        label: of the vertical axis, which the panels share, with its unit.
+        path: a file name that ends in .svg or .png.
+        label: the text beside the vertical axis, with its unit. The panels share this axis.
 
     Raises:
-        ValueError, ImportError: as `check_can_plot`.
+        ValueError, ImportError: see [`check_can_plot`].
     """
     check_can_plot(path)
     figure = new_figure(9, 4.2)
@@ -47,7 +48,10 @@ def plot_costs(path: str | os.PathLike, panels: Sequence[Panel], label: str) -> 
 
 
 def draw_panel(axes, panel: Panel) -> None:
-    """Both axes are logarithmic: a cost that grows as a power is a straight line, and its slope is the power."""
+    """
+    Draw one panel with two logarithmic axes. There a cost that grows as a power is a straight line, whose slope is the
+    power.
+    """
     from matplotlib.ticker import LogLocator
 
     for (name, costs), colour, marker in zip(panel.lines.items(), COLOURS, MARKERS, strict=False):

@@ -1,7 +1,13 @@
-"""Parquet, through pyarrow, which is an extra."""
+"""Parquet files, read and written by the optional package pyarrow."""
 
 
 def import_pyarrow():
+    """
+    Import pyarrow and its Parquet module.
+
+    Raises:
+        ImportError: where pyarrow is missing.
+    """
     try:
         import pyarrow
         import pyarrow.parquet

@@ -1,4 +1,4 @@
-"""What the commands print besides their results."""
+"""Controls what the commands print besides their results."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Only errors in its log, and no progress bars for loading weights."""
+    """Let transformers log only errors and show no progress bars inside the block."""
     from transformers import logging
 
     verbosity, progress_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
