@@ -578,7 +578,7 @@ class TestRefused:
             "nonsense": r"'nonsense' is neither a label list \(diving48, hmdb51, kinetics400",
             "EMPTY": "must have a label in every line; line 1 is empty",
             "TWICE": "names labels more than once: a",
-            "BINARY": "is no text file",
+            "BINARY": "is not a text file",
         }
         if labels in texts:
             (tmp_path / labels).write_bytes(texts[labels])

@@ -279,7 +279,7 @@ class TestWholeRuns:
         sides = {(row["split"], Path(row["path"]).name) for row in read_split(tmp_path / "out")}
         expected = {("train", f"{number}.mp4") for number in range(8)}
         assert sides == expected | {("validation", f"{number}.mp4") for number in range(6, 12)}
-        assert "2 videos to validate with are also trained with" in caplog.text
+        assert "2 validation videos are also training videos" in caplog.text
         run(tmp_path / "other", data, model=model, validation_data=tmp_path / "data" / "validation")
         assert len(read_split(tmp_path / "other")) == 12 + 6
 
@@ -671,7 +671,7 @@ class TestLabelsAndNames:
         folder = shutil.copytree(data, tmp_path / "data")
         (folder / "cat" / "4.mp4").rename(folder / "cat" / os.fsdecode(b"\xff.mp4"))
         run(tmp_path / "out", folder, code=2, model=model)
-        assert r"/cat/\udcff.mp4' of a file or folder is no text in UTF-8; rename it" in capsys.readouterr().err
+        assert r"/cat/\udcff.mp4' of a file or folder is not text in UTF-8; rename it" in capsys.readouterr().err
 
 
 class TestUnreadableClips:
@@ -779,7 +779,7 @@ class TestUnreadableClips:
             rows += [f"{path},,validation" for path in videos[10:]] + labelled
             (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *rows]))
         run(tmp_path / "out", tmp_path / "given.csv", code=2, **settings)
-        assert "No video to validate with has a label" in capsys.readouterr().err
+        assert "No validation video has a label" in capsys.readouterr().err
         result = run(tmp_path / "out", tmp_path / "unreadable.csv", **settings)
         assert result["validation"].keys() == {"label_accuracy", "loss"}
 
@@ -804,7 +804,7 @@ class TestBadInput:
             ({"attention_type": "both"}, "attention_type='both' must be one of"),
             ({"frame_sampling": "center"}, "needs a frame_sampling_rate"),
             ({"mixup": -1}, "mixup=-1.0 must be 0"),
-            ({"jitter": 1}, "jitter=(1.0,) must be a range, two numbers, from at least 1"),
+            ({"jitter": 1}, "jitter=(1.0,) must be two numbers in ascending order, of at least 1"),
             ({"label_smoothing_factor": 1.5}, "label_smoothing_factor=1.5 must lie in [0, 1]"),
             (
                 {"dataloader_drop_last": True, "per_device_train_batch_size": 100},

@@ -99,7 +99,7 @@ class TestClassFolders:
 
     def test_empty_class_folder(self, tmp_path):
         data = touch(tmp_path, "cat/a.mp4", "dog/notes.txt")
-        with pytest.raises(ValueError, match=r"class folder .*dog holds no video .*\.mp4"):
+        with pytest.raises(ValueError, match=r"class folder .*dog contains no video .*\.mp4"):
             read_labelled_videos(data)
 
     def test_bar_in_a_name(self, tmp_path):
@@ -107,11 +107,11 @@ class TestClassFolders:
             read_labelled_videos(touch(tmp_path, "up|down/a.mp4", "left/b.mp4"))
 
     def test_one_class(self, tmp_path):
-        with pytest.raises(ValueError, match="one class only, cat: there is nothing to tell apart"):
+        with pytest.raises(ValueError, match="one class only, cat; a classifier needs two or more"):
             read_labelled_videos(touch(tmp_path, "cat/a.mp4"))
 
     def test_no_class_folder(self, tmp_path):
-        with pytest.raises(ValueError, match="must hold a folder of videos for each class"):
+        with pytest.raises(ValueError, match="must contain a folder of videos for each class"):
             read_labelled_videos(touch(tmp_path, "a.mp4"))
 
     def test_splits_beside_classes(self, tmp_path):
@@ -183,7 +183,7 @@ class TestTables:
 
     def test_other_encoding(self, tmp_path):
         (tmp_path / "t.csv").write_bytes("path,label\na.mp4,chêne\n".encode("latin-1"))
-        with pytest.raises(ValueError, match=r"t\.csv is no text in UTF-8 \(.*\); save it in that encoding"):
+        with pytest.raises(ValueError, match=r"t\.csv is not text in UTF-8 \(.*\); save it in that encoding"):
             read_labelled_videos(tmp_path / "t.csv")
 
     def test_parquet(self, tmp_path):
@@ -195,7 +195,7 @@ class TestTables:
         videos = read_labelled_videos(tmp_path / "t.parquet")
         assert listing(videos) == [("a.mp4", ("x",)), ("b.mp4", ("x", "y"))]
         (tmp_path / "t.parquet").write_text("no table")
-        with pytest.raises(ValueError, match="is no Parquet file"):
+        with pytest.raises(ValueError, match="is not a Parquet file"):
             read_labelled_videos(tmp_path / "t.parquet")
 
     def test_numbers_as_places_among_names(self, tmp_path):
@@ -226,7 +226,7 @@ class TestTables:
 
     def test_wrong_folder(self, tmp_path):
         table = self.write(tmp_path / "t.csv", "path,label\nx/a.mp4,cat\nx/b.mp4,dog\n")
-        with pytest.raises(FileNotFoundError, match=r"None of the files that .* names is there, .*x/a\.mp4"):
+        with pytest.raises(FileNotFoundError, match=r"None of the files that .* names exists, .*x/a\.mp4"):
             read_labelled_videos(table)
 
 
@@ -448,8 +448,8 @@ class TestSplit:
         train, validation = train_validation_split(read_labelled_videos(data))
         find_leaks(train, validation)
         (message,) = [record.message for record in caplog.records if "Copies" in record.message]
-        example = f"{data}/dog/1.mp4 (dog) of {data}/cat/1.mp4 (cat)"
-        assert message == f"Copies of a file that have other labels than it: 1, {example} for one"
+        example = f"{data}/dog/1.mp4 (dog), a copy of {data}/cat/1.mp4 (cat)"
+        assert message == f"Copies of a file have other labels than the file: 1, for example {example}"
 
     def test_leaks(self, tmp_path):
         data = touch(tmp_path, "train/a/1.mp4", "train/b/v_B_g01_c01.avi", "test/a/2.mp4", "test/b/v_B_g01_c02.avi")
@@ -477,9 +477,9 @@ class TestChosenSplits:
 
     def test_videos_of_no_use(self, tmp_path, caplog):
         self.choose(tmp_path, ["train", "val", "test"])
-        assert "neither trained" not in caplog.text
+        assert "neither for training" not in caplog.text
         self.choose(tmp_path, ["train", "val", "vall", "", ""])
-        assert "neither trained nor validated with: 2 in 'vall', 4 in no split" in caplog.text
+        assert "neither for training nor for validation: 2 in 'vall', 4 in no split" in caplog.text
 
 
 class TestRandomSampling:

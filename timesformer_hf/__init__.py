@@ -3,7 +3,7 @@ An exact TimeSformer for Hugging Face transformers.
 
 Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForVideoClassification`,
 `AutoImageProcessor`, `AutoVideoProcessor` and `pipeline("video-classification")` then use them for every checkpoint of
-model type "timesformer". `unregister()` gives the classes built into transformers back.
+model type "timesformer". `unregister()` undoes this, so that transformers uses its built-in classes again.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ from .registration import register, unregister
 from .version import __version__
 
 
-# What users import, and the module that it comes from, which is loaded when it is asked for.
+# Public names and the modules that define them. A module is imported when one of its names is first used.
 _MODULE_OF = {
     "ATTENTION_SCHEMES": "model.attention_schemes",
     "CAMERA_MOTION": "shipped_models",
