@@ -74,6 +74,7 @@ class RandomClips(torch.utils.data.IterableDataset):
         return clip, shot.patch_motion(self.size // PATCH_SIZE, self.size // PATCH_SIZE)
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+        """Return an endless iterator of batches, rendered in `workers` processes, or with 0 in this one."""
         return iter(torch.utils.data.DataLoader(self, batch_size, num_workers=workers))
 
 

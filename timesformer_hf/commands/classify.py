@@ -160,7 +160,7 @@ def load_classifier(name: str, device: str | None, dtype: str):
             processor = AutoVideoProcessor.from_pretrained(name)
             return pipeline("video-classification", model=model, video_processor=processor, device=device)
         except Exception as error:  # any error here is about this model, and is shown to the user
-            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+            missing = "" if Path(name).is_dir() else "there is no such folder, and on the Hub: "
             reason = str(error).strip().split("\n\n")[0]  # the rest is advice for programmers
             print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
             return None

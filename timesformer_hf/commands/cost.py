@@ -131,7 +131,7 @@ def _cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int
         try:
             config = AutoConfig.from_pretrained(name)
         except Exception as error:  # any error here is about this config
-            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+            missing = "" if Path(name).is_dir() else "there is no such folder, and on the Hub: "
             raise ValueError(f"can't read the config of {name}: {missing}{error}") from error
         if not isinstance(config, TimesformerConfig):
             raise ValueError(f'{name} is a "{config.model_type}", not a "timesformer"; give a TimeSformer')
