@@ -396,7 +396,7 @@ class TestResuming:
 
         monkeypatch.setattr(TimesformerModel, "clip_features", exhausted)
         assert embed(out, model_folder, *good, "--batch-size", 2) == 2
-        assert "repeat it with a smaller --batch-size" in capsys.readouterr().err
+        assert "give a smaller --batch-size" in capsys.readouterr().err
         assert embed(out, model_folder, *good, "--batch-size", 1) == 0
         assert out.read_bytes() == unbroken
 
