@@ -652,8 +652,8 @@ class TestCommand:
         [
             (["--cases", "nothing"], "No case is 'nothing'"),
             (["--cases", "tiny", "--paths", "theirs"], "--paths theirs: the chosen cases have ours"),
-            (["--device", "abacus"], "--device abacus: can't compute there"),
-            (["--device", "meta"], "--device meta: can't compute there"),
+            (["--device", "abacus"], "--device abacus: torch can't compute there"),
+            (["--device", "meta"], "--device meta: torch can't compute there"),
             (["some.json"], "for --page or --plot"),
             (["some.json", "--page", "page.md", "--cases", "tiny"], "--cases are for measuring"),
             (["nowhere.json", "--page", "page.md"], "nowhere.json"),

@@ -265,12 +265,12 @@ class TestPrograms:
         pretrain = importlib.import_module("pretrain")
         with pytest.raises(ValueError, match="--size 40 must be a multiple of 16"):
             self.run(pretrain, monkeypatch, *small, "--size", "40")
-        with pytest.raises(ValueError, match="has its own width, heads, depth; leave them out"):
+        with pytest.raises(ValueError, match="already has its own width, heads, depth; leave these arguments out"):
             self.run(pretrain, monkeypatch, *small, "--model", timesformer_hf.CAMERA_MOTION)
         with pytest.raises(SystemExit):
             self.run(pretrain, monkeypatch, *small, "--save-steps", "0")
         torch.save({"settings": {"seed": 1}}, tmp_path / "model.checkpoint.pt")
-        with pytest.raises(ValueError, match=r"is of a training with \{'seed': 1\}, this one has"):
+        with pytest.raises(ValueError, match=r"is from a training with \{'seed': 1\}, but this one has"):
             self.run(pretrain, monkeypatch, *small)
 
     def test_schemes_side_by_side(self, pictures, tmp_path, monkeypatch, capsys):
@@ -286,7 +286,7 @@ class TestPrograms:
         assert float(picture) == pytest.approx(100 * results["which picture"]["0"][scheme], abs=0.05)
         monkeypatch.setattr(compare, "compare", None)  # what is there isn't done again
         assert self.run(compare, monkeypatch, *words, "--seeds", "1") == 0
-        with pytest.raises(ValueError, match="has results of"):
+        with pytest.raises(ValueError, match="has results of other settings"):
             self.run(compare, monkeypatch, *words, "--steps", "2")
 
     def test_all_sets_of_data(self, pictures, tmp_path, monkeypatch):

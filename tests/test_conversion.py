@@ -285,7 +285,7 @@ class TestWhatIsWritten:
         torch.testing.assert_close(loaded(make_clip()).logits, model(make_clip()).logits, **FLOAT32)
         make_model().save_pretrained(tmp_path / "c")
         notes = convert(tmp_path / "c", tmp_path / "c.pyth", to="original").notes
-        assert notes == ["the format doesn't hold the number of heads, 4: say it wherever it is loaded"]
+        assert notes == ["the format doesn't store the number of heads, 4: give it when you load it"]
 
     def test_the_sources_own_processing(self, tmp_path):
         make_model().save_pretrained(tmp_path / "a")

@@ -240,7 +240,7 @@ class TestOwnModel:
         [
             (["--image-size", "0"], "must be a positive integer"),
             (["--image-size", "100"], "must be a multiple of patch_size"),
-            (["--plot", "cost.svg"], "give one of them"),
+            (["--plot", "cost.svg"], "give only one of them"),
         ],
     )
     def test_mistakes(self, folder, arguments, message, capsys):

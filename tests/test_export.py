@@ -357,10 +357,10 @@ class TestExample:
     @pytest.mark.parametrize(
         ("name", "values", "message"),
         [
-            ("config.json", {"problem_type": "regression"}, "the model is for regression and has no labels"),
-            ("config.json", {"num_channels": 1}, "the model takes 1 channels; this script gives 3"),
-            ("video_preprocessor_config.json", {"size": 224}, "the preprocessor file has size=224; this script knows"),
-            ("video_preprocessor_config.json", {"size": {"shortest_edge": 9, "longest_edge": 12}}, "this script knows"),
+            ("config.json", {"problem_type": "regression"}, "the model is for regression, so it has no labels"),
+            ("config.json", {"num_channels": 1}, "the model takes 1 channels; this script can only use"),
+            ("video_preprocessor_config.json", {"size": 224}, "the preprocessor file has size=224; this script only"),
+            ("video_preprocessor_config.json", {"size": {"shortest_edge": 9, "longest_edge": 12}}, "this script only"),
             ("video_preprocessor_config.json", {"fps": 3}, "the model's frames are sampled by {'fps': 3}"),
         ],
     )

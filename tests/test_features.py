@@ -319,7 +319,7 @@ class TestResuming:
     def test_parts_of_other_videos_are_kept(self, unbroken, broken, model_folder, good, capsys):
         """A run over some of the videos doesn't throw away what a longer one had finished."""
         assert embed(broken, model_folder, good[3], "--batch-size", 1) == 0
-        assert "features.parquet.parts is kept: it holds other videos of an unfinished run" in capsys.readouterr().err
+        assert "features.parquet.parts is kept: it has other videos of an unfinished run" in capsys.readouterr().err
         assert read_features(broken).videos == [good[3]]
         assert embed(broken, model_folder, *good, "--batch-size", 1, "--overwrite") == 0
         assert broken.read_bytes() == unbroken
@@ -401,7 +401,7 @@ class TestResuming:
 
         monkeypatch.setattr(TimesformerModel, "clip_features", exhausted)
         assert embed(out, model_folder, *good, "--batch-size", 2) == 2
-        assert "repeat it with a smaller --batch-size" in capsys.readouterr().err
+        assert "give a smaller --batch-size" in capsys.readouterr().err
         assert embed(out, model_folder, *good, "--batch-size", 1) == 0
         assert out.read_bytes() == unbroken
 
@@ -508,7 +508,7 @@ class TestSimilarVideos:
         assert "There is no file" in error(str(tmp_path / "none.parquet"), videos[0])
         frames = str(tmp_path / "frames.parquet")
         embed(frames, model_folder, videos[0], "--level", "frame")
-        assert "the table has a feature a frame; embed the videos with --level clip" in error(frames, videos[0])
+        assert "the table has features of level frame; embed the videos with --level clip" in error(frames, videos[0])
         empty = str(tmp_path / "empty.parquet")
         pq.write_table(pq.read_table(table).slice(0, 0), empty)
         assert "the table is empty" in error(empty, videos[0])
@@ -520,4 +520,4 @@ class TestSimilarVideos:
         model.timesformer.layernorm.weight.data[0] += 1
         model.save_pretrained(folder)
         assert example.main([table, good[0]]) == 2
-        assert "no longer the one that made the table: weights was " in capsys.readouterr().err
+        assert "not the one that made the table: weights was " in capsys.readouterr().err

@@ -192,8 +192,8 @@ class TestCollect:
         absent, none, other = sorted(sources.collect(pictures, tmp_path))
         assert "absent 1 (1 pictures)" in absent
         assert "could not download it" in absent
-        assert "there is no data/none.png in the good that came" in none
-        assert "other.jpg: data/small.png of the good that came is not the recorded one" in other
+        assert "the downloaded good has no data/none.png" in none
+        assert "other.jpg: data/small.png in the downloaded good is not the recorded file" in other
         assert [path.name for path in tmp_path.rglob("*.jpg")] == ["good_large.jpg"]
 
     def test_client_that_is_not_installed(self, sources, tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The camera-motion model that the package ships, from nothing: under two hours on two CPU cores.
+# Make the camera-motion model that the package ships, in under two hours on two CPU cores:
 #     examples/camera_motion/make_model.sh WORK
-# fetches pictures, trains, and measures into the folder WORK; a run that was interrupted goes on where it was. With
-# --ship as a second argument the model then replaces timesformer_hf/camera_motion.
+# This downloads pictures, trains the model and measures it, all in the folder WORK. The same command continues an
+# interrupted run. With --ship as a second argument the model then replaces timesformer_hf/camera_motion.
 set -euo pipefail
 work=${1:?give a folder to work in}
 here=$(dirname "$0")
@@ -10,7 +10,7 @@ mkdir -p "$work"
 resume=()
 [ -d "$work/model" ] && resume=(--resume)
 
-python "$here/sources.py" "$work/pictures" || [ $? -eq 1 ] # without the pictures that can't be had here
+python "$here/sources.py" "$work/pictures" || [ $? -eq 1 ] # exit code 1: some pictures could not be downloaded; go on without them
 [ -d "$work/motion-32" ] || python "$here/pretrain.py" "$work/pictures" "$work/motion-32" --size 32 --steps 2500 --compile
 [ -d "$work/motion-64" ] || python "$here/pretrain.py" "$work/pictures" "$work/motion-64" --size 64 --steps 900 \
   --model "$work/motion-32" --learning-rate 3e-4 --compile

@@ -1,10 +1,10 @@
 """
-The trained model as the package ships it: half-precision weights, which are float32 again when loaded, and a model card
-with what was measured.
+Write the trained model in the form that the package ships: half-precision weights, and a model card with its results.
 
     python examples/camera_motion/ship.py WORK
 
-WORK is the folder of make_model.sh. The model replaces timesformer_hf/camera_motion of this repository.
+WORK is the folder of make_model.sh. The model replaces timesformer_hf/camera_motion in this repository. Weights are
+converted to float32 when the model is loaded.
 """
 
 import argparse
@@ -102,11 +102,13 @@ with their licences. A quarter of the textures for training are procedural.
 
 
 def table_of(rows: list[list[str]]) -> str:
+    """Return a Markdown table, whose first row is the header."""
     header, *others = rows
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *others))
 
 
 def result_row(name: str, results: dict) -> str:
+    """Return the row of the card's table for the results on one test set."""
     low, high = results["top_1_interval"]
     return (
         f"| {SETS[name]} | {results['top_1_accuracy']:.1%} | {low:.1%} to {high:.1%} | "
@@ -115,17 +117,19 @@ def result_row(name: str, results: dict) -> str:
 
 
 def confusion_table(videos: Path, labels: list[str]) -> str:
+    """Return a Markdown table with a row for each label and a column for each prediction."""
     counts = Counter((row["label"], row["prediction"]) for row in parquet.read_table(videos).to_pylist())
     rows = [[f"`{label}`", *(str(counts.get((label, other), "")) for other in labels)] for label in labels]
     return table_of([["", *(label.replace("_", " ") for label in labels)], *rows])
 
 
 def last_step(model: Path) -> int:
-    """How many batches pretrain.py took."""
+    """Return how many steps pretrain.py trained a model."""
     return json.loads((model / "pretraining.json").read_text())[-1]["step"]
 
 
 def make_card(work: Path, model: TimesformerForVideoClassification, processor, results: dict[str, dict]) -> str:
+    """Return the model card. `results` has the content of results.json for each test set."""
     config = model.config
     training = json.loads((work / "model" / "results.json").read_text())
     labels = list(config.id2label.values())
@@ -150,6 +154,7 @@ def make_card(work: Path, model: TimesformerForVideoClassification, processor, r
 
 
 def main() -> int:
+    """Replace the shipped model by the one in WORK. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="the folder of make_model.sh")
     work = parser.parse_args().work
@@ -157,7 +162,7 @@ def main() -> int:
     model = TimesformerForVideoClassification.from_pretrained(work / "model")
     processor = TimesformerVideoProcessor.from_pretrained(work / "model")
     with output_folder(SHIPPED, overwrite=True, own_files=("*.json", "*.safetensors", "README.md")) as folder:
-        model.save_pretrained(folder)  # its config says float32, to which from_pretrained converts
+        model.save_pretrained(folder)  # the config says float32, so from_pretrained converts the weights to it
         weights = folder / "model.safetensors"
         halved = {name: tensor.to(torch.float16) for name, tensor in load_file(weights).items()}
         weights.write_bytes(save(halved, metadata={"format": "pt"}))
