@@ -17,7 +17,8 @@ from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,
 )
 
-from timesformer_hf import TimesformerConfig, benchmark_cases, benchmark_memory
+from timesformer_hf import TimesformerConfig
+from timesformer_hf.benchmark import cases, memory
 from timesformer_hf.benchmark.cases import CASES, KINDS, Case, Clip, all_labels, select_cases
 from timesformer_hf.benchmark.matrix_products import (
     Product,
@@ -98,7 +99,7 @@ TINY_CASES = {
 
 @pytest.fixture
 def tiny_cases(monkeypatch):
-    monkeypatch.setattr(benchmark_cases, "CASES", tuple(TINY_CASES.values()))
+    monkeypatch.setattr(cases, "CASES", tuple(TINY_CASES.values()))
 
 
 @pytest.fixture(scope="module")
@@ -396,10 +397,10 @@ class TestMemory:
 
         def run_child(command, *, input: str, **kwargs) -> SimpleNamespace:
             monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-            benchmark_memory.main()
+            memory.main()
             return SimpleNamespace(returncode=0, stdout=capsys.readouterr().out, stderr="")
 
-        monkeypatch.setattr(benchmark_memory.subprocess, "run", run_child)
+        monkeypatch.setattr(memory.subprocess, "run", run_child)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
     def test_peak(self):
@@ -428,7 +429,7 @@ class TestMemory:
         def fail(*arguments):
             raise error
 
-        monkeypatch.setattr(benchmark_memory, "peak_of", fail)
+        monkeypatch.setattr(memory, "peak_of", fail)
         with pytest.raises(raised, match=message):
             peak_in_child(TINY_CASES["tiny-decode"], here, "ours")
 
@@ -436,7 +437,7 @@ class TestMemory:
         """It gets the case as it is, the clip in it too."""
         seen = []
 
-        monkeypatch.setattr(benchmark_memory, "peak_of", lambda *task: seen.append(task) or 7)
+        monkeypatch.setattr(memory, "peak_of", lambda *task: seen.append(task) or 7)
         for case in TINY_CASES.values():
             assert peak_in_child(case, here, "ours", calls=2) == 7
             got, environment, path, calls = seen.pop()
@@ -445,7 +446,7 @@ class TestMemory:
 
     def test_killed_child(self, here, monkeypatch):
         killed = SimpleNamespace(returncode=-9, stdout="", stderr="")
-        monkeypatch.setattr(benchmark_memory.subprocess, "run", lambda *args, **kwargs: killed)
+        monkeypatch.setattr(memory.subprocess, "run", lambda *args, **kwargs: killed)
         with pytest.raises(MemoryError, match="signal 9"):
             peak_in_child(TINY_CASES["tiny"], here, "ours")
 
@@ -660,7 +661,7 @@ class TestCommand:
     )
     def test_mistakes(self, arguments, message, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(benchmark_cases, "QUICK", "fast")
+        monkeypatch.setattr(cases, "QUICK", "fast")
         assert main(["bench", *arguments]) == 2
         assert message in capsys.readouterr().err
         assert not list(tmp_path.iterdir())

@@ -19,8 +19,8 @@ from timesformer_hf import (
     TimesformerForVideoClassification,
     TimesformerModel,
     TimesformerVideoProcessor,
-    checkpoint_conversion,
 )
+from timesformer_hf.checkpoints import conversion as checkpoint_conversion
 from timesformer_hf.checkpoints.conversion import convert
 from timesformer_hf.checkpoints.formats import FORMATS
 from timesformer_hf.checkpoints.info import describe_checkpoint

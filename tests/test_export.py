@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_modeling import SCHEMES, make_clip, make_model
 
-from timesformer_hf import TimesformerVideoProcessor, model_export
+from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.cli import main
+from timesformer_hf.inference import export
 from timesformer_hf.inference.export import ExportError, ExportFormat, check_export, export_model, export_program
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.model.embedding_tables import nearest_indices
@@ -54,9 +55,9 @@ def require_onnx() -> None:
 
 
 def write(format: str, program, folder: Path) -> Path:
-    path = folder / model_export.FORMATS[format].file
-    with model_export.quiet_export():
-        model_export.FORMATS[format].write(program, path)
+    path = folder / export.FORMATS[format].file
+    with export.quiet_export():
+        export.FORMATS[format].write(program, path)
     return path
 
 
@@ -88,7 +89,7 @@ def onnx_folder(folder, tmp_path_factory) -> Path:
 class TestEveryScheme:
     def test_torch_export(self, traced, tmp_path):
         model, program = traced
-        run = model_export.load_program(write("torch-export", program, tmp_path))
+        run = export.load_program(write("torch-export", program, tmp_path))
         for shape in SHAPES:
             assert difference(model, run, shape) <= FLOAT32, shape
 
@@ -104,14 +105,14 @@ class TestEveryScheme:
         """There even a single frame, row or column works."""
         require_onnx()
         model, program = traced
-        run = model_export.load_onnx(write("onnx", program, tmp_path))
+        run = export.load_onnx(write("onnx", program, tmp_path))
         for shape in [*SHAPES, (2, 1, 3, 12, 10), (1, 3, 3, 2, 8), (1, 2, 3, 8, 2), (1, 1, 3, 2, 2)]:
             assert difference(model, run, shape) <= FLOAT32, shape
 
     @pytest.mark.slow
     def test_aoti(self, traced, tmp_path):
         model, program = traced
-        run = model_export.load_package(write("aoti", program, tmp_path))
+        run = export.load_package(write("aoti", program, tmp_path))
         for shape in SHAPES:
             assert difference(model, run, shape) <= FLOAT32, shape
 
@@ -125,7 +126,7 @@ class TestHalf:
             require_onnx()
         model = small_model()
         path = write(format, export_program(model, "float16"), tmp_path)
-        run = model_export.FORMATS[format].load(path)
+        run = export.FORMATS[format].load(path)
         assert run(make_clip(*SHAPES[0])).dtype == torch.float32
         assert all(0 < difference(model, run, shape) <= FLOAT16 for shape in SHAPES)
         assert model.dtype == torch.float32
@@ -150,7 +151,7 @@ class TestResizing:
     def test_bicubic(self, tmp_path):
         require_onnx()
         model = small_model(interpolation_mode="bicubic")
-        run = model_export.load_onnx(write("onnx", export_program(model), tmp_path))
+        run = export.load_onnx(write("onnx", export_program(model), tmp_path))
         for shape in SHAPES:
             assert difference(model, run, shape) <= FLOAT32, shape
 
@@ -171,7 +172,7 @@ class TestOnnxFile:
 
         model = onnx.load(onnx_folder / "model.onnx")
         onnx.checker.check_model(model, full_check=True)
-        assert [(domain.domain, domain.version) for domain in model.opset_import] == [("", model_export.OPSET)]
+        assert [(domain.domain, domain.version) for domain in model.opset_import] == [("", export.OPSET)]
         (pixel_values,), (logits,) = model.graph.input, model.graph.output
         assert (pixel_values.name, logits.name) == ("pixel_values", "logits")
         assert axes(pixel_values) == ["batch", "frames", 3, "height", "width"]
@@ -182,13 +183,13 @@ class TestOnnxFile:
 
     def test_external_data(self, folder, tmp_path, monkeypatch):
         require_onnx()
-        monkeypatch.setattr(model_export, "EXTERNAL_DATA_BYTES", 1000)
+        monkeypatch.setattr(export, "EXTERNAL_DATA_BYTES", 1000)
         export_model(folder, tmp_path / "out", format="onnx")
         names = sorted(path.name for path in (tmp_path / "out").iterdir())
         assert names == ["config.json", "model.onnx", "model.onnx.data", "video_preprocessor_config.json"]
         (tmp_path / "out").rename(tmp_path / "moved")
-        run = model_export.load_onnx(tmp_path / "moved" / "model.onnx")
-        assert difference(model_export.load_classifier(folder), run, SHAPES[1]) <= FLOAT32
+        run = export.load_onnx(tmp_path / "moved" / "model.onnx")
+        assert difference(export.load_classifier(folder), run, SHAPES[1]) <= FLOAT32
 
 
 def axes(value) -> list[int | str]:
@@ -211,7 +212,7 @@ class TestCommand:
             assert (out / name).read_bytes() == (folder / name).read_bytes()
 
     def test_writes_beside_the_model_and_refuses_to_overwrite(self, folder, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(model_export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load_itself)})
+        monkeypatch.setattr(export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load_itself)})
         monkeypatch.chdir(tmp_path)
         Path("my-model").symlink_to(folder)
         assert main(["export", "my-model/", "--format", "onnx"]) == 0
@@ -236,7 +237,7 @@ class TestCommand:
         ],
     )
     def test_failed_check_leaves_nothing(self, folder, tmp_path, capsys, monkeypatch, load, message):
-        monkeypatch.setattr(model_export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load)})
+        monkeypatch.setattr(export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load)})
         assert main(["export", str(folder), "--format", "onnx", "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
@@ -259,7 +260,7 @@ class TestCommand:
     def test_missing_packages(self, folder, tmp_path, capsys, monkeypatch):
         packages = ("no_such_package",)
         monkeypatch.setattr(
-            model_export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load_itself, packages)}
+            export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load_itself, packages)}
         )
         assert main(["export", str(folder), "--format", "onnx", "--out", str(tmp_path / "out")]) == 2
         assert 'no_such_package, not installed: pip install "timesformer_hf[export]"' in capsys.readouterr().err
@@ -287,8 +288,8 @@ class TestCommand:
             main(["export", "--help"])
         text = capsys.readouterr().out
         assert "timesformer-hf export ./my-model --format onnx" in text
-        assert f"opset {model_export.OPSET}" in text
-        assert f"over {model_export.EXTERNAL_DATA_BYTES // 2**20} MB" in text
+        assert f"opset {export.OPSET}" in text
+        assert f"over {export.EXTERNAL_DATA_BYTES // 2**20} MB" in text
 
 
 def write_nothing(program, path: Path) -> None:
@@ -297,7 +298,7 @@ def write_nothing(program, path: Path) -> None:
 
 
 def load_itself(path: Path):
-    return model_export.load_program(path.with_name("model.pt2"))
+    return export.load_program(path.with_name("model.pt2"))
 
 
 class TestExample:

@@ -16,8 +16,9 @@ from killing import KILLED_AFTER_TWO_PARTS
 from test_modeling import FLOAT32, SCHEMES, make_clip, make_model
 from transformers import AutoModel
 
-from timesformer_hf import TimesformerModel, TimesformerVideoProcessor, feature_table
+from timesformer_hf import TimesformerModel, TimesformerVideoProcessor
 from timesformer_hf.cli import main
+from timesformer_hf.inference import feature_table
 from timesformer_hf.inference.feature_extraction import load_feature_model, load_video, read_ahead
 from timesformer_hf.inference.feature_table import FeatureParts, read_features
 from timesformer_hf.video.video_folders import VIDEO_EXTENSIONS, find_videos

@@ -15,8 +15,9 @@ from test_modeling import make_clip, make_model
 from torch import nn
 from transformers import AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoClassification, pipeline
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, video_decoding
+from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.cli import main
+from timesformer_hf.video import video_decoding
 from timesformer_hf.video.multi_view import (
     VIEW_PROTOCOLS,
     average_views,

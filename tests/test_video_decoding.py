@@ -14,7 +14,8 @@ import pytest
 import torch
 from clips import av, decode_all, moving_pattern, write_sound, write_video
 
-from timesformer_hf import VideoReadError, video_decoding
+from timesformer_hf import VideoReadError
+from timesformer_hf.video import video_decoding
 from timesformer_hf.video.video_decoding import decode_frames
 from timesformer_hf.video.video_packets import PacketScan, scan_packets
 
