@@ -10,8 +10,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from test_golden import FILES, GOLDEN
-from test_modeling import FLOAT32, SCHEMES, TINY, make_clip, make_model, randomize
+from tiny_models import FILES, FLOAT32, GOLDEN, SCHEMES, TINY, make_clip, make_model, randomize
 from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, ViTConfig, ViTModel
 
 from timesformer_hf import (

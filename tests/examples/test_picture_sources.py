@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from repository import REPOSITORY
 
 
-FOLDER = Path(__file__).parent.parent / "examples" / "camera_motion"
+FOLDER = REPOSITORY / "examples" / "camera_motion"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_modeling import SCHEMES, make_clip, make_model
+from tiny_models import SCHEMES, make_clip, make_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification

@@ -13,7 +13,8 @@ import pytest
 import torch
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
-from test_modeling import FLOAT32, SCHEMES, make_clip, make_model
+from repository import REPOSITORY
+from tiny_models import FLOAT32, SCHEMES, make_clip, make_model
 from transformers import AutoModel
 
 from timesformer_hf import TimesformerModel, TimesformerVideoProcessor
@@ -26,8 +27,6 @@ from timesformer_hf.video.video_folders import VIDEO_EXTENSIONS, find_videos
 
 pa = pytest.importorskip("pyarrow", reason="tables of features are Parquet files")
 pq = pytest.importorskip("pyarrow.parquet", reason="tables of features are Parquet files")
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,20 +3,17 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from clips import moving_pattern, write_sound, write_video
-from test_modeling import make_model
+from repository import SAMPLE
+from tiny_models import make_model
 from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.cli import main
 from timesformer_hf.inference.encoder import InferenceEncoder
-
-
-SAMPLE = Path(__file__).parents[1] / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_modeling import SCHEMES, make_clip, make_model
+from repository import REPOSITORY
+from tiny_models import SCHEMES, make_clip, make_model
 
 from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.cli import main
@@ -17,7 +18,6 @@ from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.model.embedding_tables import nearest_indices
 
 
-REPOSITORY = Path(__file__).parents[1]
 SAMPLE = REPOSITORY / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"
 EXAMPLE = REPOSITORY / "examples" / "classify_onnx.py"
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_modeling import FLOAT32, SCHEMES, TINY, make_clip, make_model
+from tiny_models import FLOAT32, SCHEMES, TINY, make_clip, make_model
 from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,

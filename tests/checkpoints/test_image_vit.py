@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_modeling import FLOAT32, SCHEMES, TINY, make_clip, randomize
+from tiny_models import FLOAT32, SCHEMES, TINY, make_clip, randomize
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging

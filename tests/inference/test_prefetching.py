@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from clips import moving_pattern, write_video
-from test_modeling import make_model
+from tiny_models import make_model
 from torch.utils.data import Dataset
 from transformers import pipeline
 

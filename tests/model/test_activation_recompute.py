@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_modeling import SCHEMES, enable_checkpointing, make_clip, make_model
+from tiny_models import SCHEMES, enable_checkpointing, make_clip, make_model
 from torch.profiler import profile
 from torch.utils.checkpoint import checkpoint
 

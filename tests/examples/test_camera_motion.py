@@ -15,13 +15,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from repository import REPOSITORY, SAMPLE
 from safetensors.torch import load_file
 
 
 av = pytest.importorskip("av", reason="clips are encoded and decoded")
-REPOSITORY = Path(__file__).parents[1]
 EXAMPLE = REPOSITORY / "examples" / "camera_motion"
-SAMPLE = REPOSITORY / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,11 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clips import decode_all, moving_pattern, write_video
-from test_modeling import make_clip, make_model
-from torch import nn
+from tiny_models import make_clip, make_keen_model, make_model
 from transformers import AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoClassification, pipeline
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
+from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.cli import main
 from timesformer_hf.video import video_decoding
 from timesformer_hf.video.multi_view import (
@@ -36,16 +35,6 @@ LABELS = ("running", "sitting", "jumping", "falling", "sleeping")
 
 # Scaled to 32, the longer side is 41: 9 pixels to spare, half of which can be rounded in two ways.
 FRAME_SIZES = {"wide": (48, 62), "tall": (62, 48), "square": (48, 48)}
-
-
-def make_keen_model(**settings) -> TimesformerForVideoClassification:
-    """One whose logits differ between the views of a video by about 1, far beyond any tolerance here."""
-    model = make_model(**settings)
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.weight.data.fill_(2)
-    model.classifier.weight.data *= 3
-    return model
 
 
 @pytest.fixture(scope="module")

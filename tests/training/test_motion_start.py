@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_modeling import SCHEMES
+from tiny_models import SCHEMES
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.training.motion_start import NEIGHBOURS, start_for_motion

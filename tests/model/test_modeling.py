@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from tiny_models import FLOAT32, SCHEMES, TINY, enable_checkpointing, make_clip, make_model
 from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,
@@ -16,46 +16,6 @@ from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.model.embedding_tables import resize_position_table, resize_time_table
 from timesformer_hf.model.modeling_timesformer import TimesformerDropPath, TimesformerLayer
-
-
-SCHEMES = list(ATTENTION_SCHEMES)
-TINY = {
-    "image_size": 32,
-    "patch_size": 8,
-    "num_frames": 4,
-    "hidden_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-}
-
-
-# Two ways to compute the same in float32: sums of some hundred terms in another order.
-FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def randomize(model: nn.Module) -> nn.Module:
-    """Weights that leave nothing zero, so that no term can hide."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.1)
-    return model
-
-
-def make_model(attention_type: str = "divided_space_time", **settings) -> TimesformerForVideoClassification:
-    config = TimesformerConfig(attention_type=attention_type, **TINY | {"num_labels": 5} | settings)
-    return randomize(TimesformerForVideoClassification(config)).eval()
-
-
-def enable_checkpointing(model: nn.Module, **settings) -> None:
-    """By the name of it that isn't deprecated in the installed transformers."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable(settings) if settings else enable()
-
-
-def make_clip(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*(shape or (2, 4, 3, 32, 32)), generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 class TestAgainstBuiltIn:

@@ -8,7 +8,7 @@ import accelerate
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_modeling import FLOAT32, SCHEMES, TINY, enable_checkpointing, make_clip, make_model
+from tiny_models import FLOAT32, SCHEMES, TINY, enable_checkpointing, make_clip, make_model
 from transformers import AutoModel, AutoModelForVideoClassification, Trainer, TrainingArguments
 from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,

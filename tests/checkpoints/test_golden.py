@@ -1,18 +1,14 @@
 """Foreign checkpoints, converted, with the outputs that their own code gave in float64 (tests/golden/README.md)."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import FILES, GOLDEN
 
 from timesformer_hf import TimesformerForVideoClassification
 from timesformer_hf.checkpoints.conversion import convert
 
 
-GOLDEN = Path(__file__).parent / "golden"
-SCHEMES = ("divided_space_time", "joint_space_time", "space_only")
-FILES = [f"{scheme}.pyth" for scheme in SCHEMES] + [f"mmaction2_{scheme}.pth" for scheme in SCHEMES]
 CASES = [(name, case) for name in FILES[:3] for case in ("native", "frames6", "size48", "rect32x64")]
 CASES += [(name, "native") for name in FILES[3:]]
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_modeling import make_clip, make_model
+from tiny_models import make_clip, make_model
 from transformers import TorchAoConfig
 
 from timesformer_hf import TimesformerForVideoClassification, optimize_for_inference

@@ -2,10 +2,10 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from repository import REPOSITORY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import ViTConfig
@@ -24,7 +24,7 @@ from timesformer_hf.output.cost_plot import Panel, plot_costs
 from timesformer_hf.output.figures import COLOURS, MARKERS
 
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = REPOSITORY / "docs"
 SCHEMES = list(ATTENTION_SCHEMES)
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 

@@ -1,0 +1,66 @@
+"""Models small enough for a test, clips for them, the golden checkpoints, and how closely two paths agree."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+
+
+SCHEMES = list(ATTENTION_SCHEMES)
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
+
+
+# Two ways to compute the same in float32: sums of some hundred terms in another order.
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+
+# Foreign checkpoints with the outputs of their own code (golden/README.md); other programs know these schemes alone.
+GOLDEN = Path(__file__).parent / "golden"
+FOREIGN_SCHEMES = ("divided_space_time", "joint_space_time", "space_only")
+FILES = [f"{scheme}.pyth" for scheme in FOREIGN_SCHEMES] + [f"mmaction2_{scheme}.pth" for scheme in FOREIGN_SCHEMES]
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Weights that leave nothing zero, so that no term can hide."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * 0.1)
+    return model
+
+
+def make_model(attention_type: str = "divided_space_time", **settings) -> TimesformerForVideoClassification:
+    """A model of TINY sizes with random weights and 5 labels."""
+    config = TimesformerConfig(attention_type=attention_type, **TINY | {"num_labels": 5} | settings)
+    return randomize(TimesformerForVideoClassification(config)).eval()
+
+
+def make_keen_model(**settings) -> TimesformerForVideoClassification:
+    """One whose logits differ between the views of a video by about 1, far beyond any tolerance here."""
+    model = make_model(**settings)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data.fill_(2)
+    model.classifier.weight.data *= 3
+    return model
+
+
+def enable_checkpointing(model: nn.Module, **settings) -> None:
+    """By the name of it that isn't deprecated in the installed transformers."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(settings) if settings else enable()
+
+
+def make_clip(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Random pixels, always the same: two clips that a tiny model takes, or of another shape."""
+    return torch.randn(*(shape or (2, 4, 3, 32, 32)), generator=torch.Generator().manual_seed(1)).to(dtype)
