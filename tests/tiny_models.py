@@ -28,6 +28,8 @@ FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
 GOLDEN = Path(__file__).parent / "golden"
 FOREIGN_SCHEMES = ("divided_space_time", "joint_space_time", "space_only")
 FILES = [f"{scheme}.pyth" for scheme in FOREIGN_SCHEMES] + [f"mmaction2_{scheme}.pth" for scheme in FOREIGN_SCHEMES]
+ORIGINAL = GOLDEN / "divided_space_time.pyth"
+HEADS = {"num_attention_heads": 4}  # which such files don't hold
 
 
 def randomize(model: nn.Module) -> nn.Module:
@@ -64,3 +66,20 @@ def enable_checkpointing(model: nn.Module, **settings) -> None:
 def make_clip(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random pixels, always the same: two clips that a tiny model takes, or of another shape."""
     return torch.randn(*(shape or (2, 4, 3, 32, 32)), generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def load_original() -> dict[str, torch.Tensor]:
+    """The weights of the golden divided model, under the original names."""
+    return torch.load(ORIGINAL, weights_only=True)["model_state"]
+
+
+def save_original(path: Path, state: dict, **more) -> Path:
+    """A file as the authors' code writes it, with `more` beside the weights."""
+    torch.save({"model_state": state} | more, path)
+    return path
+
+
+def with_classes(state: dict, classes: int) -> dict:
+    """The original weights with a new head."""
+    head = {"model.head.weight": torch.randn(classes, 48) * 0.02, "model.head.bias": torch.zeros(classes)}
+    return state | head

@@ -3,10 +3,7 @@
 import pytest
 from labelled_files import listing
 
-from timesformer_hf.data.clip_dataset import (
-    VideoStream,
-    read_labelled_videos,
-)
+from timesformer_hf.data.clip_dataset import VideoStream, read_labelled_videos
 
 
 @pytest.mark.usefixtures("quick_streams")

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from labelled_files import listing, touch
 
-from timesformer_hf.data.clip_dataset import (
-    read_labelled_videos,
-)
+from timesformer_hf.data.clip_dataset import read_labelled_videos
 
 
 class TestClassFolders:
