@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
+from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 
 
@@ -19,7 +19,7 @@ TINY = {
     "num_attention_heads": 4,
     "intermediate_size": 96,
 }
-
+LABELS = ("running", "sitting", "jumping", "falling", "sleeping")
 
 # Two ways to compute the same in float32: sums of some hundred terms in another order.
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
@@ -66,6 +66,20 @@ def enable_checkpointing(model: nn.Module, **settings) -> None:
 def make_clip(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Random pixels, always the same: two clips that a tiny model takes, or of another shape."""
     return torch.randn(*(shape or (2, 4, 3, 32, 32)), generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def make_video_processor(**settings) -> TimesformerVideoProcessor:
+    """One whose clips a tiny model takes; both sides of a frame are scaled to 32 pixels."""
+    size = {"height": 32, "width": 32}
+    return TimesformerVideoProcessor(**{"size": size, "crop_size": size, "num_frames": 4} | settings)
+
+
+def save_classifier(folder: Path, processor: TimesformerVideoProcessor | None = None, **settings) -> str:
+    """A folder with a model whose labels have names, and its processor; its name."""
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+    make_model(**labels | settings).save_pretrained(folder)
+    (processor or make_video_processor()).save_pretrained(folder)
+    return str(folder)
 
 
 def load_original() -> dict[str, torch.Tensor]:

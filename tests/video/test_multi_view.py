@@ -1,21 +1,27 @@
-"""
-Several views of a video against a slow twin: every frame decoded, indexed, scaled and sliced by hand, the model run
-view by view, and scores averaged with Python's own numbers.
-"""
+"""Several views of a video against a slow twin (view_twins.py): pixels, indices, crops and scores."""
 
-import copy
 import json
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from clips import decode_all, moving_pattern, write_video
-from tiny_models import make_clip, make_keen_model, make_model
-from transformers import AutoVideoProcessor, VideoMAEConfig, VideoMAEForVideoClassification, pipeline
+from clips import decode_all
+from tiny_models import make_clip, make_model
+from transformers import AutoVideoProcessor
+from view_twins import (
+    FRAME_SIZES,
+    RATE,
+    SIZE,
+    mean,
+    original_views,
+    paper_views,
+    save_keen_classifier,
+    softmax,
+    twin_logits,
+    write_videos,
+)
 
 from timesformer_hf import TimesformerVideoProcessor
-from timesformer_hf.cli import main
 from timesformer_hf.video import video_decoding
 from timesformer_hf.video.multi_view import (
     VIEW_PROTOCOLS,
@@ -29,99 +35,19 @@ from timesformer_hf.video.multi_view import (
 from timesformer_hf.video.video_sampling import FRAME_SAMPLING, sample_frame_indices
 
 
-SIZE = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "num_frames": 4}
-RATE = 3
-LABELS = ("running", "sitting", "jumping", "falling", "sleeping")
-
-# Scaled to 32, the longer side is 41: 9 pixels to spare, half of which can be rounded in two ways.
-FRAME_SIZES = {"wide": (48, 62), "tall": (62, 48), "square": (48, 48)}
-
-
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> dict[str, str]:
-    """At 25 frames a second."""
-    folder = tmp_path_factory.mktemp("clips")
-    frames = {name: moving_pattern(40 + 7 * i, *size) for i, (name, size) in enumerate(FRAME_SIZES.items())}
-    return {name: str(write_video(folder / f"{name}.mp4", frames[name])) for name in frames}
+    return write_videos(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    make_keen_model(id2label=dict(enumerate(LABELS))).save_pretrained(folder)
-    TimesformerVideoProcessor(**SIZE, frame_sampling_rate=RATE).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def classifier(folder):
-    return pipeline("video-classification", model=folder)
+    return save_keen_classifier(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def processor() -> TimesformerVideoProcessor:
     return TimesformerVideoProcessor(**SIZE, frame_sampling_rate=RATE)
-
-
-def normalised(frames: list) -> torch.Tensor:
-    """(frames, channels, height, width), as the authors do it: in floating point, before anything else."""
-    return torch.stack([(torch.tensor(frame).permute(2, 0, 1) / 255 - 0.45) / 0.225 for frame in frames])
-
-
-def original_views(path: str, num_frames: int = 4, rate: int = RATE, fps: float = 25.0, crop: int = 32):
-    """From the facts about the authors' code alone: (3, frames, channels, crop, crop)."""
-    frames = decode_all(path)
-    length = rate * num_frames / 30 * fps
-    start = max(len(frames) - length, 0) * 0 / 1
-    indices = torch.linspace(start, start + length - 1, num_frames).clamp(0, len(frames) - 1).long().tolist()
-    clip = normalised([frames[index] for index in indices])
-    height, width = clip.shape[-2:]
-    if height < width:
-        height, width = crop, math.floor(width / height * crop)
-    else:
-        height, width = math.floor(height / width * crop), crop
-    clip = F.interpolate(clip, size=(height, width), mode="bilinear", align_corners=False, antialias=False)
-    views = []
-    for place in (0, 1, 2):
-        top, left = math.ceil((height - crop) / 2), math.ceil((width - crop) / 2)
-        if height > width:
-            top = (0, top, height - crop)[place]
-        else:
-            left = (0, left, width - crop)[place]
-        views.append(clip[:, :, top : top + crop, left : left + crop])
-    return torch.stack(views)
-
-
-def paper_views(path: str, processor: TimesformerVideoProcessor, num_frames: int = 4, rate: int = RATE):
-    """The clip in the middle, scaled as the processor scales without views, cut by hand: (3, frames, ...)."""
-    frames = decode_all(path)
-    start = (len(frames) - (num_frames - 1) * rate - 1) // 2
-    chosen = [torch.tensor(frames[start + i * rate]) for i in range(num_frames)]
-    (scaled,) = processor(torch.stack(chosen), do_center_crop=False, do_sample_frames=False, return_tensors="pt")[
-        "pixel_values"
-    ]
-    height, width = scaled.shape[-2:]
-    views = []
-    for part in (0, 0.5, 1):
-        top = math.floor((height - 32) * (part if height > width else 0.5))
-        left = math.floor((width - 32) * (0.5 if height > width else part))
-        views.append(scaled[:, :, top : top + 32, left : left + 32])
-    return torch.stack(views)
-
-
-def softmax(logits: list[float]) -> list[float]:
-    weights = [math.exp(logit - max(logits)) for logit in logits]
-    return [weight / sum(weights) for weight in weights]
-
-
-def mean(rows: list[list[float]]) -> list[float]:
-    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-
-
-def twin_logits(model, views: torch.Tensor) -> list[list[float]]:
-    """View by view."""
-    with torch.no_grad():
-        return [model(pixel_values=view[None]).logits[0].tolist() for view in views]
 
 
 class TestPixelValues:
@@ -436,100 +362,3 @@ class TestScores:
             average_views(torch.zeros(2, 3), "median")
         with pytest.raises(ValueError, match="function='relu' must be one of 'softmax', 'sigmoid', 'none'"):
             average_views(torch.zeros(2, 3), function="relu")
-
-
-def as_rows(scores: list[float], tolerance: float = 1e-4) -> list[dict]:
-    ranked = sorted(zip(scores, LABELS, strict=True), reverse=True)
-    return [{"label": label, "score": pytest.approx(score, abs=tolerance)} for score, label in ranked]
-
-
-class TestPipeline:
-    """From a file to scores, against the twin from a file to scores; in float32, through the model."""
-
-    @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_original(self, classifier, videos, name):
-        logits = twin_logits(classifier.model, original_views(videos[name]))
-        assert classifier(videos[name], views="original") == as_rows(softmax(mean(logits)))
-        if name != "square":  # whose crops are all alike
-            assert softmax(mean(logits)) != pytest.approx(mean([softmax(row) for row in logits]), abs=1e-3)
-
-    @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_paper(self, classifier, videos, name):
-        logits = twin_logits(classifier.model, paper_views(videos[name], classifier.video_processor))
-        assert classifier(videos[name], views="paper") == as_rows(mean([softmax(row) for row in logits]))
-
-    @pytest.mark.parametrize("batch_size", [1, 2, 3])
-    def test_batches(self, classifier, videos, batch_size):
-        settings = {"num_clips": 2, "num_crops": 3}
-        expected = []
-        for video in videos.values():
-            views = classifier.video_processor(video, **settings, return_tensors="pt").pixel_values[0]
-            expected.append(as_rows(mean([softmax(row) for row in twin_logits(classifier.model, views)])))
-        assert classifier(list(videos.values()), batch_size=batch_size, **settings) == expected
-
-    def test_averages_and_functions(self, classifier, videos):
-        logits = twin_logits(classifier.model, original_views(videos["wide"]))
-        for settings, expected in (
-            ({"average": "probabilities"}, mean([softmax(row) for row in logits])),
-            ({"function_to_apply": "none"}, mean(logits)),
-            ({"function_to_apply": "sigmoid"}, [1 / (1 + math.exp(-logit)) for logit in mean(logits)]),
-        ):
-            assert classifier(videos["wide"], views="original", **settings) == as_rows(expected, 1e-3)
-        top = classifier(videos["wide"], views="original", top_k=2)
-        assert top == as_rows(softmax(mean(logits)))[:2]
-
-    def test_protocol_of_the_processor(self, folder, videos, classifier):
-        processor = TimesformerVideoProcessor.from_pretrained(folder, views="original")
-        stored = pipeline("video-classification", model=folder, video_processor=processor)
-        assert stored(videos["wide"]) == classifier(videos["wide"], views="original")
-        assert stored(videos["wide"], views="paper") == classifier(videos["wide"], views="paper")
-
-    def test_settings_of_the_pipeline(self, folder, videos, classifier):
-        configured = pipeline("video-classification", model=folder, views="original")
-        assert configured(videos["wide"]) == classifier(videos["wide"], views="original")
-
-    def test_multi_label(self, classifier, videos):
-        multi_label = copy.copy(classifier)
-        multi_label.model = copy.deepcopy(classifier.model)
-        multi_label.model.config.problem_type = "multi_label_classification"
-        logits = twin_logits(classifier.model, paper_views(videos["wide"], classifier.video_processor))
-        expected = mean([[1 / (1 + math.exp(-logit)) for logit in row] for row in logits])
-        assert multi_label(videos["wide"], views="paper") == as_rows(expected)
-
-    def test_half_precision(self, folder, videos, classifier):
-        half = pipeline("video-classification", model=folder, dtype=torch.bfloat16)
-        full = {row["label"]: row["score"] for row in classifier(videos["wide"], views="paper")}
-        got = half(videos["wide"], views="paper")
-        # bfloat16 keeps 8 bits of logits of about 1
-        assert all(row["score"] == pytest.approx(full[row["label"]], abs=0.03) for row in got)
-
-    def test_other_models_have_no_views(self, videos, tmp_path):
-        small = {"image_size": 32, "num_frames": 4, "hidden_size": 32, "num_hidden_layers": 1}
-        config = VideoMAEConfig(**small, num_attention_heads=2, intermediate_size=32, decoder_num_hidden_layers=1)
-        VideoMAEForVideoClassification(config).save_pretrained(tmp_path)
-        (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "VideoMAEImageProcessor"}')
-        other = pipeline("video-classification", model=str(tmp_path))
-        with pytest.raises(ValueError, match="num_clips need a model with a TimesformerVideoProcessor"):
-            other(videos["wide"], num_clips=2)
-
-    def test_command(self, folder, videos, classifier, capsys):
-        for flags, settings in (
-            (["--views", "original"], {"views": "original"}),
-            (["--num-clips", "2", "--num-crops", "3"], {"num_clips": 2, "num_crops": 3}),
-        ):
-            assert main(["classify", videos["wide"], "--model", folder, "--json", *flags]) == 0
-            (row,) = map(json.loads, capsys.readouterr().out.splitlines())
-            expected = [p["score"] for p in classifier(videos["wide"], **settings)]
-            assert [p["score"] for p in row["predictions"]] == pytest.approx(expected, abs=1e-6)
-
-    def test_command_says_what_is_missing(self, folder, videos, tmp_path, capsys):
-        make_model().save_pretrained(tmp_path)
-        TimesformerVideoProcessor(**SIZE).save_pretrained(tmp_path)
-        assert main(["classify", videos["wide"], "--model", str(tmp_path), "--views", "paper"]) == 1
-        assert "frame_sampling='center' needs a frame_sampling_rate" in capsys.readouterr().err
-
-
-def test_help_names_every_protocol(capsys):
-    with pytest.raises(SystemExit):
-        main(["classify", "--help"])
-    assert f"--views {{{','.join(VIEW_PROTOCOLS)}}}" in capsys.readouterr().out

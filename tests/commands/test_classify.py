@@ -1,4 +1,4 @@
-"""From a file to its labels: `pipeline("video-classification")` and the command `timesformer-hf`."""
+"""`timesformer-hf classify`: what it prints, and that a bad file is its own failure alone."""
 
 import json
 import subprocess
@@ -8,22 +8,21 @@ import pytest
 import torch
 from clips import moving_pattern, write_sound, write_video
 from repository import SAMPLE
-from tiny_models import make_model
+from tiny_models import make_model, save_classifier
 from transformers import pipeline
+from view_twins import save_keen_classifier, write_videos
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, VideoReadError
+from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.cli import main
+from timesformer_hf.commands.classify import speed_line
 from timesformer_hf.inference.encoder import InferenceEncoder
+from timesformer_hf.inference.file_classification import BusyTime
+from timesformer_hf.video.multi_view import VIEW_PROTOCOLS
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    labels = dict(enumerate(("running", "sitting", "jumping", "falling", "sleeping")))
-    make_model(id2label=labels, label2id={name: i for i, name in labels.items()}).save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    TimesformerVideoProcessor(size=size, crop_size=size, num_frames=4).save_pretrained(folder)
-    return str(folder)
+    return save_classifier(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -43,70 +42,6 @@ def corrupt(tmp_path) -> str:
     path = tmp_path / "corrupt.mp4"
     path.write_text("no video at all")
     return str(path)
-
-
-def scores(classifier, video, **settings) -> list[dict]:
-    """What the pipeline should say, step by step."""
-    inputs = classifier.video_processor(video, return_tensors="pt", **settings)
-    with torch.no_grad():
-        probabilities = classifier.model(**inputs).logits[0].softmax(-1)
-    ranked = sorted(enumerate(probabilities.tolist()), key=lambda pair: -pair[1])
-    return [{"label": classifier.model.config.id2label[i], "score": pytest.approx(p, abs=1e-6)} for i, p in ranked]
-
-
-class TestPipeline:
-    def test_one_video(self, classifier, videos):
-        assert classifier(videos[0]) == scores(classifier, videos[0])
-        assert classifier(videos[0], top_k=2) == scores(classifier, videos[0])[:2]
-
-    @pytest.mark.parametrize("batch_size", [1, 2, 3])
-    def test_list(self, classifier, videos, batch_size):
-        expected = [scores(classifier, video) for video in videos]
-        assert classifier(videos, batch_size=batch_size) == expected
-
-    def test_more_frames(self, classifier, videos):
-        assert classifier(videos[2], num_frames=9) == scores(classifier, videos[2], num_frames=9)
-
-    def test_frame_sampling_rate_takes_effect(self, classifier, videos):
-        """The built-in pipeline ignores it with a video processor."""
-        expected = scores(classifier, videos[2], frame_sampling="center", frame_sampling_rate=3)
-        assert classifier(videos[2], frame_sampling_rate=3) == expected
-        assert classifier(videos[2]) != expected
-
-    def test_rate_of_the_saved_processor(self, folder, videos):
-        processor = TimesformerVideoProcessor.from_pretrained(folder, frame_sampling_rate=3)
-        classifier = pipeline("video-classification", model=folder, video_processor=processor)
-        assert classifier(videos[2]) == scores(classifier, videos[2])
-        assert classifier(videos[2]) == classifier(videos[2], frame_sampling_rate=3)
-
-    def test_dtype_and_device(self, folder, videos, classifier):
-        half = pipeline("video-classification", model=folder, dtype=torch.bfloat16, device="cpu")
-        assert half.model.dtype == torch.bfloat16
-        for got, expected in zip(half(videos), classifier(videos), strict=True):
-            full = {row["label"]: row["score"] for row in expected}
-            # bfloat16 keeps 8 bits of logits of about 1
-            assert all(row["score"] == pytest.approx(full[row["label"]], abs=0.03) for row in got)
-
-    def test_video_of_one_frame(self, classifier, tmp_path):
-        path = write_video(tmp_path / "one.mp4", moving_pattern(1))
-        assert len(classifier(str(path))) == 5
-
-    def test_corrupt_file_in_a_batch_is_named(self, classifier, videos, corrupt):
-        with pytest.raises(VideoReadError, match=r"corrupt\.mp4: can't be decoded"):
-            classifier([videos[0], corrupt, videos[1]], batch_size=2)
-
-    def test_several_videos_in_one_entry(self, classifier, videos):
-        with pytest.raises(ValueError, match="Give the pipeline its 2 videos as a list"):
-            classifier(tuple(videos[:2]))
-
-    def test_processor_saved_with_fps(self, folder, videos):
-        processor = TimesformerVideoProcessor.from_pretrained(folder, fps=5)
-        classifier = pipeline("video-classification", model=folder, video_processor=processor)
-        assert classifier(videos[0]) == scores(classifier, videos[0], fps=5)
-
-    def test_works_without_torchcodec(self, classifier, videos, monkeypatch):
-        monkeypatch.setitem(sys.modules, "torchcodec", None)
-        assert len(classifier(videos[0])) == 5
 
 
 class TestCommand:
@@ -241,5 +176,79 @@ class TestCommand:
         assert lines[1].split()[0] == "tilt_up"
 
 
-def test_sample_clip_is_small():
+class TestReadingAhead:
+    def test_batches_and_workers_change_no_answer(self, folder, videos, corrupt, capsys):
+        """Only the last digits, by other roundings."""
+        mixed = [*videos[:2], corrupt, *videos[2:]]
+        printed = []
+        for arguments in ([], ["--batch-size", "3"], ["--batch-size", "100", "--num-workers", "3"]):
+            assert main(["classify", *mixed, "--model", folder, "--json", *arguments]) == 1
+            printed.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+        for rows in printed:
+            assert [row["video"] for row in rows] == mixed
+            for row, expected in zip(rows, printed[0], strict=True):
+                assert row.get("error") == expected.get("error")
+                scores, others = ({p["label"]: p["score"] for p in r.get("predictions", [])} for r in (row, expected))
+                assert scores == pytest.approx(others, abs=1e-6)
+
+    def test_speed_of_several_on_stderr(self, folder, videos, capsys):
+        assert main(["classify", *videos, "--model", folder, "--json"]) == 0
+        output = capsys.readouterr()
+        assert len(output.out.splitlines()) == len(videos)
+        assert f"timesformer-hf: {len(videos)} videos in " in output.err
+        assert "% of the time" in output.err
+
+    def test_no_speed_of_one(self, folder, videos, capsys):
+        assert main(["classify", videos[0], "--model", folder]) == 0
+        assert "of the time" not in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--batch-size", "--num-workers"])
+    def test_mistakes(self, option, capsys):
+        with pytest.raises(SystemExit):
+            main(["classify", "a.mp4", option, "0"])
+        assert "0 must be at least 1" in capsys.readouterr().err
+
+
+class TestViews:
+    """Several views of a video, as the pipeline makes them."""
+
+    @pytest.fixture
+    def videos(self, tmp_path_factory) -> dict[str, str]:
+        return write_videos(tmp_path_factory.mktemp("clips"))
+
+    @pytest.fixture
+    def folder(self, tmp_path_factory) -> str:
+        return save_keen_classifier(tmp_path_factory.mktemp("model"))
+
+    def test_flags_reach_the_pipeline(self, folder, videos, capsys):
+        classifier = pipeline("video-classification", model=folder)
+        for flags, settings in (
+            (["--views", "original"], {"views": "original"}),
+            (["--num-clips", "2", "--num-crops", "3"], {"num_clips": 2, "num_crops": 3}),
+        ):
+            assert main(["classify", videos["wide"], "--model", folder, "--json", *flags]) == 0
+            (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+            expected = [p["score"] for p in classifier(videos["wide"], **settings)]
+            assert [p["score"] for p in row["predictions"]] == pytest.approx(expected, abs=1e-6)
+
+    def test_a_protocol_needs_a_rate(self, videos, tmp_path, capsys):
+        save_classifier(tmp_path)
+        assert main(["classify", videos["wide"], "--model", str(tmp_path), "--views", "paper"]) == 1
+        assert "frame_sampling='center' needs a frame_sampling_rate" in capsys.readouterr().err
+
+    def test_help_names_every_protocol(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["classify", "--help"])
+        assert f"--views {{{','.join(VIEW_PROTOCOLS)}}}" in capsys.readouterr().out
+
+
+def test_speed_line():
+    times = iter([0, 1, 9, 10, 10, 10])
+    busy = BusyTime(clock=lambda: next(times))
+    with busy.measured():
+        pass
+    assert speed_line(20, busy) == "20 videos in 10.0 s, 2.0 a second; the model was busy 80% of the time"
+
+
+def test_the_sample_clip_has_under_300_kb():
     assert SAMPLE.stat().st_size < 300_000
