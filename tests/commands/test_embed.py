@@ -1,8 +1,6 @@
-"""Features: of the model, of a folder of videos on the command line, and the search in them."""
+"""`timesformer-hf embed`: the table, its inputs, a run that was broken off, a full disk."""
 
 import errno
-import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -12,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from clips import moving_pattern, write_video
+from embedding import embed, write_five_videos
 from killing import KILLED_AFTER_TWO_PARTS
 from repository import REPOSITORY
-from tiny_models import FLOAT32, SCHEMES, make_clip, make_model
+from tiny_models import FLOAT32, make_model, save_classifier
 from transformers import AutoModel
 
 from timesformer_hf import TimesformerModel, TimesformerVideoProcessor
 from timesformer_hf.cli import main
 from timesformer_hf.inference import feature_table
-from timesformer_hf.inference.feature_extraction import load_feature_model, load_video, read_ahead
 from timesformer_hf.inference.feature_table import FeatureParts, read_features
 from timesformer_hf.video.video_folders import VIDEO_EXTENSIONS, find_videos
 
@@ -31,22 +29,12 @@ pq = pytest.importorskip("pyarrow.parquet", reason="tables of features are Parqu
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    make_model().save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    TimesformerVideoProcessor(size=size, crop_size=size, num_frames=4).save_pretrained(folder)
-    return str(folder)
+    return save_classifier(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> list[str]:
-    """Five videos, in an order that isn't the alphabet's, the fourth of them broken."""
-    folder = tmp_path_factory.mktemp("clips")
-    names = ["c", "a", "e", "bad", "b"]
-    for i, name in enumerate(names):
-        write_video(folder / f"{name}.mp4", moving_pattern(12 + 8 * i, *((48, 64) if i % 2 else (64, 40))))
-    (folder / "bad.mp4").write_text("no video at all")
-    return [str(folder / f"{name}.mp4") for name in names]
+    return write_five_videos(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture
@@ -54,60 +42,9 @@ def good(videos) -> list[str]:
     return [video for video in videos if "bad" not in video]
 
 
-def embed(out: Path, model: str, *arguments) -> int:
-    return main(["embed", "--out", str(out), "--model", model, "--device", "cpu", *map(str, arguments)])
-
-
 def clean(folder: Path) -> bool:
     """Whether there is nothing beside the outputs."""
     return all(path.suffix == ".parquet" and not path.name.startswith(".") for path in folder.iterdir())
-
-
-class TestModel:
-    """Against the definition, written with loops over the recorded hidden states."""
-
-    @pytest.mark.parametrize("scheme", SCHEMES)
-    @pytest.mark.parametrize("shape", [(2, 4, 3, 32, 32), (1, 3, 3, 16, 40)])
-    def test_levels(self, scheme, shape):
-        model, clip = make_model(scheme).timesformer.double(), make_clip(*shape, dtype=torch.float64)
-        batch, frames, rows, columns = shape[0], shape[1], shape[3] // 8, shape[4] // 8
-        with torch.no_grad():
-            outputs = model(clip, output_hidden_states=True)
-            features = {level: model.clip_features(clip, level) for level in ("clip", "frame", "patch")}
-            tokens = model.layernorm(outputs.hidden_states[-1])
-        assert features["patch"].shape == (batch, frames, rows, columns, 48)
-        for b, f, r, c in np.ndindex(batch, frames, rows, columns):
-            place = r * columns + c
-            token = tokens[b * frames + f, 1 + place] if scheme == "space_only" else tokens[b, 1 + place * frames + f]
-            torch.testing.assert_close(features["patch"][b, f, r, c], token, rtol=0, atol=1e-12)
-        means = torch.stack([features["patch"][:, f].flatten(1, 2).mean(1) for f in range(frames)], dim=1)
-        torch.testing.assert_close(features["frame"], means, rtol=0, atol=1e-12)
-        torch.testing.assert_close(features["clip"], outputs.last_hidden_state[:, 0], rtol=0, atol=1e-12)
-
-    @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_clip_feature_is_what_the_head_sees(self, scheme):
-        model, clip = make_model(scheme), make_clip()
-        logits = model.classifier(model.timesformer.clip_features(clip))
-        torch.testing.assert_close(logits, model(clip).logits, **FLOAT32)
-
-    @pytest.mark.parametrize("scheme", ["divided_space_time", "space_only"])
-    def test_a_patch_is_at_its_place(self, scheme):
-        """Without blocks a token has seen nothing but its patch: changing one patch changes its feature alone."""
-        model = make_model(scheme).timesformer
-        model.encoder.layer = torch.nn.ModuleList()
-        clip, other = make_clip(1, 4, 3, 32, 32), make_clip(1, 4, 3, 32, 32)
-        other[0, 2, :, 8:16, 24:32] += 1
-        changed = (model.clip_features(clip, "patch") != model.clip_features(other, "patch")).any(-1)
-        assert changed.nonzero().tolist() == [[0, 2, 1, 3]]
-
-    def test_unknown_level(self):
-        with pytest.raises(ValueError, match="level='video' must be one of 'clip', 'frame', 'patch'"):
-            make_model().timesformer.clip_features(make_clip(), "video")
-
-    def test_gradients_flow(self):
-        clip = make_clip().requires_grad_()
-        make_model("space_only").timesformer.clip_features(clip, "frame").square().sum().backward()
-        assert (clip.grad.abs().amax((2, 3, 4)) > 0).all()
 
 
 class TestTable:
@@ -199,13 +136,6 @@ class TestTable:
         assert "features.parquet is not written: it would be empty" in capsys.readouterr().err
         assert not any(tmp_path.iterdir())
 
-    def test_not_a_table(self, tmp_path):
-        pq.write_table(pa.table({"video": ["a"]}), tmp_path / "other.parquet")
-        (tmp_path / "text.parquet").write_text("text")
-        for name in ("other.parquet", "text.parquet"):
-            with pytest.raises(ValueError, match=rf"{name} is no table of features"):
-                read_features(tmp_path / name)
-
 
 class TestInputs:
     def test_folder(self, videos, model_folder, tmp_path):
@@ -218,17 +148,6 @@ class TestInputs:
         assert find_videos([str(folder)]) == found
         assert embed(tmp_path / "features.parquet", model_folder, folder) == 0
         assert read_features(tmp_path / "features.parquet").videos == found
-
-    def test_a_video_that_comes_again_has_one_row(self, videos, monkeypatch):
-        folder, name = os.path.split(videos[1])
-        monkeypatch.chdir(folder)
-        url = "https://example.com/a.mp4"
-        assert find_videos([name, url, ".", f"./{name}", videos[1], url])[:2] == [name, url]
-        assert len(find_videos([name, url, ".", f"./{name}", videos[1], url])) == 6
-
-    def test_name_that_is_no_text(self):
-        """As a file system may have it; a table can't."""
-        assert "surrogates not allowed" in load_video(None, os.fsdecode(b"\xff.mp4"), {}).error
 
     def test_no_videos(self, model_folder, tmp_path, capsys):
         (tmp_path / "empty").mkdir()
@@ -254,13 +173,6 @@ class TestInputs:
         assert "can't load the model /no/such/folder" in capsys.readouterr().err
         assert not any(tmp_path.iterdir())
 
-    def test_weights_that_are_missing_are_not_made_up(self, tmp_path):
-        model = make_model()
-        state = {name: value for name, value in model.state_dict().items() if name != "timesformer.layernorm.weight"}
-        model.save_pretrained(tmp_path, state_dict=state)
-        with pytest.raises(ValueError, match=r"lacks 1 weights, layernorm\.weight among them"):
-            load_feature_model(str(tmp_path))
-
     def test_existing_output_stays(self, good, tmp_path, model_folder, capsys, monkeypatch):
         out = tmp_path / "features.parquet"
         out.write_text("precious")
@@ -278,6 +190,13 @@ class TestInputs:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         assert embed(tmp_path / "features.parquet", "/no/such/folder", good[0]) == 2
         assert 'pip install "timesformer_hf[embed]"' in capsys.readouterr().err
+
+
+class TestDecoder:
+    def test_missing_decoder_is_no_fault_of_a_video(self, model_folder, good, tmp_path, monkeypatch, capsys):
+        monkeypatch.setitem(sys.modules, "av", None)
+        assert embed(tmp_path / "features.parquet", model_folder, *good) == 2
+        assert "Decoding a video file needs PyAV" in capsys.readouterr().err
 
 
 class TestResuming:
@@ -438,80 +357,3 @@ class TestFullDisk:
         )
         assert embed(out, model_folder, *good, "--batch-size", 2) == 0
         assert read_features(out).videos == good
-
-
-class TestReadAhead:
-    def test_order_and_failure(self):
-        assert list(read_ahead(lambda x: x * x, [[3, 1], [2], [5, 4]], num_workers=2)) == [[9, 1], [4], [25, 16]]
-        assert list(read_ahead(abs, [], num_workers=1)) == []
-        with pytest.raises(ZeroDivisionError):
-            list(read_ahead(lambda x: 1 / x, [[1], [0]], num_workers=2))
-
-    def test_next_batch_is_under_way_and_no_more(self):
-        import threading
-
-        begun = {name: threading.Event() for name in "abc"}
-        batches = read_ahead(lambda name: begun[name].set() or name, [["a"], ["b"], ["c"]], num_workers=1)
-        assert next(batches) == ["a"]
-        assert begun["b"].wait(timeout=10)
-        assert not begun["c"].is_set()
-
-    def test_missing_decoder_is_no_fault_of_a_video(self, model_folder, good, tmp_path, monkeypatch, capsys):
-        monkeypatch.setitem(sys.modules, "av", None)
-        assert embed(tmp_path / "features.parquet", model_folder, *good) == 2
-        assert "Decoding a video file needs PyAV" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def example():
-    path = REPOSITORY / "examples" / "similar_videos.py"
-    spec = importlib.util.spec_from_file_location("similar_videos", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-class TestSimilarVideos:
-    @pytest.fixture
-    def table(self, model_folder, good, tmp_path) -> str:
-        embed(tmp_path / "features.parquet", model_folder, *good)
-        return str(tmp_path / "features.parquet")
-
-    def test_video_of_the_table(self, example, table, good, capsys):
-        assert example.main([table, good[0], "--top-k", "2"]) == 0
-        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-        features = torch.tensor(read_features(table).features)
-        cosines = torch.cosine_similarity(features[0], features[1:])
-        ranked = sorted(zip(cosines.tolist(), good[1:], strict=True), reverse=True)[:2]
-        assert lines == [[f"{cosine:.4f}", video] for cosine, video in ranked]
-
-    def test_new_video(self, example, table, good, tmp_path, capsys):
-        new = str(shutil.copy(good[2], tmp_path / "new.mp4"))
-        assert example.main([table, new, "--top-k", "1"]) == 0
-        output = capsys.readouterr()
-        assert output.out.split() == ["1.0000", good[2]]
-        assert output.err == ""
-
-    def test_mistakes(self, example, table, videos, model_folder, tmp_path, capsys):
-        def error(*arguments) -> str:
-            assert example.main(list(arguments)) == 2
-            return capsys.readouterr().err
-
-        assert "nowhere.mp4 is neither in the table nor a file" in error(table, "nowhere.mp4")
-        assert "bad.mp4: can't be decoded" in error(table, videos[3])
-        assert "There is no table" in error(str(tmp_path / "none.parquet"), videos[0])
-        frames = str(tmp_path / "frames.parquet")
-        embed(frames, model_folder, videos[0], "--level", "frame")
-        assert "the table has a feature a frame; embed the videos with --level clip" in error(frames, videos[0])
-        empty = str(tmp_path / "empty.parquet")
-        pq.write_table(pq.read_table(table).slice(0, 0), empty)
-        assert "the table is empty" in error(empty, videos[0])
-
-    def test_model_that_has_changed(self, example, model_folder, good, tmp_path, capsys):
-        folder, table = shutil.copytree(model_folder, tmp_path / "model"), str(tmp_path / "features.parquet")
-        embed(table, str(folder), *good[1:])
-        model = make_model()
-        model.timesformer.layernorm.weight.data[0] += 1
-        model.save_pretrained(folder)
-        assert example.main([table, good[0]]) == 2
-        assert "no longer the one that made the table: weights was " in capsys.readouterr().err
