@@ -1,17 +1,11 @@
 """What the schemes cost: the numbers of the paper, and formulas written down by hand."""
 
-import json
-import sys
-
 import pytest
 import torch
-from repository import REPOSITORY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import ViTConfig
 
 from timesformer_hf import TimesformerConfig
-from timesformer_hf.cli import main
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.model.cost import (
     PAPER_VARIANTS,
@@ -20,12 +14,11 @@ from timesformer_hf.model.cost import (
     model_cost,
     scheme_cost,
 )
-from timesformer_hf.output.cost_plot import Panel, plot_costs
-from timesformer_hf.output.figures import COLOURS, MARKERS
 
 
-DOCS = REPOSITORY / "docs"
 SCHEMES = list(ATTENTION_SCHEMES)
+
+
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
 
@@ -137,131 +130,3 @@ def test_the_config_stays_as_it_is():
 def test_size_that_no_model_has():
     with pytest.raises(ValueError, match="multiple of"):
         model_cost(TimesformerConfig(**SMALL), 8, 100)
-
-
-@pytest.fixture(scope="module")
-def panels():
-    return [Panel("pixels", (224, 448), {scheme: (0.5 + i, 5 + i) for i, scheme in enumerate(SCHEMES)})] * 2
-
-
-class TestPlot:
-    @pytest.fixture(autouse=True)
-    def needs_matplotlib(self):
-        pytest.importorskip("matplotlib", reason="draws a plot")
-
-    @pytest.mark.parametrize("ending", ["svg", "png"])
-    def test_same_bytes(self, panels, ending, tmp_path):
-        for name in "ab":
-            plot_costs(tmp_path / f"{name}.{ending}", panels, "cost")
-        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
-        assert b"<dc:date>" not in (tmp_path / f"a.{ending}").read_bytes()
-
-    def test_no_scheme_without_a_look(self):
-        assert len(SCHEMES) <= len(COLOURS) == len(MARKERS)
-
-    def test_command(self, tmp_path, capsys):
-        plot = tmp_path / "cost.svg"
-        assert main(["cost", "--plot", str(plot)]) == 0
-        assert f"wrote {plot}" in capsys.readouterr().err
-        drawn = plot.read_bytes()
-        assert main(["cost", "--plot", str(plot)]) == 2
-        assert "--overwrite" in capsys.readouterr().err
-        assert plot.read_bytes() == drawn
-        assert main(["cost", "--plot", str(plot), "--overwrite"]) == 0
-        assert [file.name for file in tmp_path.iterdir()] == ["cost.svg"]
-
-    def test_plot_of_the_docs_is_current(self, tmp_path):
-        """What is drawn depends on the version of matplotlib, which the file names."""
-        import matplotlib
-
-        documented = (DOCS / "attention_cost.svg").read_text()
-        if f"Matplotlib v{matplotlib.__version__}," not in documented:
-            pytest.skip("docs/attention_cost.svg was drawn by another matplotlib")
-        main(["cost", "--plot", str(tmp_path / "cost.svg")])
-        assert (tmp_path / "cost.svg").read_text() == documented
-
-
-def test_other_format(panels, tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"must end in \.svg or \.png"):
-        plot_costs(tmp_path / "cost.pdf", panels, "cost")
-    assert main(["cost", "--plot", str(tmp_path / "cost")]) == 2
-    assert capsys.readouterr().out == ""  # said before the work
-
-
-def test_without_matplotlib(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["cost", "--plot", str(tmp_path / "cost.svg")]) == 2
-    assert 'pip install "timesformer_hf[viz]"' in capsys.readouterr().err
-
-
-def test_page_holds_what_the_command_prints(capsys):
-    assert main(["cost"]) == 0
-    assert f"\n\n{capsys.readouterr().out}\n" in (DOCS / "schemes.md").read_text()
-
-
-def test_json(capsys):
-    assert main(["cost", "--json"]) == 0
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {row["attention_type"] for row in rows} == set(SCHEMES)
-    large = [row for row in rows if row["num_frames"] == 96 and row["attention_type"] == "divided_space_time"]
-    assert large == [
-        {
-            "attention_type": "divided_space_time",
-            "num_frames": 96,
-            "image_size": [224, 224],
-            "parameters": 121_633_936,
-            "multiply_accumulates": 2_379_856_982_016,
-        }
-    ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    TimesformerConfig(image_size=64, attention_type="axial", num_labels=5, **SMALL).save_pretrained(folder)
-    return str(folder)
-
-
-class TestOwnModel:
-    def test_needs_only_the_config(self, folder, capsys):
-        assert main(["cost", "--model", folder, "--json"]) == 0
-        row = json.loads(capsys.readouterr().out)
-        expected = by_hand("axial", 8, 4, 4, 48, 96, 2) + patches_and_head(8, 4, 4, 48, 16, 5)
-        assert (row["attention_type"], row["multiply_accumulates"]) == ("axial", expected)
-
-    def test_other_size(self, folder, capsys):
-        assert main(["cost", "--model", folder, "--num-frames", "6", "--image-size", "64x96"]) == 0
-        heads, _, row = capsys.readouterr().out.splitlines()
-        assert [cell.strip() for cell in row.split("|")][1:4] == ["`axial`", "6", "64x96"]
-        assert len(heads) == len(row)
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--image-size", "0"], "must be a positive integer"),
-            (["--image-size", "100"], "must be a multiple of patch_size"),
-            (["--plot", "cost.svg"], "give one of them"),
-        ],
-    )
-    def test_mistakes(self, folder, arguments, message, capsys):
-        assert main(["cost", "--model", folder, *arguments]) == 2
-        assert message in capsys.readouterr().err
-
-    def test_sizes_without_a_model(self, capsys):
-        assert main(["cost", "--num-frames", "4"]) == 2
-        assert "belong to --model" in capsys.readouterr().err
-
-    def test_no_such_folder(self, tmp_path, capsys):
-        assert main(["cost", "--model", str(tmp_path / "nowhere")]) == 2
-        assert "there is no such folder" in capsys.readouterr().err
-
-    @pytest.mark.parametrize("size", ["2xa", "1x2x3", "-4", "x"])
-    def test_no_size(self, size, capsys):
-        with pytest.raises(SystemExit):
-            main(["cost", "--model", "any", f"--image-size={size}"])
-        assert "256x448" in capsys.readouterr().err
-
-    def test_another_model(self, tmp_path, capsys):
-        ViTConfig().save_pretrained(tmp_path)
-        assert main(["cost", "--model", str(tmp_path)]) == 2
-        assert 'is a "vit"' in capsys.readouterr().err

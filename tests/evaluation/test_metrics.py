@@ -1,16 +1,13 @@
-"""Metrics against naive loops, closed forms and numbers worked out by hand; their plot and report."""
+"""Metrics against naive loops, closed forms and numbers worked out by hand."""
 
-import json
 import subprocess
 import sys
 from fractions import Fraction
-from importlib import import_module
-from types import ModuleType
 
 import numpy as np
 import pytest
+from scores import random_scores
 
-from timesformer_hf.evaluation.confusion_plot import MAX_NAMED, plot_confusion_matrix
 from timesformer_hf.evaluation.metrics import (
     average_precision,
     confusion_matrix,
@@ -22,18 +19,6 @@ from timesformer_hf.evaluation.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from timesformer_hf.evaluation.results import multi_label_results, single_label_results, summary
-
-
-def random_scores(videos: int = 60, labels: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Few different values, so that many scores are equal; some labels never occur."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 5, (videos, labels)) / 4, rng.integers(0, labels - 2, videos)
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 class TestAccuracy:
@@ -229,163 +214,8 @@ class TestAveragePrecision:
             average_precision(np.zeros(3), np.zeros(3))
 
 
-class TestOfTheLibrary:
-    """As metrics of `evaluate`: batch by batch, combined, and without the network (conftest)."""
-
-    @pytest.fixture
-    def metrics(self):
-        pytest.importorskip("evaluate")
-        from timesformer_hf.evaluation import evaluate_metrics
-
-        return evaluate_metrics
-
-    def test_batches(self, metrics):
-        import evaluate
-
-        scores, labels = random_scores()
-        probabilities = softmax(scores)
-        parts = [metrics.TopKAccuracy(), metrics.MeanClassAccuracy(), metrics.ExpectedCalibrationError()]
-        assert all(isinstance(part, evaluate.Metric) for part in parts)
-        combined = evaluate.combine(parts)
-        for start in range(0, len(labels), 7):
-            combined.add_batch(
-                predictions=probabilities[start : start + 7].tolist(), references=labels[start : start + 7].tolist()
-            )
-        predictions = probabilities.argmax(axis=1)
-        assert combined.compute() == pytest.approx(
-            {
-                "top_1_accuracy": top_k_accuracy(probabilities, labels),
-                "mean_class_accuracy": mean_class_accuracy(predictions, labels),
-                "expected_calibration_error": expected_calibration_error(
-                    probabilities.max(axis=1), predictions == labels
-                ),
-            },
-            abs=1e-15,
-        )
-
-    def test_top_k(self, metrics):
-        scores, labels = random_scores()
-        metric = metrics.TopKAccuracy()
-        metric.add_batch(predictions=scores, references=labels)
-        assert metric.compute(k=3) == {"top_3_accuracy": top_k_accuracy(scores, labels, 3)}
-
-    def test_multi_label(self, metrics):
-        rng = np.random.default_rng(0)
-        scores, targets = rng.random((20, 4)), rng.integers(0, 2, (20, 4))
-        result = metrics.MeanAveragePrecision().compute(predictions=scores, references=targets)
-        assert result == {"mean_average_precision": mean_average_precision(scores, targets)}
-
-    def test_a_script_that_hides_the_library(self, metrics, monkeypatch):
-        """As for one beside examples/evaluate.py, which comes first on its path."""
-        script = ModuleType("evaluate")
-        script.__file__ = "examples/evaluate.py"
-        monkeypatch.setitem(sys.modules, "evaluate", script)
-        monkeypatch.delitem(sys.modules, metrics.__name__)
-        with pytest.raises(ImportError, match=r"evaluate\.py hides the library `evaluate`; start Python with -P"):
-            import_module(metrics.__name__)
-
-
-class TestResults:
-    def test_single_label(self):
-        scores, labels = random_scores()
-        names = list("abcdefgh")
-        results = single_label_results(softmax(scores), labels, names)
-        assert json.loads(json.dumps(results)) is not None
-        assert [row["label"] for row in results["classes"]] == names[:6]  # the others don't occur
-        assert sum(row["correct"] for row in results["classes"]) / 60 == pytest.approx(results["top_1_accuracy"])
-        assert results["mean_class_accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in results["classes"]]))
-        low, high = results["top_5_interval"]
-        assert low < results["top_5_accuracy"] < high
-        assert sum(one["videos"] for one in results["reliability"]) == 60
-        counts = confusion_matrix(scores.argmax(axis=1), labels, 8)
-        for row in results["confusions"]:
-            assert counts[names.index(row["label"]), names.index(row["prediction"])] == row["videos"]
-        sizes = [row["videos"] for row in results["confusions"]]
-        wrong = counts[~np.eye(8, dtype=bool)]
-        assert sizes == sorted(wrong[wrong > 0].tolist(), reverse=True)[:20]
-
-    def test_few_labels_have_no_top_5(self):
-        results = single_label_results(np.eye(5), np.arange(5), list("abcde"))
-        assert results["top_1_accuracy"] == 1
-        assert "top_5_accuracy" not in results
-
-    def test_multi_label(self):
-        rng = np.random.default_rng(0)
-        scores, targets = rng.random((20, 4)), rng.integers(0, 2, (20, 4))
-        targets[:, 1] = 0
-        results = multi_label_results(scores, targets, list("abcd"))
-        assert [row["label"] for row in results["classes"]] == ["a", "c", "d"]
-        assert results["classes"][1]["videos"] == targets[:, 2].sum()
-        mean = np.mean([row["average_precision"] for row in results["classes"]])
-        assert results["mean_average_precision"] == pytest.approx(mean)
-
-    def test_summary(self):
-        scores, labels = random_scores(videos=400, labels=42)
-        text = summary(single_label_results(softmax(scores), labels, [f"label {i}" for i in range(42)]))
-        assert "top 5 accuracy" in text
-        assert "Wilson, 95 %" in text
-        assert "the lowest first; the other 30 are in results.json" in text
-        assert len(text.splitlines()) == 4 + 1 + 10
-        rng = np.random.default_rng(0)
-        several = summary(multi_label_results(rng.random((9, 2)), np.ones((9, 2), int), ["x", "y"]))
-        assert several.splitlines()[0] == "mean average precision      100.00%"
-
-
-class TestPlot:
-    @pytest.mark.parametrize("labels", [2, 10, 40, MAX_NAMED + 1, 400])
-    def test_sizes(self, labels, tmp_path):
-        from PIL import Image
-
-        rng = np.random.default_rng(0)
-        names = [f"label {i}" for i in range(labels)]
-        path = tmp_path / "confusion.png"
-        plot_confusion_matrix(path, rng.integers(0, 3, (labels, labels)), names)
-        with Image.open(path) as image:
-            assert image.format == "PNG"
-            assert min(image.size) > 300
-
-    def test_content(self, tmp_path):
-        """In an SVG: the names, and the counts that aren't zero."""
-        pytest.importorskip("matplotlib")
-        import matplotlib
-
-        counts, path = np.array([[7, 0], [11, 13]]), tmp_path / "confusion.svg"
-        with matplotlib.rc_context({"svg.fonttype": "none"}):
-            plot_confusion_matrix(path, counts, ["cat & dog", "bird"], title="a title")
-        text = path.read_text()
-        assert all(f">{part}<" in text for part in ("7", "11", "13", "cat &amp; dog", "bird", "a title", "label"))
-        assert text.count(">0<") == 0
-
-    def test_same_bytes(self, tmp_path):
-        for suffix in ("png", "svg"):
-            paths = [tmp_path / f"{number}.{suffix}" for number in range(2)]
-            for path in paths:
-                plot_confusion_matrix(path, np.eye(3, dtype=int), list("abc"))
-            assert paths[0].read_bytes() == paths[1].read_bytes()
-
-    def test_bad_input(self, tmp_path):
-        with pytest.raises(ValueError, match=r"counts must have shape \(3, 3\), as there are names, got \(2, 2\)"):
-            plot_confusion_matrix(tmp_path / "a.png", np.eye(2), list("abc"))
-        with pytest.raises(ValueError, match=r"must end in \.svg or \.png"):
-            plot_confusion_matrix(tmp_path / "a.bmp", np.eye(3), list("abc"))
-
-
 def test_import_is_light():
     """Metrics need numpy alone: a script with the name of the library, or without it, can use them."""
     code = "import sys, timesformer_hf.evaluation.metrics; print({'evaluate', 'datasets', 'torch'} & {*sys.modules})"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert process.stdout.strip() == "set()", process.stderr
-
-
-def test_clip_metrics_of_several_labels():
-    """Of 100 labels a clip has one: to say no to all is nearly always right, and worth nothing."""
-    from transformers import EvalPrediction
-
-    from timesformer_hf.training.trainer import clip_metrics
-
-    labels = np.eye(100, dtype=np.float32)
-    unreadable = np.full((1, 100), -100, dtype=np.float32)
-    scores = np.full((101, 100), -1.0, dtype=np.float32)
-    found = clip_metrics(EvalPrediction(scores, np.concatenate([labels, unreadable])), multi_label=True)
-    assert found == pytest.approx({"label_accuracy": 0.99, "mean_average_precision": 0.01})
-    assert clip_metrics(EvalPrediction(scores[:2], 0 * labels[:2]), multi_label=True) == {"label_accuracy": 1.0}

@@ -1,0 +1,62 @@
+"""The products of matrices that are the limit: counted as torch counts them."""
+
+import pytest
+import torch
+from tiny_benchmark import TINY
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
+from transformers.models.timesformer.modeling_timesformer import (
+    TimesformerForVideoClassification as NativeForVideoClassification,
+)
+
+from timesformer_hf import TimesformerConfig
+from timesformer_hf.benchmark.matrix_products import (
+    Product,
+    count,
+    model_products,
+    prepare_products,
+    split,
+    training_products,
+)
+from timesformer_hf.model.cost import count_multiply_accumulates
+
+
+class TestMatrixProducts:
+    @pytest.mark.parametrize("scheme", ["divided_space_time", "joint_space_time", "space_only"])
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_counted(self, scheme, batch_size):
+        """What torch counts of the built-in model."""
+        config = TimesformerConfig(**TINY, attention_type=scheme)
+        native = NativeForVideoClassification(NativeConfig.from_dict(config.to_dict())).eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            native(torch.zeros(batch_size, 4, 3, 32, 32))
+        assert count(model_products(config, batch_size)) == counter.get_total_flops() // 2
+
+    def test_training_counted(self):
+        config = TimesformerConfig(**TINY)
+        native = NativeForVideoClassification(NativeConfig.from_dict(config.to_dict()))
+        with FlopCounterMode(display=False) as counter:
+            native(torch.zeros(2, 4, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
+        assert count(training_products(model_products(config, 2))) == counter.get_total_flops() // 2
+
+    def test_none_is_left_out(self):
+        """The paper's arithmetic, whatever ours saves of it: at least what our own model takes."""
+        config = TimesformerConfig(**TINY)
+        assert count(model_products(config, 1)) >= count_multiply_accumulates(config)
+
+    @pytest.mark.parametrize("product", [Product(7, 5, 3, 4, weights=False), Product(1, 11, 3, 4, weights=True)])
+    @pytest.mark.parametrize("largest", [1, 4, 9, 50, 1000])
+    def test_split(self, product, largest):
+        parts = split(product, largest)
+        assert count(parts) == product.multiply_accumulates
+        assert all(part.groups * part.rows * part.columns <= max(largest, part.columns) for part in parts)
+        assert all((part.inner, part.columns) == (product.inner, product.columns) for part in parts)
+
+    @pytest.mark.parametrize(("dtype", "quantized"), [("float32", None), ("bfloat16", None), ("float32", torch.int8)])
+    def test_runs_what_is_counted(self, dtype, quantized):
+        products = model_products(TimesformerConfig(**TINY), 2)
+        run = prepare_products(products, getattr(torch, dtype), "cpu", quantized)
+        with FlopCounterMode(display=False) as counter:
+            run()
+        integer = 0 if quantized is None else sum(p.multiply_accumulates for p in products if p.weights and p.rows > 16)
+        assert counter.get_total_flops() // 2 in (count(products), count(products) - integer)
