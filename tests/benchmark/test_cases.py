@@ -7,7 +7,7 @@ from timesformer_hf.commands.bench import paths_of
 
 
 class TestCases:
-    def test_rows(self):
+    def test_every_case_has_paths_that_there_are_ours_and_a_limit_among_them(self):
         assert len({case.name for case in CASES}) == len(CASES)
         for case in CASES:
             table = paths_of(case.kind)
@@ -15,7 +15,7 @@ class TestCases:
             assert {"ours", "limit"} <= {table[name].role for name in case.paths}, case.name
         assert {case.kind for case in CASES} == set(KINDS)
 
-    def test_what_the_issue_asks_for(self):
+    def test_every_variant_batch_size_and_dtype_has_a_case(self):
         names = {case.name for case in CASES}
         for variant in ("base", "hr", "l"):
             for size in (1, 8, 32):
@@ -23,7 +23,7 @@ class TestCases:
                     assert f"inference-{variant}-b{size}-{dtype}" in names
         assert {"joint-8f-fp32", "joint-96f-fp32", "decode-1080p", "file-to-label-1080p-bf16"} <= names
 
-    def test_select(self):
+    def test_selectors_by_name_label_and_pattern(self):
         def names(*selectors: str) -> list[str]:
             return [case.name for case in select_cases(selectors)]
 
@@ -34,7 +34,7 @@ class TestCases:
         assert names("*") == [case.name for case in CASES]
 
     @pytest.mark.parametrize("selector", ["inference-base-b2-fp32", "decode+fp32", "", "quick+"])
-    def test_unknown(self, selector):
+    def test_unknown_selector_is_told_the_labels(self, selector):
         with pytest.raises(ValueError, match="No case is") as error:
             select_cases([selector])
         assert all(label in str(error.value) for label in all_labels(CASES))

@@ -52,7 +52,7 @@ def measured(workload, *names: str) -> dict[str, PathResult]:
 
 
 @pytest.mark.parametrize("name", FILES_PATHS)
-def test_agrees(workload, name):
+def test_every_path_agrees_with_the_reference(workload, name):
     if "torchcodec" in name or name == "built-in-pipeline":
         pytest.importorskip("torchcodec")
     path = measured(workload, name)[name]
@@ -61,7 +61,7 @@ def test_agrees(workload, name):
         assert path.difference < 1e-2
 
 
-def test_files_repeat(workload):
+def test_files_beyond_the_distinct_ones_repeat(workload):
     labels = workload.reference()
     assert labels.shape == (5, 6)
     assert torch.equal(labels[:2], labels[3:])
@@ -78,7 +78,7 @@ def test_wrong_order_is_found_out(workload, monkeypatch):
     assert "disagrees with the reference" in paths["ours"].reason
 
 
-def test_what_is_measured():
+def test_cases_over_files_are_large_and_not_among_the_quick_ones():
     rows = [case for case in CASES if case.kind == "files-to-labels"]
     assert [case.num_files for case in rows] == [200, 200]
     assert all(set(case.paths) <= set(benchmark_files.PATHS) for case in rows)

@@ -24,7 +24,7 @@ from timesformer_hf.model.cost import count_multiply_accumulates
 class TestMatrixProducts:
     @pytest.mark.parametrize("scheme", ["divided_space_time", "joint_space_time", "space_only"])
     @pytest.mark.parametrize("batch_size", [1, 3])
-    def test_counted(self, scheme, batch_size):
+    def test_inference_is_counted_as_torch_counts_the_built_in_model(self, scheme, batch_size):
         """What torch counts of the built-in model."""
         config = TimesformerConfig(**TINY, attention_type=scheme)
         native = NativeForVideoClassification(NativeConfig.from_dict(config.to_dict())).eval()
@@ -32,21 +32,21 @@ class TestMatrixProducts:
             native(torch.zeros(batch_size, 4, 3, 32, 32))
         assert count(model_products(config, batch_size)) == counter.get_total_flops() // 2
 
-    def test_training_counted(self):
+    def test_training_is_counted_as_torch_counts_the_built_in_model(self):
         config = TimesformerConfig(**TINY)
         native = NativeForVideoClassification(NativeConfig.from_dict(config.to_dict()))
         with FlopCounterMode(display=False) as counter:
             native(torch.zeros(2, 4, 3, 32, 32), labels=torch.tensor([0, 1])).loss.backward()
         assert count(training_products(model_products(config, 2))) == counter.get_total_flops() // 2
 
-    def test_none_is_left_out(self):
+    def test_count_is_at_least_what_our_own_model_takes(self):
         """The paper's arithmetic, whatever ours saves of it: at least what our own model takes."""
         config = TimesformerConfig(**TINY)
         assert count(model_products(config, 1)) >= count_multiply_accumulates(config)
 
     @pytest.mark.parametrize("product", [Product(7, 5, 3, 4, weights=False), Product(1, 11, 3, 4, weights=True)])
     @pytest.mark.parametrize("largest", [1, 4, 9, 50, 1000])
-    def test_split(self, product, largest):
+    def test_parts_of_a_product_add_up_and_fit(self, product, largest):
         parts = split(product, largest)
         assert count(parts) == product.multiply_accumulates
         assert all(part.groups * part.rows * part.columns <= max(largest, part.columns) for part in parts)

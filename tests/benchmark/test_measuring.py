@@ -41,7 +41,7 @@ def make_workload(prepare: dict, difference=None, **settings) -> Workload:
 
 
 class TestMeasuring:
-    def test_slow_twin(self):
+    def test_a_slow_twin_is_as_many_times_slower_as_its_clock_says(self):
         """Ours and a peer that takes 1.5 times as long at first, and later twice as long."""
         time = FakeTime()
         ours, peer = time.worker("ours", 2, 2, 2, 2, 4), time.worker("slow twin", 9, 9, 3, 4, 8)
@@ -75,7 +75,7 @@ class TestMeasuring:
         assert result.paths[0].seconds == pytest.approx([0.03, 0.03])
 
     @pytest.mark.parametrize(("seconds", "calls"), [(5.0, 1), (0.1, 1), (0.099, 2), (1e-9, 1000), (0.0, 1000)])
-    def test_calls(self, seconds, calls):
+    def test_calls_timed_together_last_a_tenth_of_a_second(self, seconds, calls):
         assert calls_for(seconds) == calls
 
     @pytest.mark.parametrize("difference", [1.0, float("nan")])
@@ -95,7 +95,7 @@ class TestMeasuring:
         assert result.failed
         assert len(ours.seconds) == 2
 
-    def test_missing_and_broken(self):
+    def test_missing_and_broken_paths_are_listed_with_their_reason(self):
         """Each is listed with its reason; that a peer breaks is no failure of the run, that ours does is one."""
 
         def missing():
@@ -118,7 +118,7 @@ class TestMeasuring:
         measure(result, make_workload({"ours": broken}), 1)
         assert result.failed
 
-    def test_breaks_while_timed(self):
+    def test_a_path_that_breaks_while_timed_has_failed(self):
         left = [lambda: "the result", lambda: None, lambda: None]
         workload = make_workload({"ours": lambda: Prepared(lambda: left.pop(0)())})
         result = make_result(OURS)
@@ -145,14 +145,14 @@ class TestMeasuring:
         assert [path.peak_bytes for path in result.paths] == [100, None, None]
         assert "not enough memory" in result.paths[1].reason
 
-    def test_waits_for_the_device(self):
+    def test_clock_is_read_when_the_device_is_done(self):
         """Before the first look at the clock and before the last one."""
         events = []
         watch = Stopwatch(clock=lambda: events.append("clock") or 0.0, synchronize=lambda: events.append("wait"))
         watch.seconds(lambda: events.append("run"), calls=2)
         assert events == ["wait", "clock", "run", "run", "wait", "clock"]
 
-    def test_progress(self):
+    def test_progress_is_told_of_every_step(self):
         steps = []
         workload = make_workload({"ours": lambda: Prepared(lambda: "the result")})
         measure(make_result(OURS), workload, 4, progress=lambda: steps.append(1))

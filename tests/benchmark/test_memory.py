@@ -29,13 +29,13 @@ class TestMemory:
         monkeypatch.setattr(memory.subprocess, "run", run_child)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-    def test_peak(self):
+    def test_peak_counts_what_was_freed_again(self):
         read_peak = start_peak("cpu")
         array = np.ones(100 * 2**20, np.uint8)
         del array
         assert 99 * 2**20 < read_peak() < 130 * 2**20  # the kernel counts in bunches of pages
 
-    def test_scores_of_the_built_in(self, here):
+    def test_peak_holds_the_scores_of_the_built_in_model(self, here):
         """2,049 tokens of 4 heads have 64 MiB of scores, which the built-in model holds more than once."""
         config = TINY | {"attention_type": "joint_space_time", "num_frames": 32, "image_size": 64}
         case = replace(TINY_CASES["tiny"], kind="joint", config=config)
@@ -51,7 +51,7 @@ class TestMemory:
             (KeyError("key"), RuntimeError, "key"),
         ],
     )
-    def test_errors_of_a_child(self, error, raised, message, here, child_here, monkeypatch):
+    def test_errors_of_the_child_are_raised_here(self, error, raised, message, here, child_here, monkeypatch):
         def fail(*arguments):
             raise error
 
@@ -59,7 +59,7 @@ class TestMemory:
         with pytest.raises(raised, match=message):
             peak_in_child(TINY_CASES["tiny-decode"], here, "ours")
 
-    def test_task_of_a_child(self, here, child_here, monkeypatch):
+    def test_the_child_gets_the_case_as_it_is(self, here, child_here, monkeypatch):
         """It gets the case as it is, the clip in it too."""
         seen = []
 
@@ -70,7 +70,7 @@ class TestMemory:
             assert json.dumps(asdict(got)) == json.dumps(asdict(case))
             assert (got.clip, environment, path, calls) == (case.clip, here, "ours", 2)
 
-    def test_killed_child(self, here, monkeypatch):
+    def test_a_killed_child_is_out_of_memory(self, here, monkeypatch):
         killed = SimpleNamespace(returncode=-9, stdout="", stderr="")
         monkeypatch.setattr(memory.subprocess, "run", lambda *args, **kwargs: killed)
         with pytest.raises(MemoryError, match="signal 9"):

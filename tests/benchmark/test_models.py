@@ -29,14 +29,14 @@ class TestModels:
         assert relative_difference(bench.reference_logits(), expected) < 1e-5
         assert relative_difference(expected[:1], expected[1:2]) > 0.01  # clips differ
 
-    def test_difference(self):
+    def test_relative_difference_by_hand(self):
         expected = torch.tensor([[1.0, -4.0]])
         assert relative_difference(torch.tensor([[1.5, -4.0]]), expected) == 0.125
         assert relative_difference(torch.tensor([[float("nan"), -4.0]]), expected) != 0
         with pytest.raises(ValueError, match="reference"):
             relative_difference(torch.zeros(1, 3), expected)
 
-    def test_difference_of_gradients(self):
+    def test_difference_of_gradients_by_hand(self):
         expected = {"loss": torch.tensor(2.0), "a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]])}
         other_loss = expected | {"loss": torch.tensor(2.2)}
         assert difference_of_gradients(other_loss, expected) == pytest.approx(0.1)
@@ -47,7 +47,7 @@ class TestModels:
 
 
 @pytest.mark.slow
-def test_compiled(here):
+def test_compiled_paths_are_measured(here):
     """Inductor takes its time."""
     from timesformer_hf.benchmark.inference import make_workload as make_forward
 

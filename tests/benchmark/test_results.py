@@ -13,16 +13,16 @@ from timesformer_hf.cli import main
 
 
 class TestSpread:
-    def test_by_hand(self):
+    def test_quartiles_by_hand(self):
         assert Spread.of([4, 1, 3, 2, 5]) == Spread(median=3, lower=2, upper=4)
         assert Spread.of([7.0]) == Spread(7.0, 7.0, 7.0)
 
-    def test_as_numpy(self):
+    def test_quartiles_are_numpys(self):
         values = np.random.default_rng(0).random(10)
         spread = Spread.of(values.tolist())
         assert [spread.lower, spread.median, spread.upper] == pytest.approx(np.quantile(values, [0.25, 0.5, 0.75]))
 
-    def test_of_nothing(self):
+    def test_no_values_are_refused(self):
         with pytest.raises(ValueError, match="no values"):
             Spread.of([])
 
@@ -52,12 +52,12 @@ def results() -> Results:
 
 
 class TestResults:
-    def test_round_trip(self, results, tmp_path):
+    def test_what_is_written_is_read(self, results, tmp_path):
         write_results(tmp_path / "results.json", results)
         assert read_results(tmp_path / "results.json") == results
         assert performance_page([read_results(tmp_path / "results.json")]) == performance_page([results])
 
-    def test_json_says_what_follows(self, results, tmp_path):
+    def test_json_holds_medians_and_comparisons(self, results, tmp_path):
         write_results(tmp_path / "results.json", results)
         case = json.loads((tmp_path / "results.json").read_text())["cases"][0]
         assert case["paths"][0]["seconds"] == [0.1, 0.2, 0.4]
@@ -67,7 +67,7 @@ class TestResults:
         assert comparison["times_faster"] == pytest.approx({"median": 3.0, "lower": 2.5, "upper": 3.5})
         assert comparison["share_of_memory"] == 0.25
 
-    def test_page(self, results):
+    def test_page_compares_ours_with_the_peer(self, results):
         page = performance_page([results, results], "performance.svg")
         assert page.count("## a CPU, 2 threads, 2026-01-02") == 2
         assert "(performance.svg)" in page
@@ -88,7 +88,7 @@ class TestResults:
             ('{"format": "timesformer-hf bench", "format_version": 1, "cases": [7]}', "damaged"),
         ],
     )
-    def test_not_ours(self, content, message, tmp_path, capsys):
+    def test_other_files_are_refused(self, content, message, tmp_path, capsys):
         file = tmp_path / "results.json"
         file.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -101,10 +101,10 @@ class TestResults:
     @pytest.mark.parametrize(
         ("seconds", "text"), [(12.345, "12.3 s"), (345.6, "346 s"), (0.0123, "12.3 ms"), (0.0000004, "0.4 µs")]
     )
-    def test_duration(self, seconds, text):
+    def test_durations_have_three_digits(self, seconds, text):
         assert duration(seconds) == text
 
-    def test_command(self, results, tmp_path, capsys):
+    def test_command_writes_the_page_and_its_plot(self, results, tmp_path, capsys):
         pytest.importorskip("matplotlib", reason="the page has a chart")
         files = [str(tmp_path / f"{name}.json") for name in "ab"]
         for file in files:
@@ -120,7 +120,7 @@ class TestResults:
         assert [row.label for row in plotted_rows([results, results])] == ["case (cpu)", "case (cpu)"]
         assert plotted_rows([results])[0].ratios["slow twin"].median == pytest.approx(3)
 
-    def test_nothing_to_draw(self, results, tmp_path, capsys):
+    def test_results_without_times_have_no_chart(self, results, tmp_path, capsys):
         pytest.importorskip("matplotlib", reason="the page has a chart")
         del results.cases[0]
         write_results(tmp_path / "results.json", results)

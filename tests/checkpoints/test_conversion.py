@@ -27,7 +27,7 @@ from timesformer_hf.data.label_lists import read_labels
 
 
 class TestWhatIsWritten:
-    def test_folder(self, tmp_path):
+    def test_folder_loads_by_the_auto_classes(self, tmp_path):
         conversion = convert(ORIGINAL, tmp_path / "k", **HEADS)
         assert sorted(path.name for path in (tmp_path / "k").iterdir()) == [
             "README.md",
@@ -80,13 +80,13 @@ class TestWhatIsWritten:
         assert conversion.label_list is None
         assert conversion.model.config.id2label[1058] == "LABEL_1058"
 
-    def test_mmaction2_statistics_and_licence(self, tmp_path):
+    def test_mmaction2_models_keep_their_statistics_and_licence(self, tmp_path):
         convert(GOLDEN / "mmaction2_joint_space_time.pth", tmp_path / "k", **HEADS)
         processor = AutoVideoProcessor.from_pretrained(tmp_path / "k")
         assert (list(processor.image_mean), list(processor.image_std)) == ([0.5] * 3, [0.5] * 3)
         assert ModelCard.load(tmp_path / "k" / "README.md").data.license == "apache-2.0"
 
-    def test_model_card(self, tmp_path):
+    def test_model_card_states_source_and_licence(self, tmp_path):
         convert(ORIGINAL, tmp_path / "my-model", **HEADS)
         card = ModelCard.load(tmp_path / "my-model" / "README.md")
         assert card.data.license == "cc-by-nc-4.0"
@@ -96,14 +96,14 @@ class TestWhatIsWritten:
         convert(tmp_path / "my-model", tmp_path / "again")  # a folder's own licence is kept
         assert ModelCard.load(tmp_path / "again" / "README.md").data.license == "cc-by-nc-4.0"
 
-    def test_label_file_and_none(self, tmp_path):
+    def test_labels_come_from_a_file_of_the_right_length(self, tmp_path):
         (tmp_path / "labels.txt").write_text("one\ntwo\nthree\nfour\nfive\nsix\nseven\n")
         convert(ORIGINAL, tmp_path / "k", labels=str(tmp_path / "labels.txt"), **HEADS)
         assert TimesformerConfig.from_pretrained(tmp_path / "k").id2label[6] == "seven"
         with pytest.raises(ValueError, match="'ucf101' has 101 labels, the model 7 classes"):
             convert(ORIGINAL, tmp_path / "no", labels="ucf101", **HEADS)
 
-    def test_resized(self, tmp_path):
+    def test_other_sizes_are_resized(self, tmp_path):
         convert(ORIGINAL, tmp_path / "k", num_frames=6, image_size=(64, 32), **HEADS)
         model = TimesformerForVideoClassification.from_pretrained(tmp_path / "k")
         assert (model.config.num_frames, tuple(model.config.image_size)) == (6, (64, 32))
@@ -122,7 +122,7 @@ class TestWhatIsWritten:
         torch.testing.assert_close(model(clip).logits, expected(clip).logits, rtol=0, atol=0)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_our_own_folders(self, scheme, tmp_path):
+    def test_our_own_folders_are_converted_with_and_without_a_head(self, scheme, tmp_path):
         """Also of a scheme that no other program has, and without a head."""
         model = make_model(scheme)
         model.save_pretrained(tmp_path / "a")
@@ -141,7 +141,7 @@ class TestWhatIsWritten:
         convert(tmp_path / "a", tmp_path / "b")
         assert load_file(tmp_path / "b" / "model.safetensors")["classifier.weight"].dtype == torch.bfloat16
 
-    def test_sharded_and_bin(self, tmp_path):
+    def test_sharded_and_bin_weights_are_read(self, tmp_path):
         model = make_model()
         model.save_pretrained(tmp_path / "a", max_shard_size="50kB")
         assert len(list((tmp_path / "a").glob("*.safetensors"))) > 1
@@ -154,29 +154,29 @@ class TestWhatIsWritten:
             loaded = TimesformerForVideoClassification.from_pretrained(tmp_path / folder)
             assert loaded(make_clip()).logits.equal(model(make_clip()).logits)
 
-    def test_mmaction2_to_the_original_format(self, tmp_path):
+    def test_mmaction2_goes_to_the_original_format_and_back(self, tmp_path):
         name = "mmaction2_divided_space_time"
         convert(GOLDEN / f"{name}.pth", tmp_path / "a.pyth", to="original", **HEADS)
         convert(tmp_path / "a.pyth", tmp_path / "k", outputs=GOLDEN / f"{name}.safetensors", **HEADS)
 
-    def test_without_the_prefix(self, state, tmp_path):
+    def test_names_may_lack_the_prefix(self, state, tmp_path):
         bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}
         source = save_original(tmp_path / "a.pyth", bare)
         convert(source, tmp_path / "k", outputs=ORIGINAL.with_suffix(".safetensors"), from_format="original", **HEADS)
 
-    def test_wrapped(self, state, tmp_path):
+    def test_weights_are_found_in_wrappers(self, state, tmp_path):
         """As distributed training saves it, and in containers of others."""
         state = {f"module.{name}": tensor for name, tensor in state.items()}
         torch.save({"epoch": 3, "state_dict": {"model_state": state}}, tmp_path / "a.pyth")
         convert(tmp_path / "a.pyth", tmp_path / "k", outputs=ORIGINAL.with_suffix(".safetensors"), **HEADS)
 
-    def test_shared_weights(self, state, tmp_path):
+    def test_shared_weights_are_written_each(self, state, tmp_path):
         state["model.blocks.1.norm1.bias"] = state["model.blocks.0.norm1.bias"]
         convert(save_original(tmp_path / "a.pyth", state), tmp_path / "k", **HEADS)
         weights = load_file(tmp_path / "k" / "model.safetensors")
         assert len(weights) == len(state)
 
-    def test_what_had_to_be_assumed(self, tmp_path):
+    def test_what_had_to_be_assumed_is_said(self, tmp_path):
         model = make_model(hidden_size=128, num_attention_heads=2)
         model.save_pretrained(tmp_path / "a")
         back = convert(tmp_path / "a", tmp_path / "a.pyth", to="original")
@@ -191,7 +191,7 @@ class TestWhatIsWritten:
         notes = convert(tmp_path / "c", tmp_path / "c.pyth", to="original").notes
         assert notes == ["the format doesn't hold the number of heads, 4: say it wherever it is loaded"]
 
-    def test_the_sources_own_processing(self, tmp_path):
+    def test_processing_of_the_source_is_kept(self, tmp_path):
         make_model().save_pretrained(tmp_path / "a")
         settings = {"do_normalize": False, "rescale_factor": 1 / 127.5, "frame_sampling_rate": 4}
         settings |= {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
@@ -201,7 +201,7 @@ class TestWhatIsWritten:
         assert (processor.do_normalize, processor.rescale_factor) == (False, 1 / 127.5)
         assert (processor.frame_sampling_rate, dict(processor.size)["shortest_edge"]) == (4, 40)
 
-    def test_squeezed_frames(self, tmp_path):
+    def test_squeezing_of_the_source_is_kept(self, tmp_path):
         make_model().save_pretrained(tmp_path / "a")
         size = {"height": 32, "width": 32}
         TimesformerVideoProcessor(size=size, do_center_crop=False, num_frames=4).save_pretrained(tmp_path / "a")
@@ -211,7 +211,7 @@ class TestWhatIsWritten:
         assert not processor.do_center_crop
 
     @pytest.mark.parametrize(("name", "bgr"), [("timesformer-base-finetuned-ssv2", True), ("mine", False)])
-    def test_bgr_of_folders(self, name, bgr, tmp_path):
+    def test_only_the_authors_ssv2_folders_are_bgr(self, name, bgr, tmp_path):
         """The authors' models on the Hub don't say that they need BGR; another model with these labels may not."""
         model = make_model(id2label=dict(enumerate(read_labels("ssv2"))))
         model.save_pretrained(tmp_path / name)
@@ -225,7 +225,7 @@ class TestWhatIsWritten:
         convert(tmp_path / name, tmp_path / "c", bgr=not bgr)
         assert AutoVideoProcessor.from_pretrained(tmp_path / "c").do_flip_channel_order == (not bgr)
 
-    def test_timm_folder(self, tmp_path):
+    def test_timm_folders_keep_labels_and_statistics(self, tmp_path):
         vision_transformer = pytest.importorskip("timm.models.vision_transformer", reason="the test extra has timm")
         settings = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 1, "num_heads": 1, "num_classes": 2}
         (tmp_path / "timm").mkdir()
@@ -241,7 +241,7 @@ class TestWhatIsWritten:
         with pytest.raises(ValueError, match=r"pools its patches \(global_pool='avg'\)"):
             convert(tmp_path / "timm", tmp_path / "l")
 
-    def test_image_vit_statistics_and_new_head(self, tmp_path):
+    def test_an_image_vit_keeps_its_statistics_and_gets_a_new_head(self, tmp_path):
         vit = ViTModel(ViTConfig(**{name: TINY[name] for name in TINY if name != "num_frames"}))
         vit.save_pretrained(tmp_path / "vit")
         (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3]}))

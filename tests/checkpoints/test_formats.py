@@ -15,7 +15,7 @@ from timesformer_hf.checkpoints.structure import infer_config_values
 
 class TestKeyTables:
     @pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.signature)
-    def test_round_trip(self, row):
+    def test_names_of_every_format_and_back(self, row):
         """Every format's names and back, for every scheme that it can name; the signature is among them."""
         schemes = []
         for scheme in SCHEMES:

@@ -22,7 +22,7 @@ def converted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_outputs(converted, name, case):
+def test_outputs_are_those_of_the_foreign_code(converted, name, case):
     model = TimesformerForVideoClassification.from_pretrained(converted / name).double().eval()
     tensors = load_file((GOLDEN / name).with_suffix(".safetensors"))
     clip = tensors[f"{case}.pixel_values"].double()

@@ -74,7 +74,7 @@ def test_added_steps_are_copies_that_start_at_zero(scheme):
 
 
 @pytest.mark.parametrize("source", ["model", "folder", "file", "state dict", "file's state dict", "headless"])
-def test_sources(source, tmp_path):
+def test_every_kind_of_source_gives_the_same_model(source, tmp_path):
     """A state dict by itself doesn't tell the heads; transformers' epsilon, 1e-12, is known."""
     vit = make_vit()
     vit.save_pretrained(tmp_path)
@@ -98,7 +98,7 @@ def torch_file(path, state_dict):
     return path
 
 
-def test_timm(tmp_path):
+def test_a_timm_vit_gives_its_outputs(tmp_path):
     vision_transformer = pytest.importorskip("timm.models.vision_transformer", reason="the test extra has timm")
     timm_model = vision_transformer.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=128, depth=2, mlp_ratio=2, num_heads=2, num_classes=7
@@ -110,7 +110,7 @@ def test_timm(tmp_path):
         torch.testing.assert_close(model(clip).logits, timm_model(images()), rtol=0, atol=1e-10)
 
 
-def test_what_a_timm_module_knows():
+def test_a_timm_module_tells_its_heads_and_constants():
     """Heads, epsilon, activation and pooling, which its weights don't tell."""
     timm = pytest.importorskip("timm", reason="the test extra has timm")
     settings = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_classes": 7}
@@ -156,29 +156,29 @@ def test_label2id_dtype_and_attention():
     assert model.config._attn_implementation == "eager"
 
 
-def test_keeps_half_precision():
+def test_half_precision_is_kept():
     model = TimesformerForVideoClassification.from_image_vit(make_vit().to(torch.bfloat16))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 class TestBadInput:
-    def test_a_timesformer(self, tmp_path):
+    def test_a_timesformer_is_refused(self, tmp_path):
         TimesformerForVideoClassification.from_image_vit(make_vit()).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="is a TimeSformer of transformers, no image ViT"):
             TimesformerModel.from_image_vit(tmp_path)
 
-    def test_a_vit_with_more_than_a_vit(self):
+    def test_weights_left_over_are_refused(self):
         state = make_vit(ViTModel).state_dict() | {"layers.0.layer_scale1.lambda1": torch.ones(48)}
         with pytest.raises(ValueError, match=r"1 unknown keys in the checkpoint: layers\.0\.layer_scale1\.lambda1"):
             TimesformerModel.from_image_vit(state, num_attention_heads=4)
 
-    def test_half_a_vit(self):
+    def test_missing_weights_are_refused(self):
         state = make_vit(ViTModel).state_dict()
         del state["layers.1.attention.k_proj.weight"]
         with pytest.raises(ValueError, match=r"missing .*encoder\.layer\.1\.attention\.attention\.qkv\.weight"):
             TimesformerModel.from_image_vit(state, num_attention_heads=4)
 
-    def test_unknown_scheme(self):
+    def test_unknown_scheme_is_refused(self):
         with pytest.raises(ValueError, match=r"attention_type='nonsense' must be one of .*'axial'"):
             TimesformerModel.from_image_vit(make_vit(), attention_type="nonsense")
 
@@ -197,17 +197,17 @@ class TestBadInput:
             ({"image_size": 33}, ValueError, "image_size=33 must be a multiple of patch_size=8"),
         ],
     )
-    def test_settings(self, settings, error, message):
+    def test_settings_that_contradict_the_weights_are_refused(self, settings, error, message):
         with pytest.raises(error, match=message):
             TimesformerForVideoClassification.from_image_vit(make_vit(), **settings)
 
-    def test_no_weights(self):
+    def test_a_source_without_weights_is_refused(self):
         with torch.device("meta"):
             vit = ViTModel(ViTConfig(**SETTINGS))
         with pytest.raises(ValueError, match="is on the meta device"):
             TimesformerModel.from_image_vit(vit)
 
-    def test_something_else(self):
+    def test_another_type_of_source_is_refused(self):
         with pytest.raises(ValueError, match=r"the state dict has an unknown layout\. Found 1 weights: conv1"):
             TimesformerModel.from_image_vit({"conv1": torch.zeros(1)})
         with pytest.raises(FileNotFoundError, match="nowhere: there is no such file or folder"):

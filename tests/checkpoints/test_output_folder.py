@@ -42,7 +42,7 @@ class TestOutputFolder:
             convert(tmp_path / "run" / "checkpoint-5", tmp_path / "run", overwrite=True)
         assert (tmp_path / "run" / "checkpoint-5" / "model.safetensors").exists()
 
-    def test_source_as_output(self, tmp_path):
+    def test_the_source_itself_can_be_replaced(self, tmp_path):
         model = make_model()
         model.save_pretrained(tmp_path / "a")
         convert(tmp_path / "a", tmp_path / "a", num_frames=6, overwrite=True)
@@ -50,7 +50,7 @@ class TestOutputFolder:
         with pytest.raises(FileExistsError, match=r"lies in .*, which would be replaced"):
             convert(tmp_path / "a" / "model.safetensors", tmp_path / "a", overwrite=True)
 
-    def test_links(self, tmp_path):
+    def test_a_link_stays_and_its_folder_is_replaced(self, tmp_path):
         """The folder that a link leads to is replaced, and not the link."""
         convert(ORIGINAL, tmp_path / "k", **HEADS)
         (tmp_path / "link").symlink_to(tmp_path / "k")
@@ -67,7 +67,7 @@ class TestOutputFolder:
             convert(ORIGINAL, tmp_path / "pipe.pyth", to="original", overwrite=True, **HEADS)
 
     @pytest.mark.parametrize("to", ["transformers", "original"])
-    def test_full_disk(self, to, tmp_path):
+    def test_a_full_disk_leaves_everything_as_it_was(self, to, tmp_path):
         """The system refuses to write a file past 50 kB: nothing stays, and what was there is still there."""
         out = tmp_path / ("k.pyth" if to == "original" else "k")
         convert(ORIGINAL, out, to=to, **HEADS)
@@ -90,7 +90,7 @@ class TestOutputFolder:
         assert "Traceback" not in result.stderr
         assert digest(tmp_path) == before
 
-    def test_terminated(self, tmp_path):
+    def test_a_signal_leaves_nothing_half_written(self, tmp_path):
         """By a signal in the middle of writing: nothing of it stays."""
         code = """if True:
             import os, signal, sys

@@ -62,7 +62,7 @@ class TestRefused:
         )
 
     @pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1", "hello", "root:x:0:0:root", "{}"])
-    def test_text(self, tmp_path, text):
+    def test_text_is_no_checkpoint(self, tmp_path, text):
         (tmp_path / "a.pth").write_text(text)
         self.refuse(tmp_path / "a.pth", tmp_path, "a.pth (is damaged|holds no weights)")
 
@@ -77,7 +77,7 @@ class TestRefused:
             {"weight_map": {"a": "/etc/passwd"}},
         ],
     )
-    def test_index(self, tmp_path, index):
+    def test_index_of_shards_that_names_no_files_beside_it(self, tmp_path, index):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
         self.refuse(tmp_path / "a", tmp_path, "is no index of weights: its weight_map must name files beside it")
@@ -104,7 +104,7 @@ class TestRefused:
             ({"image_size": 64}, "contradicts its weights: image_size=64, the weights say 32"),
         ],
     )
-    def test_config(self, tmp_path, values, message):
+    def test_config_with_values_that_cannot_be(self, tmp_path, values, message):
         make_model().save_pretrained(tmp_path / "a")
         path = tmp_path / "a" / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -120,13 +120,13 @@ class TestRefused:
     @pytest.mark.parametrize(
         "values", [{"image_mean": "x"}, {"image_mean": [0.5]}, {"image_std": [0, 0, 0]}, {"image_std": [1, None, 1]}]
     )
-    def test_preprocessor(self, tmp_path, values):
+    def test_statistics_that_cannot_be(self, tmp_path, values):
         make_model().save_pretrained(tmp_path / "a")
         (tmp_path / "a" / "preprocessor_config.json").write_text(json.dumps(values))
         self.refuse(tmp_path / "a", tmp_path, "it must be 3 numbers, a deviation positive")
 
     @pytest.mark.parametrize("wrong", [torch.zeros(7, 48, dtype=torch.int64), torch.eye(48).to_sparse()])
-    def test_no_plain_weights(self, state, tmp_path, wrong):
+    def test_weights_that_are_no_dense_floats(self, state, tmp_path, wrong):
         source = save_original(tmp_path / "a.pyth", state | {"model.head.weight": wrong})
         self.refuse(source, tmp_path, r"no dense floating-point numbers: model\.head\.weight")
 
@@ -191,7 +191,7 @@ class TestRefused:
             source, tmp_path, r"1 of another shape: .*layer\.2\.intermediate.* \(7, 48\) instead of \(192, 48\)"
         )
 
-    def test_no_square(self, state, tmp_path):
+    def test_positions_that_are_no_square(self, state, tmp_path):
         state["model.pos_embed"] = torch.zeros(1, 1 + 12, 48)
         source = save_original(tmp_path / "a.pyth", state)
         self.refuse(source, tmp_path, "has 12 positions of 8 x 8 pixels, which is no square: give .* --image-size")
@@ -202,7 +202,7 @@ class TestRefused:
         save_file({name: tensor.clone() for name, tensor in vit.state_dict().items()}, tmp_path / "vit.safetensors")
         convert(tmp_path / "vit.safetensors", tmp_path / "from_vit", image_size=(24, 32), **HEADS)
 
-    def test_heads(self, tmp_path):
+    def test_number_of_heads_unknown_or_no_divisor(self, tmp_path):
         self.refuse(ORIGINAL, tmp_path, "48 wide, no multiple of 64: say how many heads", num_attention_heads=None)
         self.refuse(ORIGINAL, tmp_path, "--num-attention-heads 5 does not divide", num_attention_heads=5)
 
@@ -210,7 +210,7 @@ class TestRefused:
         outputs = ORIGINAL.with_suffix(".safetensors")
         self.refuse(ORIGINAL, tmp_path, "differs from the outputs in .* by", num_attention_heads=2, outputs=outputs)
 
-    def test_outputs_file(self, tmp_path):
+    def test_file_of_outputs_without_logits(self, tmp_path):
         save_file({"a": torch.zeros(1)}, tmp_path / "o.safetensors")
         self.refuse(ORIGINAL, tmp_path, "holds no pixel_values with logits, but a", outputs=tmp_path / "o.safetensors")
 
@@ -218,12 +218,12 @@ class TestRefused:
         monkeypatch.setattr(checkpoint_conversion, "difference_from_built_in", lambda *arguments: float("nan"))
         self.refuse(ORIGINAL, tmp_path, "differs from transformers' built-in model .* nothing was written")
 
-    def test_no_number(self, state, tmp_path):
+    def test_weights_that_are_no_numbers(self, state, tmp_path):
         state["model.norm.weight"][3] = float("nan")
         source = save_original(tmp_path / "a.pyth", state)
         self.refuse(source, tmp_path, r"1 weights of .* hold NaN or infinity: timesformer\.layernorm\.weight")
 
-    def test_scheme_of_a_timesformer(self, tmp_path):
+    def test_scheme_is_not_for_a_timesformer(self, tmp_path):
         self.refuse(ORIGINAL, tmp_path, "--attention-type is for image ViTs", attention_type="axial")
 
     def test_config_that_contradicts(self, tmp_path):
@@ -235,7 +235,7 @@ class TestRefused:
         self.refuse(tmp_path / "a", tmp_path, "config.json is no JSON")
 
     @pytest.mark.parametrize("labels", ["kinetics400", "nonsense", "EMPTY", "TWICE", "BINARY"])
-    def test_labels(self, tmp_path, labels):
+    def test_labels_that_do_not_fit(self, tmp_path, labels):
         texts = {"EMPTY": b"\n", "TWICE": b"a\nb\na\n", "BINARY": b"\xff\xfe\x00"}
         messages = {
             "kinetics400": "'kinetics400' has 400 labels, the model 7 classes",

@@ -17,13 +17,13 @@ def tiny_cases(monkeypatch):
 
 @pytest.mark.usefixtures("tiny_cases")
 class TestCommand:
-    def test_list(self, capsys):
+    def test_list_names_every_case_and_path(self, capsys):
         assert main(["bench", "--list"]) == 0
         out = capsys.readouterr().out
         assert all(case.name in out and case.about in out for case in TINY_CASES.values())
         assert "peer: the model built into transformers, eager" in out
 
-    def test_models(self, tmp_path, capsys):
+    def test_models_are_measured_and_missing_paths_named(self, tmp_path, capsys):
         out = tmp_path / "results.json"
         arguments = ["--cases", "inference", "training", "--device", "cpu", "--threads", "1", "--repetitions", "2"]
         assert main(["bench", *arguments, "--out", str(out)]) == 0
@@ -41,7 +41,7 @@ class TestCommand:
         assert "`onnxruntime` missing" in printed
         assert "share of the limit" in printed
 
-    def test_videos(self, capsys):
+    def test_decoding_and_labels_are_measured(self, capsys):
         pytest.importorskip("av", reason="decodes a video")
         assert main(["bench", "--cases", "decode", "file-to-label", "--device", "cpu", "--repetitions", "1"]) == 0
         printed = capsys.readouterr().out
@@ -49,7 +49,7 @@ class TestCommand:
         assert "`pyav-sequential`" in printed
         assert "`built-in-pyav`" in printed
 
-    def test_disagreement(self, monkeypatch, tmp_path, capsys):
+    def test_ours_that_disagrees_is_a_failure(self, monkeypatch, tmp_path, capsys):
         """A model of ours with one weight changed."""
         from timesformer_hf.benchmark import models as benchmark_models
 
@@ -68,7 +68,7 @@ class TestCommand:
         assert peer.status == "measured"
         assert "`ours` failed: disagrees with the reference" in capsys.readouterr().out
 
-    def test_broken_case(self, monkeypatch, capsys):
+    def test_a_broken_case_is_a_failure(self, monkeypatch, capsys):
         def broken(self):
             raise RuntimeError("the reference broke")
 
@@ -90,26 +90,26 @@ class TestCommand:
             (["--plot", "plot.pdf"], "must end in .svg or .png"),
         ],
     )
-    def test_mistakes(self, arguments, message, tmp_path, monkeypatch, capsys):
+    def test_mistakes_are_told_before_anything_is_measured(self, arguments, message, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(cases, "QUICK", "fast")
         assert main(["bench", *arguments]) == 2
         assert message in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
-    def test_output_that_exists(self, tmp_path, capsys):
+    def test_output_that_exists_stays(self, tmp_path, capsys):
         (tmp_path / "results.json").write_text("mine")
         assert main(["bench", "--cases", "tiny", "--out", str(tmp_path / "results.json")]) == 2
         assert (tmp_path / "results.json").read_text() == "mine"
 
-    def test_paths(self, tmp_path):
+    def test_only_the_chosen_paths_are_measured(self, tmp_path):
         out = tmp_path / "results.json"
         arguments = ["--cases", "tiny", "--paths", "built-in", "--device", "cpu", "--repetitions", "1"]
         assert main(["bench", *arguments, "--out", str(out)]) == 0
         assert [path.name for path in read_results(out).cases[0].paths] == ["built-in"]
 
 
-def test_device_that_is_not_there():
+def test_a_device_that_is_not_there_is_refused():
     assert check_device("cpu") == "cpu"
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="this machine has cpu"):
@@ -119,7 +119,7 @@ def test_device_that_is_not_there():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.usefixtures("tiny_cases")
-def test_on_cuda(tmp_path):
+def test_models_are_measured_on_cuda(tmp_path):
     out = tmp_path / "results.json"
     assert main(["bench", "--cases", "inference", "training", "--device", "cuda", "--out", str(out)]) == 0
     results = read_results(out)

@@ -45,7 +45,7 @@ def corrupt(tmp_path) -> str:
 
 
 class TestCommand:
-    def test_table(self, folder, videos, classifier, capsys):
+    def test_table_has_the_best_labels(self, folder, videos, classifier, capsys):
         assert main(["classify", videos[0], videos[1], "--model", folder, "--top-k", "2"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [lines[0], lines[3]] == videos[:2]
@@ -53,7 +53,7 @@ class TestCommand:
         width = max(len(row["label"]) for row in first)
         assert lines[1:3] == [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in first]
 
-    def test_json(self, folder, videos, corrupt, capsys):
+    def test_json_has_a_line_for_each_video(self, folder, videos, corrupt, capsys):
         assert main(["classify", videos[0], corrupt, videos[1], "--model", folder, "--json"]) == 1
         output = capsys.readouterr()
         rows = [json.loads(line) for line in output.out.splitlines()]
@@ -70,7 +70,7 @@ class TestCommand:
         assert [p["score"] for p in row["predictions"]] == pytest.approx([p["score"] for p in expected])
 
     @pytest.mark.parametrize("command", ["classify", "embed"])
-    def test_optimized(self, command, folder, videos, tmp_path, monkeypatch):
+    def test_answers_come_from_the_optimized_model(self, command, folder, videos, tmp_path, monkeypatch):
         """Whoever asks for answers alone gets them sooner."""
         runs, run = [], InferenceEncoder.run
         monkeypatch.setattr(InferenceEncoder, "run", lambda *args, **kwargs: runs.append(1) or run(*args, **kwargs))
@@ -78,7 +78,7 @@ class TestCommand:
         assert main([command, videos[0], "--model", folder, "--device", "cpu", *out]) == 0
         assert runs == [1]
 
-    def test_adapter(self, folder, videos, tmp_path, capsys):
+    def test_an_adapter_has_its_say(self, folder, videos, tmp_path, capsys):
         """As a fine-tuning with LoRA leaves it: the adapter has its say."""
         peft = pytest.importorskip("peft")
         model = TimesformerForVideoClassification.from_pretrained(folder)
@@ -119,7 +119,7 @@ class TestCommand:
         assert ["error" in row for row in rows] == [False, True, False]
         assert rows[1]["error"] == "out of memory"
 
-    def test_interrupted(self, folder, videos, monkeypatch, capsys):
+    def test_an_interrupt_exits_with_130(self, folder, videos, monkeypatch, capsys):
         def interrupt(*args, **kwargs):
             raise KeyboardInterrupt
 
@@ -131,11 +131,11 @@ class TestCommand:
         assert main(["classify", videos[0], "--model", ""]) == 2
         assert "can't load the model" in capsys.readouterr().err
 
-    def test_missing_model(self, videos, capsys):
+    def test_a_missing_model_is_told(self, videos, capsys):
         assert main(["classify", videos[0], "--model", "/no/such/folder"]) == 2
         assert "can't load the model /no/such/folder: there is no such folder" in capsys.readouterr().err
 
-    def test_contradicting_model(self, videos, tmp_path, capsys):
+    def test_weights_that_contradict_the_config_are_told(self, videos, tmp_path, capsys):
         make_model().save_pretrained(tmp_path)
         config = json.loads((tmp_path / "config.json").read_text()) | {"hidden_size": 96}
         (tmp_path / "config.json").write_text(json.dumps(config))
@@ -164,7 +164,7 @@ class TestCommand:
         assert exit_info.value.code == 0
         assert "timesformer-hf classify *.mp4 --model ./my-model --json" in capsys.readouterr().out
 
-    def test_quickstart(self):
+    def test_quickstart_classifies_the_sample_by_the_shipped_model(self):
         """The installed command on the shipped clip, without a model: the camera rises slowly."""
         command = [sys.executable, "-m", "timesformer_hf.cli", "classify", str(SAMPLE)]
         process = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -203,7 +203,7 @@ class TestReadingAhead:
         assert "of the time" not in capsys.readouterr().err
 
     @pytest.mark.parametrize("option", ["--batch-size", "--num-workers"])
-    def test_mistakes(self, option, capsys):
+    def test_numbers_below_one_are_refused(self, option, capsys):
         with pytest.raises(SystemExit):
             main(["classify", "a.mp4", option, "0"])
         assert "0 must be at least 1" in capsys.readouterr().err
@@ -242,7 +242,7 @@ class TestViews:
         assert f"--views {{{','.join(VIEW_PROTOCOLS)}}}" in capsys.readouterr().out
 
 
-def test_speed_line():
+def test_speed_line_by_hand():
     times = iter([0, 1, 9, 10, 10, 10])
     busy = BusyTime(clock=lambda: next(times))
     with busy.measured():

@@ -24,7 +24,7 @@ def test_page_holds_what_the_command_prints(capsys):
     assert f"\n\n{capsys.readouterr().out}\n" in (DOCS / "schemes.md").read_text()
 
 
-def test_json(capsys):
+def test_json_has_a_line_for_each_case(capsys):
     assert main(["cost", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {row["attention_type"] for row in rows} == set(SCHEMES)
@@ -54,7 +54,7 @@ class TestOwnModel:
         expected = count_multiply_accumulates(TimesformerConfig.from_pretrained(folder))
         assert (row["attention_type"], row["multiply_accumulates"]) == ("axial", expected)
 
-    def test_other_size(self, folder, capsys):
+    def test_another_size_on_request(self, folder, capsys):
         assert main(["cost", "--model", folder, "--num-frames", "6", "--image-size", "64x96"]) == 0
         heads, _, row = capsys.readouterr().out.splitlines()
         assert [cell.strip() for cell in row.split("|")][1:4] == ["`axial`", "6", "64x96"]
@@ -68,7 +68,7 @@ class TestOwnModel:
             (["--plot", "cost.svg"], "give one of them"),
         ],
     )
-    def test_mistakes(self, folder, arguments, message, capsys):
+    def test_mistakes_are_told(self, folder, arguments, message, capsys):
         assert main(["cost", "--model", folder, *arguments]) == 2
         assert message in capsys.readouterr().err
 
@@ -76,17 +76,17 @@ class TestOwnModel:
         assert main(["cost", "--num-frames", "4"]) == 2
         assert "belong to --model" in capsys.readouterr().err
 
-    def test_no_such_folder(self, tmp_path, capsys):
+    def test_a_missing_folder_is_told(self, tmp_path, capsys):
         assert main(["cost", "--model", str(tmp_path / "nowhere")]) == 2
         assert "there is no such folder" in capsys.readouterr().err
 
     @pytest.mark.parametrize("size", ["2xa", "1x2x3", "-4", "x"])
-    def test_no_size(self, size, capsys):
+    def test_what_is_no_size_is_refused(self, size, capsys):
         with pytest.raises(SystemExit):
             main(["cost", "--model", "any", f"--image-size={size}"])
         assert "256x448" in capsys.readouterr().err
 
-    def test_another_model(self, tmp_path, capsys):
+    def test_another_model_type_is_refused(self, tmp_path, capsys):
         ViTConfig().save_pretrained(tmp_path)
         assert main(["cost", "--model", str(tmp_path)]) == 2
         assert 'is a "vit"' in capsys.readouterr().err
@@ -123,7 +123,7 @@ class TestPlot:
         assert capsys.readouterr().out == ""
 
 
-def test_without_matplotlib(tmp_path, monkeypatch, capsys):
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["cost", "--plot", str(tmp_path / "cost.svg")]) == 2
     assert 'pip install "timesformer_hf[viz]"' in capsys.readouterr().err

@@ -68,7 +68,7 @@ class TestTable:
         assert table.metadata["shape"] == list(expected.shape)
         assert clean(tmp_path)
 
-    def test_columns(self, model_folder, good, tmp_path):
+    def test_columns_and_metadata_of_the_table(self, model_folder, good, tmp_path):
         out = tmp_path / "features.parquet"
         assert embed(out, model_folder, *good, "--level", "frame", "--num-frames", 3, "--frame-sampling-rate", 2) == 0
         table = pq.read_table(out)
@@ -86,7 +86,7 @@ class TestTable:
         assert [pq.ParquetFile(tmp_path / f"{name}.parquet").num_row_groups for name in ("one", "two")] == [1, 2]
         assert pq.read_table(tmp_path / "two.parquet").equals(pq.read_table(tmp_path / "one.parquet"))
 
-    def test_batch_sizes_agree(self, model_folder, good, tmp_path):
+    def test_batch_size_changes_no_feature(self, model_folder, good, tmp_path):
         for size in (1, 3, 8):
             assert embed(tmp_path / f"{size}.parquet", model_folder, *good, "--batch-size", size) == 0
         alone, three, all_of_them = (read_features(tmp_path / f"{size}.parquet") for size in (1, 3, 8))
@@ -95,7 +95,7 @@ class TestTable:
         np.testing.assert_allclose(three.features, alone.features, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(all_of_them.features, alone.features, rtol=1e-4, atol=1e-5)
 
-    def test_clips_of_several_shapes(self, model_folder, good, tmp_path, capsys):
+    def test_clips_of_several_shapes_pass_apart(self, model_folder, good, tmp_path, capsys):
         """Without a crop: a forward pass for each shape. Patch features of another shape than the first are refused."""
         folder = shutil.copytree(model_folder, tmp_path / "model")
         shorter = {"shortest_edge": 32}
@@ -115,7 +115,7 @@ class TestTable:
         assert "wide.mp4: its features are (4, 4, 8, 48), those before it (4, 8, 4, 48)" in capsys.readouterr().err
         assert read_features(outputs / "patch.parquet").videos == [tall, again]
 
-    def test_number_format_of_the_model(self, model_folder, good, tmp_path):
+    def test_half_precision_is_stored_as_float32(self, model_folder, good, tmp_path):
         assert embed(tmp_path / "full.parquet", model_folder, *good) == 0
         assert embed(tmp_path / "half.parquet", model_folder, *good, "--dtype", "bfloat16") == 0
         full, half = (read_features(tmp_path / f"{name}.parquet").features for name in ("full", "half"))
@@ -123,7 +123,7 @@ class TestTable:
         np.testing.assert_allclose(half, full, atol=0.1)  # 8 bits of values up to about 2, through three blocks
         assert not np.array_equal(half, full)
 
-    def test_features_that_are_not_finite(self, good, model_folder, tmp_path, capsys):
+    def test_features_that_are_not_finite_are_an_error(self, good, model_folder, tmp_path, capsys):
         folder = shutil.copytree(model_folder, tmp_path / "model")
         model = make_model()
         model.timesformer.layernorm.weight.data.fill_(float("inf"))
@@ -131,14 +131,14 @@ class TestTable:
         assert embed(tmp_path / "outputs" / "features.parquet", str(folder), good[0]) == 1
         assert "c.mp4: its features are not finite in torch.float32" in capsys.readouterr().err
 
-    def test_nothing_can_be_read(self, videos, model_folder, tmp_path, capsys):
+    def test_no_table_is_written_when_nothing_can_be_read(self, videos, model_folder, tmp_path, capsys):
         assert embed(tmp_path / "features.parquet", model_folder, videos[3]) == 1
         assert "features.parquet is not written: it would be empty" in capsys.readouterr().err
         assert not any(tmp_path.iterdir())
 
 
 class TestInputs:
-    def test_folder(self, videos, model_folder, tmp_path):
+    def test_a_folder_stands_for_its_videos(self, videos, model_folder, tmp_path):
         folder = tmp_path / "videos"
         for name in ("b.mp4", "a/z.MP4", "a/b.mp4", ".hidden/c.mp4", "a/._b.mp4"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class TestInputs:
         assert embed(tmp_path / "features.parquet", model_folder, folder) == 0
         assert read_features(tmp_path / "features.parquet").videos == found
 
-    def test_no_videos(self, model_folder, tmp_path, capsys):
+    def test_a_folder_without_videos_is_told(self, model_folder, tmp_path, capsys):
         (tmp_path / "empty").mkdir()
         assert embed(tmp_path / "features.parquet", model_folder, tmp_path / "empty") == 2
         assert f"There is no video in the folder {tmp_path}" in capsys.readouterr().err
@@ -167,7 +167,7 @@ class TestInputs:
             main(["embed", "a.mp4", *next(iter(arguments.items()))])
         assert f"arguments are required: {missing}" in capsys.readouterr().err
 
-    def test_mistaken_model(self, good, tmp_path, capsys):
+    def test_a_mistaken_model_leaves_no_output(self, good, tmp_path, capsys):
         out = tmp_path / "features.parquet"
         assert embed(out, "/no/such/folder", good[0]) == 2
         assert "can't load the model /no/such/folder" in capsys.readouterr().err
@@ -182,11 +182,11 @@ class TestInputs:
         assert embed(out, model_folder, good[0], "--overwrite") == 0
         assert read_features(out).videos == good[:1]
 
-    def test_output_that_is_a_folder(self, good, tmp_path, capsys):
+    def test_output_that_is_a_folder_is_refused(self, good, tmp_path, capsys):
         assert embed(tmp_path, "/no/such/folder", good[0], "--overwrite") == 2
         assert f"{tmp_path} is a folder; give the name of a file" in capsys.readouterr().err
 
-    def test_without_pyarrow(self, good, tmp_path, monkeypatch, capsys):
+    def test_without_pyarrow_the_extra_is_named(self, good, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         assert embed(tmp_path / "features.parquet", "/no/such/folder", good[0]) == 2
         assert 'pip install "timesformer_hf[embed]"' in capsys.readouterr().err
@@ -243,7 +243,7 @@ class TestResuming:
         assert broken.read_bytes() == unbroken
         assert clean(broken.parent)
 
-    def test_killed_while_it_writes(self, unbroken, model_folder, good, tmp_path):
+    def test_a_run_killed_while_it_writes_goes_on(self, unbroken, model_folder, good, tmp_path):
         """By a signal that leaves no time to clean up, in a process of its own."""
         code = f"{KILLED_AFTER_TWO_PARTS}\nimport sys\nfrom timesformer_hf.cli import main\n\nmain(sys.argv[1:])"
         out = tmp_path / "features.parquet"
@@ -303,7 +303,7 @@ class TestResuming:
             read_features(out).features, read_features(expected).features, rtol=1e-4, atol=1e-5
         )  # in batches of other sizes
 
-    def test_out_of_memory(self, unbroken, model_folder, good, tmp_path, monkeypatch, capsys):
+    def test_out_of_memory_is_no_fault_of_the_videos(self, unbroken, model_folder, good, tmp_path, monkeypatch, capsys):
         """Not a fault of the videos: the run stops, and goes on with smaller batches."""
         out, clip_features = tmp_path / "features.parquet", TimesformerModel.clip_features
 
@@ -322,13 +322,13 @@ class TestResuming:
         assert embed(broken, model_folder, videos[3]) == 1
         assert len(list(Path(f"{broken}.parts").glob("*.parquet"))) == 2
 
-    def test_folder_that_is_no_run(self, model_folder, good, tmp_path, capsys):
+    def test_a_folder_that_is_no_run_is_refused(self, model_folder, good, tmp_path, capsys):
         (tmp_path / "features.parquet.parts").mkdir()
         (tmp_path / "features.parquet.parts" / "photo.jpg").touch()
         assert embed(tmp_path / "features.parquet", model_folder, good[0]) == 2
         assert "features.parquet.parts holds no begun run" in capsys.readouterr().err
 
-    def test_damaged_part(self, broken, model_folder, good, capsys):
+    def test_a_damaged_part_is_named(self, broken, model_folder, good, capsys):
         Path(f"{broken}.parts", "00000001.parquet").write_text("half")
         assert embed(broken, model_folder, *good) == 2
         assert "00000001.parquet is damaged" in capsys.readouterr().err
@@ -338,7 +338,7 @@ class TestFullDisk:
     """Nothing half-written, and what is done isn't lost."""
 
     @pytest.mark.parametrize("when", ["part", "merge"])
-    def test_message_and_no_output(self, when, model_folder, good, tmp_path, monkeypatch, capsys):
+    def test_a_full_disk_is_told_and_leaves_no_output(self, when, model_folder, good, tmp_path, monkeypatch, capsys):
         out, write_table = tmp_path / "features.parquet", pq.ParquetWriter.write_table
 
         def full(self, table, *args, **kwargs):

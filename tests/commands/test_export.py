@@ -62,22 +62,22 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
-    def test_no_model(self, tmp_path, capsys):
+    def test_a_missing_model_is_told(self, tmp_path, capsys):
         assert main(["export", str(tmp_path), "--format", "torch-export"]) == 2
         assert f"{tmp_path} is no model folder: it has no config.json" in capsys.readouterr().err
 
-    def test_another_model(self, tmp_path, capsys):
+    def test_another_model_type_is_refused(self, tmp_path, capsys):
         (tmp_path / "config.json").write_text('{"model_type": "vit"}')
         assert main(["export", str(tmp_path), "--format", "torch-export", "--out", str(tmp_path / "out")]) == 2
         assert "is no TimeSformer: its config.json says model_type 'vit'" in capsys.readouterr().err
 
-    def test_no_classifier(self, tmp_path, capsys):
+    def test_a_model_without_a_classifier_is_refused(self, tmp_path, capsys):
         small_model().timesformer.save_pretrained(tmp_path)
         assert main(["export", str(tmp_path), "--format", "torch-export", "--out", str(tmp_path / "out")]) == 2
         assert "is no whole classifier: it lacks classifier.bias, classifier.weight" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
-    def test_missing_packages(self, folder, tmp_path, capsys, monkeypatch):
+    def test_missing_packages_are_named_with_their_extra(self, folder, tmp_path, capsys, monkeypatch):
         packages = ("no_such_package",)
         monkeypatch.setattr(
             export, "FORMATS", {"onnx": ExportFormat("model.onnx", write_nothing, load_itself, packages)}
@@ -85,17 +85,17 @@ class TestCommand:
         assert main(["export", str(folder), "--format", "onnx", "--out", str(tmp_path / "out")]) == 2
         assert 'no_such_package, not installed: pip install "timesformer_hf[export]"' in capsys.readouterr().err
 
-    def test_no_compiler(self, folder, tmp_path, capsys, monkeypatch):
+    def test_a_missing_compiler_is_told_before_the_work(self, folder, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv("CXX", raising=False)
         assert main(["export", str(folder), "--format", "aoti", "--out", str(tmp_path / "out")]) == 2
         assert "finds no compiler: install g++, or set CXX" in capsys.readouterr().err
 
     @pytest.mark.slow
-    def test_aoti(self, folder, tmp_path):
+    def test_aoti_package_is_written(self, folder, tmp_path):
         assert main(["export", str(folder), "--format", "aoti", "--out", str(tmp_path / "out")]) == 0
 
-    def test_unknown_format_and_dtype(self, folder, tmp_path, capsys):
+    def test_unknown_format_and_dtype_are_refused(self, folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["export", str(folder), "--format", "tflite"])
         assert "invalid choice: 'tflite'" in capsys.readouterr().err

@@ -44,7 +44,7 @@ class TestClipTransform:
             flips.add(float(result[0].float().mean()))
         assert len(flips) > 1
 
-    def test_against_resize_and_crop_by_hand(self):
+    def test_is_resize_and_crop_by_hand(self):
         """A scale and place that the slow twin finds by trying all of them."""
         transform = RandomScaledCrop((32, 32), (1.0, 1.25))
         clip = tv_tensors.Video(make_clip(2, 48, 64))
@@ -67,7 +67,7 @@ class TestClipTransform:
         assert sides == set(range(32, 41))
         assert len(places) == 4
 
-    def test_squeezed(self):
+    def test_squeezed_sides_are_scaled_alike(self):
         """Both sides to the same multiple of the crop's; without jitter what the video processor does."""
         clip = make_clip(2, 48, 64)
         processor = TimesformerVideoProcessor(size={"height": 32, "width": 24}, do_center_crop=False)
@@ -79,7 +79,7 @@ class TestClipTransform:
         sides = {tuple(transform.make_params([clip])["new"]) for _ in range(400)}
         assert sides == {(side, side) for side in range(32, 41)}
 
-    def test_papers_short_side(self):
+    def test_short_side_is_drawn_as_the_papers(self):
         """256 to 320 pixels for a crop of 224, as the authors draw them."""
         transform = RandomScaledCrop((224, 224), ClipAugmentation().jitter)
         clip = torch.empty(1, 3, 240, 320)
@@ -88,7 +88,7 @@ class TestClipTransform:
         assert all(abs(long - short * 320 / 240) <= 1 for short, long in sides)
 
     @pytest.mark.parametrize(("probability", "expected"), [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
-    def test_flip(self, probability, expected):
+    def test_flips_with_its_probability(self, probability, expected):
         transform = make_clip_transform(ClipAugmentation(jitter=(1.0, 1.0), flip=probability), (32, 32))
         clip = torch.arange(32, dtype=torch.uint8).expand(2, 3, 32, 32).contiguous()
         results = [transform(clip) for _ in range(20)]
@@ -106,7 +106,7 @@ class TestClipTransform:
             {"mixup": -1},
         ],
     )
-    def test_bad(self, values):
+    def test_bad_settings_are_refused(self, values):
         with pytest.raises(ValueError, match=next(iter(values))):
             ClipAugmentation(**values)
 
@@ -176,7 +176,7 @@ def make_samples(labels: list, seeds: bool = True) -> list[dict]:
 
 
 class TestClipCollator:
-    def test_stacks(self):
+    def test_stacks_clips_and_labels(self):
         samples = make_samples([2, 0, 1])
         batch = ClipCollator()(samples)
         assert torch.equal(batch["pixel_values"], torch.stack([sample["pixel_values"] for sample in samples]))
@@ -189,7 +189,7 @@ class TestClipCollator:
         assert torch.equal(collate(samples)["pixel_values"], ClipCollator()(samples)["pixel_values"])
         assert collate(samples)["labels"].tolist() == [2, 0, 1]
 
-    def test_mixup(self):
+    def test_mixup_shares_are_those_of_the_labels(self):
         """Each clip with the one before it, in the shares that its labels tell."""
         samples = make_samples([0, 1, 2])
         batch = ClipCollator(ClipAugmentation(mixup=0.8), 3)(samples)
@@ -200,7 +200,7 @@ class TestClipCollator:
             mixed = own * samples[number]["pixel_values"] + (1 - own) * samples[number - 1]["pixel_values"]
             assert torch.allclose(batch["pixel_values"][number], mixed, atol=1e-6)
 
-    def test_cutmix(self):
+    def test_cutmix_area_is_that_of_the_labels(self):
         """A box of the one before it, the same in every frame, whose area the labels tell."""
         boxes = set()
         for shift in range(20):
@@ -220,7 +220,7 @@ class TestClipCollator:
             boxes.add(int(box.sum()))
         assert len(boxes) > 5
 
-    def test_seeds_decide(self):
+    def test_seeds_of_the_clips_decide_alone(self):
         """Not torch's own state, nor how often it was called before."""
         collate = ClipCollator(ClipAugmentation(mixup=0.8, cutmix=1.0), 3)
         torch.manual_seed(0)
@@ -245,7 +245,7 @@ class TestClipCollator:
         assert torch.allclose(batch["pixel_values"][0], mixed, atol=1e-6)
         assert collate(make_samples([-100, -100]))["labels"].tolist() == [[-100] * 3] * 2
 
-    def test_several_labels(self):
+    def test_several_labels_are_mixed(self):
         batch = ClipCollator(ClipAugmentation(mixup=0.8), 2)(make_samples([[1.0, 0.0], [1.0, 1.0], [-100.0, -100.0]]))
         assert batch["labels"][:2, 0].tolist() == [1, 1]
         assert sum(batch["labels"][:2, 1]).item() == pytest.approx(1)

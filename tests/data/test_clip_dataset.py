@@ -63,7 +63,7 @@ class TestClipDataset:
             assert "seed" not in sample
 
     @pytest.mark.parametrize("flip_channels", [False, True])
-    def test_training_clips_against_plain_decoding(self, flip_channels, data, processor):
+    def test_training_clips_are_frames_of_plain_decoding(self, flip_channels, data, processor):
         """The frames of some start, found by comparing with all of them, scaled and normalised by hand."""
         processor.do_flip_channel_order = flip_channels
         videos = read_labelled_videos(data)
@@ -96,7 +96,7 @@ class TestClipDataset:
         assert not torch.equal(draw(1, seed=1)[0], first)
         assert not torch.equal(draw(1 + 4)[0], first)  # another epoch
 
-    def test_workers_and_epochs(self, data, processor):
+    def test_any_number_of_workers_gives_the_same_batches(self, data, processor):
         """Any number of workers, which outlive an epoch, gives the same batches."""
         dataset = ClipDataset(read_labelled_videos(data), ClipLoader(processor, IDS, transform=noisy_crop))
 
@@ -115,7 +115,7 @@ class TestClipDataset:
         assert all(map(torch.equal, alone, shared))
         assert not torch.equal(alone[0], alone[2])
 
-    def test_sampler(self):
+    def test_sampler_gives_every_epoch_an_order_of_its_own(self):
         sampler = EpochSampler(50, seed=1)
         orders = []
         for epoch in (0, 1, 0):
@@ -128,7 +128,7 @@ class TestClipDataset:
         assert list(EpochSampler(50, seed=2)) != orders[0]
         assert len(sampler) == 50
 
-    def test_several_labels(self, data, processor):
+    def test_several_labels_are_a_vector(self, data, processor):
         load = ClipLoader(processor, IDS, multi_label=True, num_labels=3)
         video = read_labelled_videos(data)[0]
         for labels, expected in ((("cat",), [1, 0, 0]), ((), [0, 0, 0]), (("dog", "cat"), [1, 1, 0])):
@@ -136,7 +136,7 @@ class TestClipDataset:
             assert sample["labels"].tolist() == expected
             assert sample["labels"].dtype == torch.float32
 
-    def test_squeezed_frames(self, data):
+    def test_squeezed_clips_have_the_processors_size(self, data):
         size = {"height": 24, "width": 40}
         processor = TimesformerVideoProcessor(size=size, do_center_crop=False, num_frames=4)
         video = read_labelled_videos(data)[0]
@@ -167,7 +167,7 @@ class TestUnreadableClips:
 
     @pytest.mark.parametrize("num_workers", [0, 2])
     @pytest.mark.parametrize("transform", [None, center_crop])
-    def test_skipped(self, transform, num_workers, videos, processor, tmp_path):
+    def test_unreadable_clips_are_skipped_and_named_once(self, transform, num_workers, videos, processor, tmp_path):
         """Their place stays empty, and each is named once, in however many epochs and processes."""
         skipped = SkippedClips(tmp_path / "out" / "skipped.csv")
         dataset = ClipDataset(videos, ClipLoader(processor, IDS, transform=transform, skipped=skipped))
@@ -186,17 +186,17 @@ class TestUnreadableClips:
         assert "No such file" in found[videos[3].name]
         assert (tmp_path / "out" / "skipped.csv").read_text().count("\n") == 4
 
-    def test_several_labels(self, videos, processor, tmp_path):
+    def test_several_labels_are_all_ignored(self, videos, processor, tmp_path):
         load = ClipLoader(processor, IDS, multi_label=True, skipped=SkippedClips(tmp_path / "skipped.csv"))
         assert load(videos[1], (0, 0))["labels"].tolist() == [-100, -100]
 
-    def test_an_error_without_a_report(self, videos, processor):
+    def test_without_a_report_the_error_is_raised(self, videos, processor):
         with pytest.raises(VideoReadError, match=r"cut\.mp4"):
             ClipDataset(videos, ClipLoader(processor, IDS))[1]
         with pytest.raises(FileNotFoundError, match=r"missing\.mp4"):
             ClipDataset(videos, ClipLoader(processor, IDS, transform=center_crop))[3]
 
-    def test_report_of_several_processes(self, tmp_path):
+    def test_several_processes_share_a_report(self, tmp_path):
         """What others append is seen, and not written again."""
         first, second = SkippedClips(tmp_path / "s.csv"), SkippedClips(tmp_path / "s.csv")
         first.add("a", "because,\nof something")
@@ -208,7 +208,7 @@ class TestUnreadableClips:
 
 @pytest.mark.usefixtures("quick_streams")
 class TestClipStream:
-    def test_against_the_dataset(self, data, processor, tmp_path):
+    def test_clips_of_a_stream_are_those_of_the_files(self, data, processor, tmp_path):
         """The clips of a stream, in any number of workers, are those of the files it was made of."""
         datasets = pytest.importorskip("datasets")
         videos = list(read_labelled_videos(data))

@@ -21,7 +21,7 @@ class TestDataSets:
             rows.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
         return tmp_path
 
-    def test_read(self, folder, tmp_path, monkeypatch):
+    def test_videos_labels_and_splits_are_read(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
         videos = read_labelled_videos(folder)
         assert videos.label_names == ["right", "left"]
@@ -29,7 +29,7 @@ class TestDataSets:
         assert listing(videos.of_split("test")) == [("test_0.mp4", ("right",)), ("test_1.mp4", ("left",))]
         assert videos.of_split("train")[3].source == b"train 3"
 
-    def test_names_of_splits(self, folder, tmp_path, monkeypatch):
+    def test_other_names_of_splits_are_known(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
         datasets = pytest.importorskip("datasets")
         load = datasets.load_dataset
@@ -42,7 +42,7 @@ class TestDataSets:
         for name in ("test", "eval"):
             assert len(list(VideoStream(folder, name))) == 2
 
-    def test_group_zero(self, folder, tmp_path, monkeypatch):
+    def test_group_zero_is_a_group(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
         datasets = pytest.importorskip("datasets")
         for file in (folder / "data").iterdir():
@@ -50,13 +50,13 @@ class TestDataSets:
             rows.add_column("group", [0] * len(rows)).to_parquet(file)
         assert {video.group for video in read_labelled_videos(folder)} == {"0"}
 
-    def test_stream(self, folder):
+    def test_a_stream_gives_the_videos_in_order(self, folder):
         stream = VideoStream(folder, "train")
         assert [(video.name, video.labels, video.source) for video in stream] == [
             (f"train_{i}.mp4", (["right", "left"][i % 2],), f"train {i}".encode()) for i in range(6)
         ]
 
-    def test_stream_is_shuffled_anew(self, folder):
+    def test_a_stream_is_shuffled_anew_each_epoch(self, folder):
         orders = []
         for epoch in (0, 1, 0):
             stream = VideoStream(folder, "train", buffer_size=6, seed=1)
@@ -65,7 +65,7 @@ class TestDataSets:
         assert orders[0] == orders[2] != orders[1]
         assert sorted(orders[0]) == sorted(orders[1]) == [f"train_{i}.mp4" for i in range(6)]
 
-    def test_bad_streams(self, folder, tmp_path):
+    def test_what_cannot_be_streamed_is_refused(self, folder, tmp_path):
         with pytest.raises(ValueError, match="no split 'validation'; its splits are train, test"):
             VideoStream(folder, "validation")
         datasets = pytest.importorskip("datasets")
@@ -89,7 +89,7 @@ class TestDataSets:
             (None, r"c\.org/b\.mp4 in .*set has no label"),
         ],
     )
-    def test_bad_label_in_a_stream(self, label, message, tmp_path):
+    def test_a_bad_label_in_a_stream_is_named(self, label, message, tmp_path):
         datasets = pytest.importorskip("datasets")
         labels = [0 if isinstance(label, int) else "dog", label]
         rows = datasets.Dataset.from_dict(
@@ -105,7 +105,7 @@ class TestDataSets:
         if label in (None, "dog|cat"):
             assert [len(video.labels) for video in several] == [1, 0 if label is None else 2]
 
-    def test_labels_that_are_kept_back(self, folder, tmp_path, monkeypatch):
+    def test_a_split_without_labels_is_left_out(self, folder, tmp_path, monkeypatch):
         """-1, which isn't the last class: a whole split of it has nothing to say, among others it is an error."""
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
         datasets = pytest.importorskip("datasets")

@@ -12,7 +12,7 @@ class TestClassFolders:
     NAMES = ("cat/b.mp4", "cat/a.mkv", "dog/c.avi", "eel/d.mov")
 
     @pytest.mark.parametrize("splits", [("",), ("train/", "validation/", "test/"), ("training/", "val/")])
-    def test_like_videofolder(self, splits, tmp_path):
+    def test_labels_and_splits_are_those_of_videofolder(self, splits, tmp_path):
         """Labels, their order and splits against `datasets`."""
         datasets = pytest.importorskip("datasets")
         data = touch(
@@ -31,7 +31,7 @@ class TestClassFolders:
                 (row["video"]["path"], (names[row["label"]],)) for row in rows
             }
 
-    def test_what_is_no_video_of_the_set(self, tmp_path):
+    def test_hidden_and_other_files_are_no_videos(self, tmp_path):
         data = touch(
             tmp_path, "cat/a.mp4", "cat/notes.txt", "cat/.hidden.mp4", "cat/.cache/x.mp4", ".git/x.mp4", "dog/b.webm"
         )
@@ -40,7 +40,7 @@ class TestClassFolders:
     def test_numbers_are_sorted_by_value(self, tmp_path):
         assert read_labelled_videos(touch(tmp_path, "10/a.mp4", "9/b.mp4")).label_names == ["9", "10"]
 
-    def test_groups(self, tmp_path):
+    def test_groups_come_from_folders_and_names(self, tmp_path):
         names = (
             "cat/3.mp4",
             "cat/tape/1.mp4",
@@ -53,33 +53,33 @@ class TestClassFolders:
         groups = [video.group for video in read_labelled_videos(touch(tmp_path, *names, *kinetics))]
         assert [groups.index(group) for group in groups] == [0, 1, 1, 3, 4, 4, 6, 6, 8]
 
-    def test_empty_class_folder(self, tmp_path):
+    def test_an_empty_class_folder_is_refused(self, tmp_path):
         data = touch(tmp_path, "cat/a.mp4", "dog/notes.txt")
         with pytest.raises(ValueError, match=r"class folder .*dog holds no video .*\.mp4"):
             read_labelled_videos(data)
 
-    def test_bar_in_a_name(self, tmp_path):
+    def test_a_bar_in_a_name_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"class folder .*up\|down has a \| in its name, .*; rename it"):
             read_labelled_videos(touch(tmp_path, "up|down/a.mp4", "left/b.mp4"))
 
-    def test_one_class(self, tmp_path):
+    def test_one_class_is_refused(self, tmp_path):
         with pytest.raises(ValueError, match="one class only, cat: there is nothing to tell apart"):
             read_labelled_videos(touch(tmp_path, "cat/a.mp4"))
 
-    def test_no_class_folder(self, tmp_path):
+    def test_videos_beside_no_class_folder_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="must hold a folder of videos for each class"):
             read_labelled_videos(touch(tmp_path, "a.mp4"))
 
-    def test_splits_beside_classes(self, tmp_path):
+    def test_splits_beside_classes_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match=r"both splits \(train\) and other folders \(cat\)"):
             read_labelled_videos(touch(tmp_path, "train/cat/a.mp4", "cat/a.mp4"))
 
-    def test_unknown_split(self, tmp_path):
+    def test_an_unknown_split_is_refused(self, tmp_path):
         data = touch(tmp_path, "train/cat/a.mp4", "train/dog/b.mp4")
         with pytest.raises(ValueError, match="no split 'test'; the splits are train"):
             read_labelled_videos(data, "test")
 
-    def test_no_source(self, tmp_path):
+    def test_no_source_is_told(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="neither a folder or table here nor a data set"):
             read_labelled_videos(tmp_path / "nothing")
         with pytest.raises(ValueError, match="must be a folder with a folder for each class"):
@@ -92,7 +92,7 @@ class TestTables:
         path.write_text(text, encoding="utf-8-sig")  # as spreadsheets do
         return path
 
-    def test_csv(self, tmp_path):
+    def test_csv_gives_paths_labels_groups_and_splits(self, tmp_path):
         text = "path,label,group,split\na.mp4,cat,x,train\nsub/b.mp4,dog,x,test\nhttps://c.org/c.mp4,dog,,train\n"
         videos = read_labelled_videos(self.write(tmp_path / "t.csv", text))
         assert [video.name for video in videos] == [
@@ -105,7 +105,7 @@ class TestTables:
         assert videos.label_names == ["cat", "dog"]
         assert not videos.multi_label
 
-    def test_group_zero_and_missing_groups(self, tmp_path):
+    def test_group_zero_is_a_group_and_a_missing_one_is_none(self, tmp_path):
         """Whole numbers with some missing, which pandas writes as numbers with a fraction and NaN."""
         pa = pytest.importorskip("pyarrow")
         names = touch(tmp_path, "a.mp4", "b.mp4", "c.mp4", "d.mp4") and ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
@@ -116,7 +116,7 @@ class TestTables:
             assert [found.index(group) for group in found] == [0, 0, 2, 3]
 
     @pytest.mark.parametrize(("train", "validation"), [("Train", "val"), ("training", "Valid"), ("train ", "DEV")])
-    def test_names_of_splits(self, train, validation, tmp_path):
+    def test_splits_may_have_the_names_of_folders(self, train, validation, tmp_path):
         """Those that folders may have."""
         text = f"path,label,split\na.mp4,cat,{train}\nsub/b.mp4,dog,{validation}\n"
         videos = read_labelled_videos(self.write(tmp_path / "t.csv", text))
@@ -124,7 +124,7 @@ class TestTables:
         assert listing(videos.of_split(train)) == listing(videos.of_split("train")) == [("a.mp4", ("cat",))]
         assert listing(videos.of_split(validation)) == [("b.mp4", ("dog",))]
 
-    def test_several_labels(self, tmp_path):
+    def test_several_labels_are_parted_by_a_bar(self, tmp_path):
         videos = read_labelled_videos(self.write(tmp_path / "t.csv", "path,labels\na.mp4,cat|dog\nsub/b.mp4,\n"))
         assert videos.multi_label
         assert [video.labels for video in videos] == [("cat", "dog"), ()]
@@ -137,12 +137,12 @@ class TestTables:
             read_labelled_videos(table)
         assert read_labelled_videos(table, multi_label=True).multi_label
 
-    def test_other_encoding(self, tmp_path):
+    def test_another_encoding_is_refused(self, tmp_path):
         (tmp_path / "t.csv").write_bytes("path,label\na.mp4,chêne\n".encode("latin-1"))
         with pytest.raises(ValueError, match=r"t\.csv is no text in UTF-8 \(.*\); save it in that encoding"):
             read_labelled_videos(tmp_path / "t.csv")
 
-    def test_parquet(self, tmp_path):
+    def test_parquet_gives_lists_of_labels(self, tmp_path):
         pa = pytest.importorskip("pyarrow")
         touch(tmp_path, "a.mp4", "b.mp4")
         pa.parquet.write_table(
@@ -176,11 +176,11 @@ class TestTables:
             ("path,label\n", "has no rows; it must have one for each video"),
         ],
     )
-    def test_bad(self, text, message, tmp_path):
+    def test_bad_tables_are_refused_by_row_or_column(self, text, message, tmp_path):
         with pytest.raises(ValueError, match=message):
             read_labelled_videos(self.write(tmp_path / "t.csv", text), multi_label=False)
 
-    def test_wrong_folder(self, tmp_path):
+    def test_a_table_whose_files_are_elsewhere_is_refused(self, tmp_path):
         table = self.write(tmp_path / "t.csv", "path,label\nx/a.mp4,cat\nx/b.mp4,dog\n")
         with pytest.raises(FileNotFoundError, match=r"None of the files that .* names is there, .*x/a\.mp4"):
             read_labelled_videos(table)

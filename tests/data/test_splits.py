@@ -59,7 +59,7 @@ class TestSplit:
         assert {video.split for video in validation} == {"validation"}
         assert sorted(video.name for video in [*train, *validation]) == sorted(video.name for video in videos)
 
-    def test_seeds(self):
+    def test_the_seed_decides_the_split(self):
         videos = make_videos(*[(1, "a")] * 20, *[(1, "b")] * 20)
         splits = [[video.name for video in train_validation_split(videos, 0.2, seed)[1]] for seed in (0, 0, 1)]
         assert splits[0] == splits[1] != splits[2]
@@ -84,7 +84,7 @@ class TestSplit:
         assert {video.labels for video in validation} == {("b",)}
         assert {video.labels for video in train} == {("a",), ("b",)}
 
-    def test_impossible(self):
+    def test_what_cannot_be_split_is_refused(self):
         with pytest.raises(ValueError, match="4 videos in 2 groups can't be split: no class has two groups"):
             train_validation_split(make_videos((2, "a"), (2, "b")))
         with pytest.raises(ValueError, match=r"share for validation, 1\.5, must lie between 0 and 1"):
@@ -103,19 +103,19 @@ class TestSplit:
             assert copies <= held_out or not copies & held_out
             assert not find_leaks(train, validation)
 
-    def test_choice_against_a_slow_twin(self):
+    def test_choice_of_groups_is_the_slow_twins(self):
         rng = np.random.default_rng(1)
         for seed in range(30):
             groups = [Counter(rng.choice(list("aabcde"), rng.integers(6)).tolist()) for _ in range(40)]
             assert choose_groups(groups, 0.3, seed) == choose_slowly(groups, 0.3, seed)
 
-    def test_many_groups(self):
+    def test_many_groups_are_split_in_seconds(self):
         """In proportion to their number: a choice that looks at all groups for each one takes minutes."""
         began = time.monotonic()
         assert len(choose_groups([Counter("a")] * 50_000 + [Counter("b")] * 50_000, 0.2, 0)) == 20_000
         assert time.monotonic() - began < 10
 
-    def test_copies_with_other_labels(self, tmp_path, caplog):
+    def test_copies_with_other_labels_are_named(self, tmp_path, caplog):
         data = touch(tmp_path, "cat/1.mp4", "cat/2.mp4", "dog/3.mp4", "dog/4.mp4", "dog/5.mp4")
         shutil.copy(data / "cat/1.mp4", data / "cat/6.mp4")
         train_validation_split(read_labelled_videos(data))
@@ -127,7 +127,7 @@ class TestSplit:
         example = f"{data}/dog/1.mp4 (dog) of {data}/cat/1.mp4 (cat)"
         assert message == f"Copies of a file that have other labels than it: 1, {example} for one"
 
-    def test_leaks(self, tmp_path):
+    def test_leaks_are_copies_and_groups_in_both_splits(self, tmp_path):
         data = touch(tmp_path, "train/a/1.mp4", "train/b/v_B_g01_c01.avi", "test/a/2.mp4", "test/b/v_B_g01_c02.avi")
         shutil.copy(data / "train/a/1.mp4", data / "test/a/3.mp4")
         touch(data, "test/b/4.mp4")
@@ -145,13 +145,13 @@ class TestChosenSplits:
         return choose_splits(read_labelled_videos(tmp_path / "t.csv"), **settings)
 
     @pytest.mark.parametrize("name", ["validation", "val", "Dev"])
-    def test_whatever_they_are_called(self, name, tmp_path):
+    def test_splits_are_found_whatever_they_are_called(self, name, tmp_path):
         for settings in ({}, {"validation_split": name}):
             train, validation = self.choose(tmp_path, ["training", name], **settings)
             assert [Path(video.name).name for video in train] == ["0cat.mp4", "0dog.mp4"]
             assert [Path(video.name).name for video in validation] == ["1cat.mp4", "1dog.mp4"]
 
-    def test_videos_of_no_use(self, tmp_path, caplog):
+    def test_videos_in_no_split_in_use_are_counted(self, tmp_path, caplog):
         self.choose(tmp_path, ["train", "val", "test"])
         assert "neither trained" not in caplog.text
         self.choose(tmp_path, ["train", "val", "vall", "", ""])

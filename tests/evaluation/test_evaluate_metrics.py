@@ -26,7 +26,7 @@ class TestEvaluateMetrics:
 
         return evaluate_metrics
 
-    def test_batches(self, metrics):
+    def test_batches_add_up_to_the_functions(self, metrics):
         import evaluate
 
         scores, labels = random_scores()
@@ -50,19 +50,19 @@ class TestEvaluateMetrics:
             abs=1e-15,
         )
 
-    def test_top_k(self, metrics):
+    def test_top_k_is_a_setting(self, metrics):
         scores, labels = random_scores()
         metric = metrics.TopKAccuracy()
         metric.add_batch(predictions=scores, references=labels)
         assert metric.compute(k=3) == {"top_3_accuracy": top_k_accuracy(scores, labels, 3)}
 
-    def test_multi_label(self, metrics):
+    def test_several_labels_are_averaged(self, metrics):
         rng = np.random.default_rng(0)
         scores, targets = rng.random((20, 4)), rng.integers(0, 2, (20, 4))
         result = metrics.MeanAveragePrecision().compute(predictions=scores, references=targets)
         assert result == {"mean_average_precision": mean_average_precision(scores, targets)}
 
-    def test_a_script_that_hides_the_library(self, metrics, monkeypatch):
+    def test_a_script_named_evaluate_does_not_hide_the_library(self, metrics, monkeypatch):
         """As for one beside examples/evaluate.py, which comes first on its path."""
         script = ModuleType("evaluate")
         script.__file__ = "examples/evaluate.py"

@@ -24,7 +24,7 @@ from timesformer_hf.evaluation.metrics import (
 class TestAccuracy:
     @pytest.mark.parametrize("k", [1, 2, 5, 8, 100])
     @pytest.mark.parametrize("seed", range(3))
-    def test_top_k(self, k, seed):
+    def test_top_k_is_that_of_sorted_labels(self, k, seed):
         scores, labels = random_scores(seed=seed)
         hits = 0
         for row, label in zip(scores.tolist(), labels.tolist(), strict=True):
@@ -36,18 +36,18 @@ class TestAccuracy:
         scores, labels = random_scores()
         assert top_k_accuracy(scores, labels) == (scores.argmax(axis=1) == labels).mean()
 
-    def test_the_right_ones_rank(self):
+    def test_ties_are_ranked_by_place(self):
         scores = np.array([[0.1, 0.7, 0.2], [5.0, 5.0, 5.0], [-1.0, -3.0, -2.0]])
         assert label_ranks(scores, np.array([1, 2, 1])).tolist() == [0, 2, 2]
 
-    def test_mean_class_accuracy(self):
+    def test_mean_class_accuracy_by_hand(self):
         """Nine of ten cats right and one of two dogs; no horses."""
         labels = np.array([0] * 10 + [1] * 2)
         predictions = np.array([0] * 9 + [2] + [1, 0])
         assert mean_class_accuracy(predictions, labels) == pytest.approx((9 / 10 + 1 / 2) / 2)
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_confusion_matrix(self, seed):
+    def test_confusion_matrix_is_that_of_a_loop(self, seed):
         scores, labels = random_scores(seed=seed)
         predictions = scores.argmax(axis=1)
         counts = [[0] * 8 for _ in range(8)]
@@ -75,19 +75,19 @@ class TestAccuracy:
             (lambda: confusion_matrix(np.array([3]), np.array([0]), 3), r"predictions must be integers in 0\.\.2"),
         ],
     )
-    def test_bad_input(self, call, message):
+    def test_bad_input_is_refused(self, call, message):
         with pytest.raises(ValueError, match=message):
             call()
 
 
 class TestInterval:
-    def test_published_number(self):
+    def test_wilson_interval_is_the_published_one(self):
         """9 of 10 at 95 %: 59.58 % to 98.21 % (Brown, Cai and DasGupta's formula, by hand)."""
         assert wilson_interval(9, 10) == pytest.approx((0.5958500, 0.9821238), abs=1e-6)
 
     @pytest.mark.parametrize(("correct", "total"), [(0, 1), (1, 1), (3, 7), (500, 1000), (99, 100)])
     @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
-    def test_its_ends_are_where_the_test_just_rejects(self, correct, total, confidence):
+    def test_ends_are_where_the_test_just_rejects(self, correct, total, confidence):
         """The definition: (share - p)^2 = z^2 p (1 - p) / n at both ends."""
         from statistics import NormalDist
 
@@ -100,7 +100,7 @@ class TestInterval:
         assert widths[0] > widths[1] > widths[2]
 
     @pytest.mark.parametrize(("correct", "total"), [(2, 1), (-1, 3), (0, 0)])
-    def test_bad_input(self, correct, total):
+    def test_bad_input_is_refused(self, correct, total):
         with pytest.raises(ValueError, match=f"correct={correct} of total={total}"):
             wilson_interval(correct, total)
 
@@ -108,7 +108,7 @@ class TestInterval:
 class TestCalibration:
     @pytest.mark.parametrize("num_bins", [1, 4, 10, 15])
     @pytest.mark.parametrize("seed", range(3))
-    def test_against_loops(self, num_bins, seed):
+    def test_calibration_error_is_that_of_loops(self, num_bins, seed):
         """With confidences on the edges of bins, which belong to the bin below."""
         rng = np.random.default_rng(seed)
         confidences = np.concatenate([rng.random(200), np.arange(num_bins + 1) / num_bins])
@@ -144,7 +144,7 @@ class TestCalibration:
         with pytest.raises(ValueError, match=r"must be probabilities in \[0, 1\]"):
             reliability_bins(np.array(bad), np.array([True]))
 
-    def test_bad_input(self):
+    def test_bad_input_is_refused(self):
         with pytest.raises(ValueError, match="num_bins=0 must be at least 1"):
             reliability_bins(np.zeros(1), np.ones(1), 0)
         with pytest.raises(ValueError, match=r"one shape \(videos,\), got \(2,\) and \(1,\)"):
@@ -165,7 +165,7 @@ def average_precision_by_steps(scores: list[float], targets: list[int]) -> float
 
 class TestAveragePrecision:
     @pytest.mark.parametrize("seed", range(5))
-    def test_against_the_definition(self, seed):
+    def test_average_precision_is_its_definition(self, seed):
         rng = np.random.default_rng(seed)
         scores, targets = rng.integers(0, 9, (40, 6)) / 8, rng.integers(0, 2, (40, 6))
         targets[:, 2] = 0  # a label that doesn't occur
@@ -176,12 +176,12 @@ class TestAveragePrecision:
             assert average_precision(scores[:, label], targets[:, label]) == pytest.approx(value, abs=1e-12)
         assert mean_average_precision(scores, targets) == pytest.approx(np.mean(expected), abs=1e-12)
 
-    def test_by_hand(self):
+    def test_average_precision_by_hand(self):
         """Found at places 1, 3 and 4 of five: (1/1 + 2/3 + 3/4) / 3."""
         scores, targets = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([1, 0, 1, 1, 0])
         assert average_precision(scores, targets) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
 
-    def test_closed_forms(self):
+    def test_average_precision_of_closed_forms(self):
         """All scores equal: the share of videos that have the label. The best order: 1."""
         targets = np.array([1, 0, 0, 1, 0, 0, 0, 0])
         assert average_precision(np.full(8, 0.3), targets) == pytest.approx(2 / 8)
@@ -189,7 +189,7 @@ class TestAveragePrecision:
         last = average_precision(-np.arange(8.0), np.array([0] * 7 + [1]))
         assert last == pytest.approx(1 / 8)
 
-    def test_scikit_learn(self):
+    def test_average_precision_is_scikit_learns(self):
         metrics = pytest.importorskip("sklearn.metrics")
         rng = np.random.default_rng(0)
         scores, targets = rng.integers(0, 9, (40, 6)) / 8, rng.integers(0, 2, (40, 6))
@@ -205,7 +205,7 @@ class TestAveragePrecision:
             (np.full((2, 3), np.inf), np.ones((2, 3)), "scores must be finite"),
         ],
     )
-    def test_bad_input(self, scores, targets, message):
+    def test_bad_input_is_refused(self, scores, targets, message):
         with pytest.raises(ValueError, match=message):
             mean_average_precision(scores, targets)
 

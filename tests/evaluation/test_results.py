@@ -11,7 +11,7 @@ from timesformer_hf.evaluation.results import multi_label_results, single_label_
 
 
 class TestResults:
-    def test_single_label(self):
+    def test_single_label_results_agree_with_the_metrics(self):
         scores, labels = random_scores()
         names = list("abcdefgh")
         results = single_label_results(softmax(scores), labels, names)
@@ -44,7 +44,7 @@ class TestResults:
         mean = np.mean([row["average_precision"] for row in results["classes"]])
         assert results["mean_average_precision"] == pytest.approx(mean)
 
-    def test_summary(self):
+    def test_summary_names_the_metrics_and_the_worst_labels(self):
         scores, labels = random_scores(videos=400, labels=42)
         text = summary(single_label_results(softmax(scores), labels, [f"label {i}" for i in range(42)]))
         assert "top 5 accuracy" in text

@@ -119,7 +119,7 @@ class TestVirtualCamera:
         assert np.abs(np.polyfit(times, path, 1)[0]).max() < 1e-9
         assert path[:, 0].std() > 0.01
 
-    def test_curriculum(self, camera):
+    def test_curriculum_goes_from_easy_to_full(self, camera):
         assert camera.between(camera.EASY, camera.FULL, 0.0) == camera.EASY
         assert camera.between(camera.EASY, camera.FULL, 1.0) == camera.FULL
 
@@ -133,14 +133,14 @@ class TestVirtualCamera:
         assert torch.equal(clip(1), clip(1))
         assert not torch.equal(clip(1), clip(2))
 
-    def test_no_pictures(self, rendering, tmp_path):
+    def test_no_pictures_are_told(self, rendering, tmp_path):
         with pytest.raises(ValueError, match=r"no \.jpg or \.png picture"):
             rendering.load_textures(tmp_path)
 
 
 class TestFaintBackground:
     @pytest.mark.parametrize(("label", "least"), [("static", 0.0), ("pan_left", 0.3)])
-    def test_contrast(self, label, least, camera, rendering, texture):
+    def test_contrast_of_the_background_has_its_bounds(self, label, least, camera, rendering, texture):
         """Of what lies behind the objects, which are left out here: between `least` and 0.6 of what it was."""
         found = []
         for seed in range(12):
@@ -173,7 +173,7 @@ class TestStir:
         middle = frames[1, 46:50, 23:25]  # of the part; 0.15 half frames are 7.2 pixels
         assert np.abs(middle - still[1, 46:50, 16:18]).mean() < 0.3 * np.abs(middle - still[1, 46:50, 23:25]).mean()
 
-    def test_at_random(self, camera, rendering, texture):
+    def test_random_stirring_moves(self, camera, rendering, texture):
         conditions = [rendering.Conditions(0.0, 0.0, 1, stirring=stirring) for stirring in (0.0, 1.0)]
         clips = [
             rendering.random_clip(
@@ -258,7 +258,7 @@ class TestPrograms:
         assert model.config.num_labels == 10
         assert TimesformerVideoProcessor.from_pretrained(tmp_path / "model").clip_size == (32, 32)
 
-    def test_mistakes_in_pretraining(self, small, tmp_path, monkeypatch):
+    def test_mistakes_in_pretraining_are_told(self, small, tmp_path, monkeypatch):
         import timesformer_hf
 
         pretrain = importlib.import_module("pretrain")
@@ -288,7 +288,7 @@ class TestPrograms:
         with pytest.raises(ValueError, match="has results of"):
             self.run(compare, monkeypatch, *words, "--steps", "2")
 
-    def test_all_sets_of_data(self, pictures, tmp_path, monkeypatch):
+    def test_every_set_of_data_has_every_label(self, pictures, tmp_path, monkeypatch):
         make_data = importlib.import_module("make_data")
         words = [pictures, tmp_path / "clips", "--train", "1", "--others", "1", "--workers", "1"]
         assert self.run(make_data, monkeypatch, *words) == 0

@@ -76,7 +76,7 @@ class TestExample:
             (["ONNX", str(SAMPLE), "--num-frames", "0"], "must be at least 1"),
         ],
     )
-    def test_mistaken_arguments(self, onnx_folder, arguments, message):
+    def test_mistaken_arguments_are_told(self, onnx_folder, arguments, message):
         process = run_example(*[str(onnx_folder) if word == "ONNX" else word for word in arguments])
         assert process.returncode == 2
         assert message in process.stderr
@@ -92,7 +92,7 @@ class TestExample:
             ("video_preprocessor_config.json", {"fps": 3}, "the model's frames are sampled by {'fps': 3}"),
         ],
     )
-    def test_models_that_it_is_not_for(self, onnx_folder, tmp_path, name, values, message):
+    def test_other_models_are_refused(self, onnx_folder, tmp_path, name, values, message):
         for path in onnx_folder.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
         (tmp_path / name).write_text(json.dumps(json.loads((tmp_path / name).read_text()) | values))
@@ -100,7 +100,7 @@ class TestExample:
         assert process.returncode == 2
         assert message in process.stderr
 
-    def test_damaged_graph(self, onnx_folder, tmp_path):
+    def test_a_damaged_graph_is_told(self, onnx_folder, tmp_path):
         for path in onnx_folder.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".onnx" else None])
         process = run_example(str(tmp_path), str(SAMPLE))

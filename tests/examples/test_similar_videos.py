@@ -41,7 +41,7 @@ class TestSimilarVideos:
         embed(tmp_path / "features.parquet", model_folder, *good)
         return str(tmp_path / "features.parquet")
 
-    def test_video_of_the_table(self, example, table, good, capsys):
+    def test_a_video_of_the_table_is_compared_with_the_others(self, example, table, good, capsys):
         assert example.main([table, good[0], "--top-k", "2"]) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         features = torch.tensor(read_features(table).features)
@@ -49,14 +49,14 @@ class TestSimilarVideos:
         ranked = sorted(zip(cosines.tolist(), good[1:], strict=True), reverse=True)[:2]
         assert lines == [[f"{cosine:.4f}", video] for cosine, video in ranked]
 
-    def test_new_video(self, example, table, good, tmp_path, capsys):
+    def test_a_new_video_is_embedded_and_compared(self, example, table, good, tmp_path, capsys):
         new = str(shutil.copy(good[2], tmp_path / "new.mp4"))
         assert example.main([table, new, "--top-k", "1"]) == 0
         output = capsys.readouterr()
         assert output.out.split() == ["1.0000", good[2]]
         assert output.err == ""
 
-    def test_mistakes(self, example, table, videos, model_folder, tmp_path, capsys):
+    def test_mistakes_are_told(self, example, table, videos, model_folder, tmp_path, capsys):
         def error(*arguments) -> str:
             assert example.main(list(arguments)) == 2
             return capsys.readouterr().err
@@ -71,7 +71,7 @@ class TestSimilarVideos:
         pq.write_table(pq.read_table(table).slice(0, 0), empty)
         assert "the table is empty" in error(empty, videos[0])
 
-    def test_model_that_has_changed(self, example, model_folder, good, tmp_path, capsys):
+    def test_a_model_that_has_changed_is_refused(self, example, model_folder, good, tmp_path, capsys):
         folder, table = shutil.copytree(model_folder, tmp_path / "model"), str(tmp_path / "features.parquet")
         embed(table, str(folder), *good[1:])
         model = make_model()

@@ -58,7 +58,7 @@ def onnx_folder(folder, tmp_path_factory) -> Path:
 
 
 class TestEveryScheme:
-    def test_torch_export(self, traced, tmp_path):
+    def test_torch_export_equals_the_model_at_every_shape(self, traced, tmp_path):
         model, program = traced
         run = export.load_program(write("torch-export", program, tmp_path))
         for shape in SHAPES:
@@ -72,7 +72,7 @@ class TestEveryScheme:
         with pytest.raises(Exception, match=r"Guard failed|Runtime assertion|Expected input"):
             program.module()(make_clip(1, 4, 3, 2 * least - 2, 28))
 
-    def test_onnx(self, traced, tmp_path):
+    def test_onnx_equals_the_model_at_every_shape(self, traced, tmp_path):
         """There even a single frame, row or column works."""
         require_onnx()
         model, program = traced
@@ -81,7 +81,7 @@ class TestEveryScheme:
             assert difference(model, run, shape) <= FLOAT32, shape
 
     @pytest.mark.slow
-    def test_aoti(self, traced, tmp_path):
+    def test_aoti_equals_the_model_at_every_shape(self, traced, tmp_path):
         model, program = traced
         run = export.load_package(write("aoti", program, tmp_path))
         for shape in SHAPES:
@@ -92,7 +92,7 @@ class TestHalf:
     """Weights and sums in between in float16, clips and logits in float32."""
 
     @pytest.mark.parametrize("format", ["onnx", "torch-export", pytest.param("aoti", marks=pytest.mark.slow)])
-    def test_format(self, format, tmp_path):
+    def test_half_precision_of_every_format(self, format, tmp_path):
         if format == "onnx":
             require_onnx()
         model = small_model()
@@ -119,7 +119,7 @@ class TestResizing:
                 expected = torch.nn.functional.interpolate(table, size=new, mode="nearest")[0, 0]
                 assert nearest_indices(old, new, torch.device("cpu")).tolist() == expected.tolist(), (old, new)
 
-    def test_bicubic(self, tmp_path):
+    def test_bicubic_is_torchs(self, tmp_path):
         require_onnx()
         model = small_model(interpolation_mode="bicubic")
         run = export.load_onnx(write("onnx", export_program(model), tmp_path))
@@ -132,7 +132,7 @@ class TestResizing:
         checks = check_export(model, export_program(model).module(), FLOAT32)
         assert checks[0].shape == (2, 2, 3, 4, 4)
 
-    def test_oblong_patches(self):
+    def test_oblong_patches_are_exported(self):
         model = small_model(image_size=(12, 20), patch_size=(4, 2))
         assert len(check_export(model, export_program(model).module(), FLOAT32)) == 3
 
@@ -152,7 +152,7 @@ class TestOnnxFile:
     def test_nothing_of_our_disk_is_in_it(self, onnx_folder):
         assert str(REPOSITORY).encode() not in (onnx_folder / "model.onnx").read_bytes()
 
-    def test_external_data(self, folder, tmp_path, monkeypatch):
+    def test_large_weights_lie_beside_the_graph(self, folder, tmp_path, monkeypatch):
         require_onnx()
         monkeypatch.setattr(export, "EXTERNAL_DATA_BYTES", 1000)
         export_model(folder, tmp_path / "out", format="onnx")

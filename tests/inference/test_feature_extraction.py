@@ -25,7 +25,7 @@ class TestReadAhead:
 
 
 class TestLoading:
-    def test_name_that_is_no_text(self):
+    def test_a_name_that_is_no_text_is_an_error(self):
         """As a file system may have it; a table can't."""
         assert "surrogates not allowed" in load_video(None, os.fsdecode(b"\xff.mp4"), {}).error
 

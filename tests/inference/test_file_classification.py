@@ -36,10 +36,10 @@ class TestFiles:
             assert [p["score"] for p in row] == pytest.approx([p["score"] for p in expected], abs=1e-6)
         assert [row["video"] in row["error"] for row in found if "error" in row] == [True] * 5
 
-    def test_only_bad_files(self, classifier, corrupt):
+    def test_bad_files_alone_give_errors_alone(self, classifier, corrupt):
         assert ["error" in row for row in classify_files(classifier, [corrupt] * 4, **self.settings())] == [True] * 4
 
-    def test_batches_that_are_too_large(self):
+    def test_a_batch_that_is_too_large_is_taken_one_by_one(self):
         """A model with memory for two, which can't take 5 at all."""
         sizes = []
 
@@ -73,7 +73,7 @@ class TestFiles:
         (row,) = classify_files(classifier, videos[:1], **self.settings())
         assert row == {"video": videos[0], "error": "NotImplementedError"}
 
-    def test_busy_time(self):
+    def test_busy_time_by_hand(self):
         """A clock by hand: busy from 3 to 5 and from 8 to 9 of 0 to 10."""
         times = iter([0, 3, 5, 8, 9, 10, 10, 10])
         busy = BusyTime(clock=lambda: next(times))
@@ -84,5 +84,5 @@ class TestFiles:
         assert busy.busy_seconds == 3
         assert busy.share == pytest.approx(0.3)
 
-    def test_no_time_at_all(self):
+    def test_no_time_at_all_is_no_share(self):
         assert BusyTime(clock=lambda: 7.0).share == 0

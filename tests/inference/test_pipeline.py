@@ -27,16 +27,16 @@ def scores(classifier, video, **settings) -> list[dict]:
 
 
 class TestPipeline:
-    def test_one_video(self, classifier, videos):
+    def test_one_video_gives_ranked_scores(self, classifier, videos):
         assert classifier(videos[0]) == scores(classifier, videos[0])
         assert classifier(videos[0], top_k=2) == scores(classifier, videos[0])[:2]
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
-    def test_list(self, classifier, videos, batch_size):
+    def test_a_list_gives_the_scores_of_each(self, classifier, videos, batch_size):
         expected = [scores(classifier, video) for video in videos]
         assert classifier(videos, batch_size=batch_size) == expected
 
-    def test_more_frames(self, classifier, videos):
+    def test_num_frames_takes_effect(self, classifier, videos):
         assert classifier(videos[2], num_frames=9) == scores(classifier, videos[2], num_frames=9)
 
     def test_frame_sampling_rate_takes_effect(self, classifier, videos):
@@ -45,13 +45,13 @@ class TestPipeline:
         assert classifier(videos[2], frame_sampling_rate=3) == expected
         assert classifier(videos[2]) != expected
 
-    def test_rate_of_the_saved_processor(self, folder, videos):
+    def test_rate_of_the_saved_processor_takes_effect(self, folder, videos):
         processor = TimesformerVideoProcessor.from_pretrained(folder, frame_sampling_rate=3)
         classifier = pipeline("video-classification", model=folder, video_processor=processor)
         assert classifier(videos[2]) == scores(classifier, videos[2])
         assert classifier(videos[2]) == classifier(videos[2], frame_sampling_rate=3)
 
-    def test_dtype_and_device(self, folder, videos, classifier):
+    def test_dtype_and_device_take_effect(self, folder, videos, classifier):
         half = pipeline("video-classification", model=folder, dtype=torch.bfloat16, device="cpu")
         assert half.model.dtype == torch.bfloat16
         for got, expected in zip(half(videos), classifier(videos), strict=True):
@@ -59,7 +59,7 @@ class TestPipeline:
             # bfloat16 keeps 8 bits of logits of about 1
             assert all(row["score"] == pytest.approx(full[row["label"]], abs=0.03) for row in got)
 
-    def test_video_of_one_frame(self, classifier, tmp_path):
+    def test_a_video_of_one_frame_has_scores(self, classifier, tmp_path):
         path = write_video(tmp_path / "one.mp4", moving_pattern(1))
         assert len(classifier(str(path))) == 5
 
@@ -67,11 +67,11 @@ class TestPipeline:
         with pytest.raises(VideoReadError, match=r"corrupt\.mp4: can't be decoded"):
             classifier([videos[0], corrupt, videos[1]], batch_size=2)
 
-    def test_several_videos_in_one_entry(self, classifier, videos):
+    def test_several_videos_in_one_entry_are_refused(self, classifier, videos):
         with pytest.raises(ValueError, match="Give the pipeline its 2 videos as a list"):
             classifier(tuple(videos[:2]))
 
-    def test_processor_saved_with_fps(self, folder, videos):
+    def test_fps_of_the_saved_processor_takes_effect(self, folder, videos):
         processor = TimesformerVideoProcessor.from_pretrained(folder, fps=5)
         classifier = pipeline("video-classification", model=folder, video_processor=processor)
         assert classifier(videos[0]) == scores(classifier, videos[0], fps=5)

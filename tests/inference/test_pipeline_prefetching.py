@@ -103,19 +103,19 @@ class TestPipeline:
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
     @pytest.mark.parametrize("kind", ["generator", "dataset"])
-    def test_errors_come_where_they_did(self, classifier, serial, videos, corrupt, kind, batch_size):
+    def test_errors_come_where_they_do_without_threads(self, classifier, serial, videos, corrupt, kind, batch_size):
         """And who goes on after one, finds what they found without threads."""
         mixed = [videos[0], videos[1], corrupt, *videos[2:]]
         expected = outcomes(serial(INPUTS[kind](mixed), batch_size=batch_size))
         assert outcomes(classifier(INPUTS[kind](mixed), batch_size=batch_size)) == expected
         assert sum("corrupt.mp4: can't be decoded" in str(outcome) for outcome in expected) == 1
 
-    def test_error_in_a_list(self, classifier, videos, corrupt):
+    def test_an_error_in_a_list_is_raised(self, classifier, videos, corrupt):
         with pytest.raises(VideoReadError, match=r"corrupt\.mp4"):
             classifier([*videos, corrupt, videos[0]])
 
     @pytest.mark.parametrize("kind", ["generator", "dataset"])
-    def test_error_of_the_input_itself(self, classifier, serial, videos, kind):
+    def test_an_error_of_the_input_itself_comes_in_its_turn(self, classifier, serial, videos, kind):
         class Broken(VideoList):
             def __getitem__(self, index):
                 if index == 2:
@@ -145,7 +145,7 @@ class TestPipeline:
         del answers
         assert no_threads()
 
-    def test_one_open_file_twice(self, videos, monkeypatch):
+    def test_open_files_are_read_one_at_a_time(self, videos, monkeypatch):
         """Its position is that of both, so open files are read one at a time."""
         classifier, reading, most = make_pipeline(), [], []
         preprocess = classifier.video_processor.preprocess
@@ -164,7 +164,7 @@ class TestPipeline:
             assert classifier(files, prefetch_workers=4) == classifier(files, prefetch_workers=0)
             assert max(most) == 1
 
-    def test_arrays(self, classifier, serial):
+    def test_arrays_are_taken_too(self, classifier, serial):
         clips = [np.stack(moving_pattern(6 + i, 40, 50)) for i in range(4)]
         assert classifier(clips, batch_size=2) == serial(clips, batch_size=2)
 
@@ -178,7 +178,7 @@ class TestPipeline:
         monkeypatch.setattr(TimesformerVideoClassificationPipeline, "read_ahead", None)
         assert len(classifier(videos[0])) == 5
 
-    def test_setting_of_the_pipeline(self, classifier, videos, monkeypatch):
+    def test_prefetch_workers_is_a_setting_of_the_pipeline(self, classifier, videos, monkeypatch):
         monkeypatch.setattr("timesformer_hf.inference.pipeline_timesformer.PrefetchedSequence", None)
         kept = pipeline(
             "video-classification",
@@ -191,7 +191,7 @@ class TestPipeline:
         with pytest.raises(TypeError):  # where the call asks for threads
             kept(videos[:2], prefetch_workers=1)
 
-    def test_bad_setting(self, classifier, videos):
+    def test_a_bad_setting_is_refused(self, classifier, videos):
         with pytest.raises(ValueError, match="prefetch_workers=-1 must be at least 1, or 0 for none"):
             classifier(videos, prefetch_workers=-1)
 

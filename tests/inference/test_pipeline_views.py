@@ -40,19 +40,19 @@ class TestPipeline:
     """From a file to scores, against the twin from a file to scores; in float32, through the model."""
 
     @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_original(self, classifier, videos, name):
+    def test_original_views_are_the_twins(self, classifier, videos, name):
         logits = twin_logits(classifier.model, original_views(videos[name]))
         assert classifier(videos[name], views="original") == as_rows(softmax(mean(logits)))
         if name != "square":  # whose crops are all alike
             assert softmax(mean(logits)) != pytest.approx(mean([softmax(row) for row in logits]), abs=1e-3)
 
     @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_paper(self, classifier, videos, name):
+    def test_paper_views_are_the_twins(self, classifier, videos, name):
         logits = twin_logits(classifier.model, paper_views(videos[name], classifier.video_processor))
         assert classifier(videos[name], views="paper") == as_rows(mean([softmax(row) for row in logits]))
 
     @pytest.mark.parametrize("batch_size", [1, 2, 3])
-    def test_batches(self, classifier, videos, batch_size):
+    def test_batches_change_no_score(self, classifier, videos, batch_size):
         settings = {"num_clips": 2, "num_crops": 3}
         expected = []
         for video in videos.values():
@@ -60,7 +60,7 @@ class TestPipeline:
             expected.append(as_rows(mean([softmax(row) for row in twin_logits(classifier.model, views)])))
         assert classifier(list(videos.values()), batch_size=batch_size, **settings) == expected
 
-    def test_averages_and_functions(self, classifier, videos):
+    def test_averages_and_functions_take_effect(self, classifier, videos):
         logits = twin_logits(classifier.model, original_views(videos["wide"]))
         for settings, expected in (
             ({"average": "probabilities"}, mean([softmax(row) for row in logits])),
@@ -71,17 +71,17 @@ class TestPipeline:
         top = classifier(videos["wide"], views="original", top_k=2)
         assert top == as_rows(softmax(mean(logits)))[:2]
 
-    def test_protocol_of_the_processor(self, folder, videos, classifier):
+    def test_protocol_of_the_processor_takes_effect(self, folder, videos, classifier):
         processor = TimesformerVideoProcessor.from_pretrained(folder, views="original")
         stored = pipeline("video-classification", model=folder, video_processor=processor)
         assert stored(videos["wide"]) == classifier(videos["wide"], views="original")
         assert stored(videos["wide"], views="paper") == classifier(videos["wide"], views="paper")
 
-    def test_settings_of_the_pipeline(self, folder, videos, classifier):
+    def test_views_are_a_setting_of_the_pipeline(self, folder, videos, classifier):
         configured = pipeline("video-classification", model=folder, views="original")
         assert configured(videos["wide"]) == classifier(videos["wide"], views="original")
 
-    def test_multi_label(self, classifier, videos):
+    def test_several_labels_are_averaged_as_probabilities(self, classifier, videos):
         multi_label = copy.copy(classifier)
         multi_label.model = copy.deepcopy(classifier.model)
         multi_label.model.config.problem_type = "multi_label_classification"
@@ -89,7 +89,7 @@ class TestPipeline:
         expected = mean([[1 / (1 + math.exp(-logit)) for logit in row] for row in logits])
         assert multi_label(videos["wide"], views="paper") == as_rows(expected)
 
-    def test_half_precision(self, folder, videos, classifier):
+    def test_half_precision_is_near(self, folder, videos, classifier):
         half = pipeline("video-classification", model=folder, dtype=torch.bfloat16)
         full = {row["label"]: row["score"] for row in classifier(videos["wide"], views="paper")}
         got = half(videos["wide"], views="paper")

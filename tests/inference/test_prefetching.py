@@ -20,7 +20,7 @@ def results(futures) -> list:
 
 class TestPrefetch:
     @pytest.mark.parametrize(("workers", "ahead"), [(1, 1), (1, 5), (3, 1), (3, 4), (8, 50)])
-    def test_order(self, workers, ahead):
+    def test_results_come_in_order(self, workers, ahead):
         """The later ones are done first."""
 
         def function(number: int) -> int:
@@ -29,7 +29,7 @@ class TestPrefetch:
 
         assert results(prefetch(function, range(20), workers, ahead)) == [number * number for number in range(20)]
 
-    def test_nothing(self):
+    def test_nothing_gives_nothing(self):
         assert list(prefetch(abs, [], 2, 2)) == []
 
     def test_futures_are_done(self):
@@ -45,7 +45,7 @@ class TestPrefetch:
         assert list(futures) == []
         assert items.threads == {threading.get_ident()}
 
-    def test_endless(self):
+    def test_endless_items_are_taken_as_far_as_it_goes(self):
         futures = prefetch(abs, itertools.count(), 2, 4)
         assert results(itertools.islice(futures, 5)) == [0, 1, 2, 3, 4]
         futures.close()
@@ -101,7 +101,7 @@ class TestPrefetch:
         assert [type(future.exception()) for future in futures] == [type(None), ZeroDivisionError, type(None)]
         assert [futures[0].result(), futures[2].result()] == [2, 3]
 
-    def test_an_item_that_cannot_be_taken(self):
+    def test_an_error_of_the_items_comes_in_its_turn(self):
         """The error comes in its turn, after the results of the items before it."""
 
         def items():
@@ -114,7 +114,7 @@ class TestPrefetch:
         with pytest.raises(OSError, match="the list ends here"):
             third.result()
 
-    def test_items_after_one_that_cannot_be_taken(self):
+    def test_items_after_an_error_are_taken(self):
         rows = map([1, 2, 3].__getitem__, [0, 7, 2])
         assert [type(future.exception()) for future in prefetch(abs, rows, 1, 2)] == [
             type(None),
@@ -123,7 +123,7 @@ class TestPrefetch:
         ]
 
     @pytest.mark.parametrize("stop", ["close", "drop"])
-    def test_stopping_early(self, stop):
+    def test_stopping_early_leaves_no_thread(self, stop):
         """What hasn't begun never does, and no thread stays."""
         assert no_threads()
         done, release = [], threading.Event()
@@ -174,28 +174,28 @@ class TestPrefetch:
         assert time.monotonic() - start < 100  # all of it would take over six minutes
 
     @pytest.mark.parametrize(("workers", "ahead"), [(0, 2), (2, 0), (-1, 1)])
-    def test_bad_settings(self, workers, ahead):
+    def test_bad_settings_are_refused(self, workers, ahead):
         """Told by the call, not by the first item."""
         with pytest.raises(ValueError, match=f"workers={workers} and ahead={ahead} must be at least 1"):
             prefetch(abs, [1], workers, ahead)
 
-    def test_default_workers(self):
+    def test_default_workers_are_bounded(self):
         assert 1 <= default_workers() <= MOST_WORKERS
 
 
 class TestPrefetchedSequence:
-    def test_in_order(self):
+    def test_in_order_each_item_is_read_once(self):
         calls = []
         sequence = PrefetchedSequence(lambda item: calls.append(item) or item.upper(), "abcdef", workers=1, ahead=2)
         assert len(sequence) == 6
         assert [sequence[index].result() for index in range(6)] == list("ABCDEF")
         assert calls == list("abcdef")  # each once
 
-    def test_a_second_time(self):
+    def test_a_second_reading_starts_anew(self):
         sequence = PrefetchedSequence(str.upper, "abc", workers=2, ahead=2)
         for _ in range(2):
             assert [sequence[index].result() for index in range(3)] == list("ABC")
 
-    def test_out_of_turn(self):
+    def test_any_order_is_allowed(self):
         sequence = PrefetchedSequence(str.upper, "abcdef", workers=2, ahead=3)
         assert [sequence[index].result() for index in (0, 1, 4, 5, 2, 2, 3)] == list("ABEFCCD")

@@ -26,7 +26,7 @@ def off_by(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("optimize", [False, True])
-def test_int8(optimize, monkeypatch):
+def test_int8_is_near_and_optimized_alike(optimize, monkeypatch):
     """In another number format, or the answers would be equal; in the layout of the optimized encoder, too."""
     runs, run = [], InferenceEncoder.run
     monkeypatch.setattr(InferenceEncoder, "run", lambda *args, **kwargs: runs.append(1) or run(*args, **kwargs))
@@ -39,7 +39,7 @@ def test_int8(optimize, monkeypatch):
     assert len(runs) == optimize
 
 
-def test_config_of_transformers(tmp_path):
+def test_config_of_transformers_quantizes_on_loading(tmp_path):
     model, clip = make_model(), make_clip()
     model.save_pretrained(tmp_path)
     config = TorchAoConfig(quantization_config("int8"))
@@ -50,6 +50,6 @@ def test_config_of_transformers(tmp_path):
         optimize_for_inference(quantized)
 
 
-def test_bad_names():
+def test_bad_names_are_refused():
     with pytest.raises(ValueError, match="'int4'; it must be one of 'int8', 'fp8'"):
         quantize(make_model(), "int4")

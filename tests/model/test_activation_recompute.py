@@ -56,7 +56,7 @@ def gradients_of_all_kept(model, monkeypatch) -> dict:
 
 @pytest.mark.parametrize("settings", [{}, {"hidden_dropout_prob": 0.3, "drop_path_rate": 0.4, "qkv_bias": False}])
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_same_gradients(scheme, settings, monkeypatch, remade):
+def test_gradients_are_those_of_all_kept(scheme, settings, monkeypatch, remade):
     model = make_model(scheme, **settings).double().train()
     expected = gradients_of_all_kept(model, monkeypatch)
     torch.testing.assert_close(gradients(model), expected, rtol=0, atol=1e-10)
@@ -64,7 +64,7 @@ def test_same_gradients(scheme, settings, monkeypatch, remade):
     assert len(remade) == 3 * per_block
 
 
-def test_same_gradients_of_adapters(monkeypatch):
+def test_gradients_of_adapters_are_those_of_all_kept(monkeypatch):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["qkv", "intermediate.dense", "output.dense"], r=2, init_lora_weights=False)
     model = peft.get_peft_model(make_model().double().train(), config)
@@ -78,7 +78,7 @@ def test_same_gradients_of_adapters(monkeypatch):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
-def test_second_derivatives(monkeypatch):
+def test_second_derivatives_are_those_of_all_kept(monkeypatch):
     def penalty(model):
         model.set_attn_implementation("eager")
         loss = model(make_clip(dtype=torch.float64), labels=LABELS).loss
@@ -98,7 +98,7 @@ def bytes_kept(run) -> int:
     return sum(event.self_cpu_memory_usage for event in profiler.key_averages())
 
 
-def test_keeps_less(monkeypatch):
+def test_norms_and_activations_are_not_kept(monkeypatch):
     """For each of `tokens` numbers: two norms and the wide activation of three blocks (the last one's is CLS alone)."""
     model = make_model().train()
     model(make_clip())
@@ -111,7 +111,7 @@ def test_keeps_less(monkeypatch):
 
 
 class TestPrecedence:
-    def test_gradient_checkpointing(self, monkeypatch):
+    def test_gradient_checkpointing_goes_first(self, monkeypatch):
         model = make_model().double().train()
         expected = gradients_of_all_kept(model, monkeypatch)
         enable_checkpointing(model)
@@ -120,7 +120,7 @@ class TestPrecedence:
         monkeypatch.setattr(modeling_timesformer, "made_again", kept)
         assert bytes_kept(lambda: model(make_clip(dtype=torch.float64), labels=LABELS).loss) == plain
 
-    def test_a_checkpoint_around_the_model(self, monkeypatch):
+    def test_a_checkpoint_around_the_model_goes_first(self, monkeypatch):
         model = make_model().double().train()
         expected = gradients_of_all_kept(model, monkeypatch)
         clip = make_clip(dtype=torch.float64)
@@ -140,7 +140,7 @@ class TestPrecedence:
         monkeypatch.setattr(modeling_timesformer, "made_again", kept)
         assert seen == numbers(model)
 
-    def test_transforms_of_torch_func(self, monkeypatch):
+    def test_transforms_of_torch_func_go_first(self, monkeypatch):
         model = make_model().double()
         parameters = dict(model.named_parameters())
 
@@ -150,7 +150,7 @@ class TestPrecedence:
         expected = gradients_of_all_kept(model, monkeypatch)
         torch.testing.assert_close(torch.func.grad(loss)(parameters), expected, rtol=0, atol=1e-10)
 
-    def test_nothing_to_keep(self, remade):
+    def test_without_gradients_nothing_is_recomputed(self, remade):
         with torch.no_grad():
             make_model()(make_clip())
         assert not remade

@@ -38,13 +38,13 @@ def test_defaults_are_the_paper_base_model():
         ("interpolation_mode", "cubic", "interpolation_mode='cubic' must be one of 'nearest', 'bicubic'"),
     ],
 )
-def test_rules(field, value, rule):
+def test_rules_are_named_in_their_errors(field, value, rule):
     with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=rule):
         TimesformerConfig(**{field: value})
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_frames", "8"), ("drop_path_rate", "0.1"), ("image_size", 224.0)])
-def test_types(field, value):
+def test_types_are_checked(field, value):
     with pytest.raises(StrictDataclassFieldValidationError, match=f"field '{field}'"):
         TimesformerConfig(**{field: value})
 
@@ -66,7 +66,7 @@ def test_fields_set_later_are_checked_by_the_model():
         ("patch_size", [14, 16], [14, 16]),
     ],
 )
-def test_saved_form(field, value, saved, tmp_path):
+def test_saved_form_is_transformers_own(field, value, saved, tmp_path):
     """What the built-in model can express is saved as it wants it: `0` for no stochastic depth, a square as a side."""
     config = TimesformerConfig(**{"image_size": (112, 224), field: value})
     assert config.to_dict()[field] == saved

@@ -60,7 +60,7 @@ def test_multiply_accumulates_by_hand(scheme, frames):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_another_size_by_hand(scheme):
+def test_multiply_accumulates_of_another_size_by_hand(scheme):
     """Rectangular, of an odd number of columns where the scheme halves none; not the size that the config has."""
     grid = (6, 4, 10 if scheme == "sparse_local_global" else 9)
     config = TimesformerConfig(attention_type=scheme, num_labels=5, **SMALL)
@@ -68,7 +68,7 @@ def test_another_size_by_hand(scheme):
     assert counted == by_hand(scheme, *grid, 48, 96, 2) + patches_and_head(*grid, 48, 16, 5)
 
 
-def test_padding_counts():
+def test_multiply_accumulates_count_padding():
     """3 frames of 3 x 5 patches: the groups are as long as those of 4 frames of 4 x 6 are."""
     config = TimesformerConfig(attention_type="sparse_local_global", patch_size=8, image_size=32, **SMALL)
     padded = count_multiply_accumulates(config, 3, (24, 40))
@@ -78,7 +78,7 @@ def test_padding_counts():
 
 
 @pytest.mark.parametrize(("variant", "expected"), [("base", 0.587), ("HR", 5.108), ("L", 7.140)])
-def test_tera_of_the_paper(variant, expected):
+def test_multiply_accumulates_of_the_paper(variant, expected):
     """Paper, table 3: 0.59, 5.11 and 7.14 "TFLOPs"."""
     assert round(scheme_cost("divided_space_time", *PAPER_VARIANTS[variant]).tera_over_crops, 3) == expected
 
@@ -96,7 +96,7 @@ def test_tera_of_the_paper(variant, expected):
         ("divided_space_time", 400, (96, 224), 121_633_936),
     ],
 )
-def test_parameters(scheme, num_labels, size, expected):
+def test_parameters_are_the_published_ones(scheme, num_labels, size, expected):
     config = TimesformerConfig(attention_type=scheme, num_labels=num_labels, num_frames=size[0], image_size=size[1])
     assert count_parameters(config) == expected
 

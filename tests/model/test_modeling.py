@@ -50,7 +50,7 @@ class TestAgainstBuiltIn:
         last = ours.timesformer(clip).last_hidden_state
         torch.testing.assert_close(last, native.timesformer(clip).last_hidden_state, rtol=0, atol=1e-10)
 
-    def test_tuples(self, models):
+    def test_tuples_are_the_built_ins(self, models):
         ours, native = models
         clip, labels = make_clip(dtype=torch.float64), torch.tensor([1, 4])
         arguments = {"labels": labels, "output_hidden_states": True, "output_attentions": True, "return_dict": False}
@@ -132,7 +132,7 @@ class TestAnySize:
 
 class TestInitialValues:
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_statistics(self, scheme):
+    def test_initial_values_have_the_originals_statistics(self, scheme):
         torch.manual_seed(0)
         config = TimesformerConfig(attention_type=scheme, **TINY | {"hidden_size": 192, "intermediate_size": 768})
         state = TimesformerForVideoClassification(config).state_dict()
@@ -251,17 +251,17 @@ class TestLoss:
         return outputs.loss
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8])
-    def test_single_label(self, dtype):
+    def test_single_label_is_cross_entropy(self, dtype):
         loss = self.loss(torch.tensor([3, 1], dtype=dtype))
         expected = -self.logits.log_softmax(-1)[[0, 1], [3, 1]].mean()
         torch.testing.assert_close(loss, expected)
 
-    def test_ignored_clip(self):
+    def test_an_ignored_clip_has_no_say(self):
         loss = self.loss(torch.tensor([3, -100]))
         torch.testing.assert_close(loss, -self.logits.log_softmax(-1)[0, 3])
 
     @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
-    def test_multi_label(self, dtype):
+    def test_multi_label_is_binary_cross_entropy(self, dtype):
         targets = torch.tensor([[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
         loss = self.loss(targets.to(dtype))
         probabilities = self.logits.sigmoid()
@@ -275,7 +275,7 @@ class TestLoss:
         expected = -(self.logits[0].sigmoid().log() + (1 - self.logits[1].sigmoid()).log()).mean() / 2
         torch.testing.assert_close(torch.stack(losses), expected.expand(2))
 
-    def test_regression(self):
+    def test_regression_is_the_mean_square(self):
         loss = self.loss(torch.tensor([0.5, 2.0]), num_labels=1)
         torch.testing.assert_close(loss, ((self.logits[:, 0] - torch.tensor([0.5, 2.0])) ** 2).mean())
         targets = torch.arange(10.0).reshape(2, 5)
@@ -325,7 +325,7 @@ class TestBadPixels:
             (torch.zeros(1, 4, 3, 32, 12), r"width=12 of pixel_values .* multiple of the patch width, 8"),
         ],
     )
-    def test_shapes(self, clip, message):
+    def test_shapes_that_cannot_be_are_told(self, clip, message):
         with pytest.raises(ValueError, match=message):
             make_model()(clip)
 
@@ -335,7 +335,7 @@ class TestBadPixels:
             make_model()(make_clip(), attention_mask=torch.ones(2, 65))
 
     @pytest.mark.parametrize("clip", [torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), [[1.0]], None])
-    def test_types(self, clip):
+    def test_types_that_cannot_be_are_told(self, clip):
         with pytest.raises(TypeError, match="pixel_values must be a floating-point tensor"):
             make_model()(clip)
 

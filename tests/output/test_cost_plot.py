@@ -18,7 +18,7 @@ class TestCostPlot:
         pytest.importorskip("matplotlib", reason="draws a plot")
 
     @pytest.mark.parametrize("ending", ["svg", "png"])
-    def test_same_bytes(self, panels, ending, tmp_path):
+    def test_the_same_costs_give_the_same_bytes(self, panels, ending, tmp_path):
         for name in "ab":
             plot_costs(tmp_path / f"{name}.{ending}", panels, "cost")
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()

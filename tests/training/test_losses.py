@@ -16,7 +16,7 @@ class TestClipLoss:
     LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     LABELS = torch.tensor([0, 2, 1, 2, 0])
 
-    def test_against_torch(self):
+    def test_is_torchs_cross_entropy(self):
         assert call(ClipLoss(), self.LOGITS, self.LABELS).item() == pytest.approx(
             F.cross_entropy(self.LOGITS, self.LABELS).item(), rel=1e-6
         )
@@ -24,7 +24,7 @@ class TestClipLoss:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1])
     @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 3.0])])
     @pytest.mark.parametrize("shares", [False, True])
-    def test_against_a_loop(self, shares, weights, smoothing):
+    def test_weights_shares_and_smoothing_are_those_of_a_loop(self, shares, weights, smoothing):
         labels = F.one_hot(self.LABELS, 3).double()
         labels = 0.7 * labels + 0.3 * labels.roll(1, 0) if shares else labels
         expected = 0.0
@@ -35,7 +35,7 @@ class TestClipLoss:
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
     @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 3.0])])
-    def test_several_labels_against_a_loop(self, weights):
+    def test_several_labels_are_those_of_a_loop(self, weights):
         labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 0, 0]]).double()
         expected = 0.0
         for row, target in zip(self.LOGITS.sigmoid(), labels, strict=True):
@@ -87,7 +87,7 @@ class TestClassWeights:
         say = [weight * count for weight, count in zip(weights.tolist(), (1, 6, 3), strict=False)]
         assert say == pytest.approx([10 / 3] * 3)  # whose sum is the number of videos: the mean weight is 1
 
-    def test_several_labels(self):
+    def test_several_labels_are_weighted_each(self):
         weights = balanced_class_weights([("a",), ("a", "b"), (), ()], ["a", "b", "unseen"], multi_label=True)
         assert weights.tolist() == [1, 3, 1]  # videos without the label, for one with it
 

@@ -86,6 +86,6 @@ def test_codes_leave_the_content_alone(clips):
     assert len({tuple(code.tolist()) for code in embeddings.position_embeddings[0, 1:]}) == 9
 
 
-def test_too_narrow(clips):
+def test_a_model_too_narrow_is_refused(clips):
     with pytest.raises(ValueError, match="hidden_size=24 must be at least 32"):
         make_started(clips, hidden_size=24)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 
-def test_clip_metrics_of_several_labels():
+def test_saying_no_to_every_label_is_worth_nothing():
     """Of 100 labels a clip has one: to say no to all is nearly always right, and worth nothing."""
     from transformers import EvalPrediction
 

@@ -52,13 +52,13 @@ def processor() -> TimesformerVideoProcessor:
 
 class TestPixelValues:
     @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_original(self, processor, videos, name):
+    def test_original_views_are_the_twins(self, processor, videos, name):
         got = processor(videos[name], views="original", return_tensors="pt").pixel_values
         assert got.shape == (1, 3, 4, 3, 32, 32)
         torch.testing.assert_close(got[0], original_views(videos[name]), rtol=0, atol=1e-5)  # float32
 
     @pytest.mark.parametrize("name", FRAME_SIZES)
-    def test_paper(self, processor, videos, name):
+    def test_paper_views_are_the_twins(self, processor, videos, name):
         got = processor(videos[name], views="paper", return_tensors="pt").pixel_values
         torch.testing.assert_close(got[0], paper_views(videos[name], processor), rtol=0, atol=0)
 
@@ -79,7 +79,7 @@ class TestPixelValues:
 
     @pytest.mark.parametrize("crops", [1, 3])
     @pytest.mark.parametrize("clips", [1, 2, 5])
-    def test_clip_major(self, processor, videos, clips, crops):
+    def test_views_are_clip_by_clip(self, processor, videos, clips, crops):
         """Each view is the clip of its number, processed alone."""
         settings = {"num_clips": clips, "num_crops": crops}
         batch = processor(videos["tall"], **settings, return_tensors="pt", return_metadata=True)
@@ -103,13 +103,13 @@ class TestPixelValues:
             views = processor(videos[name], **settings, return_tensors="pt").pixel_values
             torch.testing.assert_close(views[:, place], plain, rtol=0, atol=0)
 
-    def test_batch(self, processor, videos):
+    def test_a_batch_is_its_videos(self, processor, videos):
         batch = processor(list(videos.values()), num_clips=2, num_crops=3, return_tensors="pt").pixel_values
         for video, got in zip(videos.values(), batch, strict=True):
             alone = processor(video, num_clips=2, num_crops=3, return_tensors="pt").pixel_values[0]
             torch.testing.assert_close(got, alone, rtol=0, atol=0)
 
-    def test_channel_order(self, processor, videos):
+    def test_channel_order_takes_effect(self, processor, videos):
         bgr = processor(videos["wide"], views="original", do_flip_channel_order=True, return_tensors="pt").pixel_values
         rgb = processor(videos["wide"], views="original", return_tensors="pt").pixel_values
         torch.testing.assert_close(bgr.flip(3), rgb, rtol=0, atol=0)
@@ -122,7 +122,7 @@ class TestPixelValues:
         assert len(indices) == 40
         assert len(decoded) == len(set(indices)) < 40
 
-    def test_saved_and_loaded(self, videos, folder, tmp_path):
+    def test_views_are_saved_and_loaded(self, videos, folder, tmp_path):
         settings = {"num_clips": 2, "num_crops": 3, "views": "original"}
         processor = TimesformerVideoProcessor(**SIZE, frame_sampling_rate=RATE, **settings)
         processor.save_pretrained(tmp_path)
@@ -151,12 +151,12 @@ class TestPixelValues:
             ),
         ],
     )
-    def test_bad_settings(self, processor, videos, settings, message):
+    def test_bad_settings_are_refused(self, processor, videos, settings, message):
         with pytest.raises(ValueError, match=message):
             processor(videos["wide"], **settings)
 
     @pytest.mark.parametrize("settings", [{"num_clips": 1.5}, {"num_clips": True}, {"num_crops": True}])
-    def test_no_integers(self, processor, videos, settings):
+    def test_numbers_must_be_integers(self, processor, videos, settings):
         with pytest.raises(TypeError, match="must be an integer"):
             processor(videos["wide"], **settings)
 
@@ -185,7 +185,7 @@ class TestResolving:
             ({"views": "paper", "frame_sampling": "center"}, {"frame_sampling": "segments"}, (1, 3, "center")),
         ],
     )
-    def test_order(self, given, stored, expected):
+    def test_call_stands_above_protocol_above_what_is_stored(self, given, stored, expected):
         settings = resolve_views(given, stored)
         got = (settings.num_clips, settings.num_crops, settings.frame_sampling, settings.average)
         assert got[: len(expected)] == expected
@@ -197,7 +197,7 @@ class TestClips:
     @pytest.mark.parametrize("policy", FRAME_SAMPLING)
     @pytest.mark.parametrize("total", [1, 5, 9, 40, 300])
     @pytest.mark.parametrize("clips", [1, 2, 3, 10])
-    def test_every_policy(self, policy, total, clips):
+    def test_every_policy_gives_clips_in_order(self, policy, total, clips):
         settings = {"total_num_frames": total, "num_frames": 4, "frame_sampling": policy, "frame_sampling_rate": 3}
         indices = sample_frame_indices(**settings, fps=25.0, num_clips=clips)
         rows = [indices[4 * clip : 4 * clip + 4] for clip in range(clips)]
@@ -220,14 +220,14 @@ class TestClips:
             ("segments", 41, 2, [[2, 12, 22, 32], [7, 17, 27, 37]]),  # of 0..10, 10..20, 20..30, 30..40
         ],
     )
-    def test_examples(self, policy, total, clips, expected):
+    def test_examples_of_indices(self, policy, total, clips, expected):
         indices = sample_frame_indices(
             total_num_frames=total, num_frames=4, frame_sampling=policy, frame_sampling_rate=1, num_clips=clips
         )
         assert indices == [index for row in expected for index in row]
 
     @pytest.mark.parametrize("views", [1, 2, 10])
-    def test_original_starts(self, views):
+    def test_starts_are_the_originals(self, views):
         """start = (n - length)^+ * view / views, by the facts, in whole numbers: 300 frames, 3 frames of every 50th."""
         indices = sample_frame_indices(
             total_num_frames=300,
@@ -250,7 +250,7 @@ class TestClips:
         assert all(abs(index - other) <= 1 for index, other in zip(sorted(indices), mirrored, strict=True))
 
     @pytest.mark.parametrize(("clips", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
-    def test_bad_number(self, clips, error):
+    def test_a_bad_number_of_clips_is_refused(self, clips, error):
         with pytest.raises(error, match="num_clips="):
             sample_frame_indices(total_num_frames=10, num_frames=4, num_clips=clips)
 
@@ -267,12 +267,12 @@ class TestCrops:
             ((4, 4), [(0, 0)] * 3, [(0, 0)] * 3),
         ],
     )
-    def test_offsets(self, size, offsets, rounded_up):
+    def test_offsets_of_three_crops(self, size, offsets, rounded_up):
         assert crop_offsets(size, (4, 4), 3) == offsets
         assert crop_offsets(size, (4, 4), 3, center_rounds_up=True) == rounded_up
         assert crop_offsets(size, (4, 4), 1) == offsets[1:2]
 
-    def test_scaled_size(self):
+    def test_shorter_side_gets_the_size(self):
         assert scaled_size((240, 320), 224) == (224, 298)
         assert scaled_size((320, 240), 224) == (298, 224)
         assert scaled_size((224, 500), 224) == (224, 500)
@@ -302,7 +302,7 @@ class TestCrops:
 
 class TestScores:
     @pytest.mark.parametrize("views_per_pass", [None, 1, 2, 4, 100])
-    def test_view_by_view(self, views_per_pass):
+    def test_scores_are_those_view_by_view(self, views_per_pass):
         model, clips = make_model().double(), make_clip(2, 5, 4, 3, 32, 32, dtype=torch.float64)
         with torch.no_grad():
             logits = score_views(model, clips, views_per_pass)
@@ -320,12 +320,12 @@ class TestScores:
         score_views(model, clips, views_per_pass=2)
         assert sizes == [4, 4, 2]
 
-    def test_gradients_flow(self):
+    def test_gradients_reach_every_view(self):
         clips = make_clip(1, 3, 4, 3, 32, 32).requires_grad_()
         average_views(score_views(make_model(), clips, 1)).square().sum().backward()
         assert (clips.grad.abs().amax((0, 2, 3, 4, 5)) > 0).all()
 
-    def test_averages(self):
+    def test_averages_are_pythons(self):
         """Against Python's numbers."""
         rows = [[0.3, -2.0, 5.0], [1.0, 4.0, -3.0], [0.0, 0.1, 0.2], [30.0, 31.0, 29.0]]
         logits = torch.tensor(rows, dtype=torch.float64)
@@ -352,7 +352,7 @@ class TestScores:
         assert average_views(logits).dtype == torch.float32
         torch.testing.assert_close(average_views(logits), average_views(logits.float()), rtol=0, atol=0)
 
-    def test_bad_input(self):
+    def test_bad_input_is_refused(self):
         model, clips = make_model(), make_clip()
         with pytest.raises(ValueError, match=r"must have 6 dimensions \(batch, views, .*, got 5: \(2, 4, 3, 32, 32\)"):
             score_views(model, clips)

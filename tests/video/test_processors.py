@@ -83,7 +83,7 @@ class TestImageProcessor:
         torch.testing.assert_close(batch, expected.expand(2, -1, -1, -1, -1), rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize("processor_class", IMAGE_PROCESSORS)
-    def test_grey(self, processor_class, frames):
+    def test_grey_frames_become_colour(self, processor_class, frames):
         processor = processor_class(**SIZE)
         grey = [frame[:, :, 0] for frame in frames[:4]]
         expected = processor([np.dstack([g] * 3) for g in grey], return_tensors="pt").pixel_values
@@ -148,7 +148,7 @@ class TestImageProcessor:
         assert processor.crop_size == {"height": 448, "width": 448}
 
     @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
-    def test_bad_clips(self, processor_class, frames):
+    def test_bad_clips_are_refused(self, processor_class, frames):
         processor = processor_class(**SIZE)
         with pytest.raises(ValueError, match="one shape, clip 0 has "):
             processor([frames[0], moving_pattern(1, 30, 64)[0]], return_tensors="pt")
@@ -211,7 +211,7 @@ class TestVideoProcessor:
         assert torch.equal(got, steps_of_transformers(processor, torch.stack([channels_first] * 2)))
         assert np.array_equal(clip, before)
 
-    def test_flipped_channels(self, frames):
+    def test_flipping_channels_is_giving_them_reversed(self, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=4, image_mean=[0.2, 0.3, 0.4])
         flipped = processor(np.stack(frames)[..., ::-1], return_tensors="pt").pixel_values
         got = processor(np.stack(frames), do_flip_channel_order=True, return_tensors="pt").pixel_values
@@ -226,19 +226,19 @@ class TestVideoProcessor:
             assert taken.stride() == given.stride()
         assert take_frames(clip, range(6)) is clip
 
-    def test_device(self, video):
+    def test_frames_go_to_the_device_before_resizing(self, video):
         """Where the frames are put before they are resized; on the meta device they have shapes alone."""
         pixels = TimesformerVideoProcessor(**SIZE, num_frames=4)(video, device="meta", return_tensors="pt").pixel_values
         assert (pixels.device.type, tuple(pixels.shape)) == ("meta", (1, 4, 3, 32, 32))
 
-    def test_grey_clip(self, frames):
+    def test_a_grey_clip_becomes_colour(self, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=8)
         grey = np.stack(frames)[..., 0]
         expected = processor(np.repeat(grey[..., None], 3, -1), return_tensors="pt").pixel_values
         for clip in (list(grey), grey[..., None], torch.from_numpy(grey)[:, None]):
             torch.testing.assert_close(processor(clip, return_tensors="pt").pixel_values, expected, rtol=0, atol=1e-6)
 
-    def test_batch_of_mixed_kinds(self, video, frames):
+    def test_kinds_are_mixed_in_a_batch(self, video, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=4)
         batch = [video, np.stack(frames), moving_pattern(9, 80, 40), video.read_bytes()]
         pixels = processor(batch, return_tensors="pt").pixel_values
@@ -259,7 +259,7 @@ class TestVideoProcessor:
             ({"fps": 5}, [0, 5, 10, 15, 20, 25, 30, 35]),
         ],
     )
-    def test_sampling(self, settings, indices, video):
+    def test_frames_are_sampled_as_set(self, settings, indices, video):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=4)
         batch = processor(video, return_tensors="pt", return_metadata=True, **settings)
         (about,) = batch["video_metadata"]
@@ -275,11 +275,11 @@ class TestVideoProcessor:
         assert pixels.shape == (1, 8, 3, 32, 32)
         assert torch.equal(pixels[:, :1].expand_as(pixels), pixels)
 
-    def test_all_frames(self, video):
+    def test_all_frames_without_sampling(self, video):
         processor = TimesformerVideoProcessor(**SIZE, do_sample_frames=False)
         assert processor(video, return_tensors="pt").pixel_values.shape[1] == 40
 
-    def test_metadata_of_an_array(self, frames):
+    def test_metadata_of_an_array_gives_the_rate(self, frames):
         processor = TimesformerVideoProcessor(**SIZE, num_frames=4, frame_sampling="original", frame_sampling_rate=8)
         about = {"total_num_frames": 40, "fps": 15}
         batch = processor(np.stack(frames), video_metadata=about, return_metadata=True, return_tensors="pt")
@@ -292,7 +292,7 @@ class TestVideoProcessor:
         with pytest.raises(ValueError, match=r"transparency must be uint8, clip 0 is torch\.float32"):
             TimesformerVideoProcessor(do_rescale=False)(clip)
 
-    def test_metadata_that_promises_more(self, frames):
+    def test_metadata_that_promises_more_frames_is_refused(self, frames):
         with pytest.raises(ValueError, match="promises 90 frames for clip 0, it has 40"):
             TimesformerVideoProcessor()(np.stack(frames), video_metadata={"total_num_frames": 90})
 
@@ -302,12 +302,12 @@ class TestVideoProcessor:
         assert processor(video, return_tensors="pt", **settings).pixel_values.shape[1] == 3
 
     @pytest.mark.parametrize("bad", [3, np.zeros(5), {"video": 1}, torch.zeros(1, 1, 1, 1, 1, 1)])
-    def test_no_video(self, bad):
+    def test_what_is_no_video_is_refused(self, bad):
         with pytest.raises(TypeError, match="A video must be a path"):
             TimesformerVideoProcessor()(bad)
 
     @pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
-    def test_reversed_and_read_only_arrays(self, processor_class, frames):
+    def test_reversed_and_read_only_arrays_are_taken(self, processor_class, frames):
         """As after OpenCV's `frame[..., ::-1]`."""
         processor, clip = processor_class(**SIZE), [frame[..., ::-1].copy() for frame in frames[:8]]
         expected = processor(clip, return_tensors="pt").pixel_values
@@ -317,7 +317,7 @@ class TestVideoProcessor:
         torch.testing.assert_close(processor(views, return_tensors="pt").pixel_values, expected, rtol=0, atol=0)
 
     @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 3, 8, 8), (4, 0, 8, 3)])
-    def test_no_frames(self, shape):
+    def test_a_clip_without_frames_is_refused(self, shape):
         with pytest.raises(ValueError, match="at least one frame of at least one pixel, clip 0 has shape"):
             TimesformerVideoProcessor()(np.zeros(shape, np.uint8))
 
@@ -337,7 +337,7 @@ class TestVideoProcessor:
             ({"decoder": "opencv"}, "Unknown decoder backend 'opencv'"),
         ],
     )
-    def test_bad_settings(self, settings, message, video):
+    def test_bad_settings_are_refused(self, settings, message, video):
         with pytest.raises(ValueError, match=message):
             TimesformerVideoProcessor(**SIZE)(video, return_tensors="pt", **settings)
 

@@ -23,30 +23,30 @@ class TestRandomSampling:
 
     @pytest.mark.parametrize("policy", RANDOM_SAMPLING)
     @pytest.mark.parametrize("total", [1, 3, 4, 11, 40])
-    def test_legal(self, policy, total):
+    def test_indices_are_in_order_and_in_the_video(self, policy, total):
         for indices in self.draws(policy, total, 50):
             assert len(indices) == 4
             assert list(indices) == sorted(indices)
             assert indices[0] >= 0
             assert indices[-1] < total
 
-    def test_uniform(self):
+    def test_uniform_draws_every_phase(self):
         """Every phase, the one that is tested with among them, and equal distances."""
         assert self.draws("uniform", 16) == {(i, i + 4, i + 8, i + 12) for i in range(4)}
         assert self.draws("uniform", 3) == {(0, 1, 2, 2)}
 
-    def test_center(self):
+    def test_center_draws_every_start(self):
         """Every start."""
         assert self.draws("center", 16) == {(i, i + 3, i + 6, i + 9) for i in range(7)}
         assert self.draws("center", 5) == {(0, 3, 4, 4)}
 
-    def test_segments(self):
+    def test_segments_draw_one_frame_each(self):
         """Every choice of one frame a segment, which share their ends: 0 4 8 12 16."""
         found = self.draws("segments", 17, 20_000)
         assert len(found) == 5**4
         assert {indices[1] for indices in found} == {4, 5, 6, 7, 8}
 
-    def test_original(self):
+    def test_original_draws_every_start(self):
         """A clip is 3 * 4 / 30 * 25 = 10 frames long, so its frames are 9 / 3 apart; it starts anywhere before 30."""
         assert self.draws("original", 40, 2000) == {(i, i + 3, i + 6, i + 9) for i in range(30)}
         assert self.draws("original", 5) == {(0, 3, 4, 4)}
@@ -56,7 +56,7 @@ class TestRandomSampling:
         expected = sample_frame_indices(total_num_frames=17, frame_sampling=policy, **self.SETTINGS)
         assert tuple(expected) in self.draws(policy, 17, 20_000)
 
-    def test_bad(self):
+    def test_bad_settings_are_refused(self):
         with pytest.raises(ValueError, match="must be one of 'uniform'"):
             self.draws("middle", 10)
         with pytest.raises(ValueError, match="needs a frame_sampling_rate"):

@@ -75,7 +75,7 @@ class TestExactness:
             assert about.frames_indices == indices
             np.testing.assert_array_equal(got, np.stack([expected[i] for i in indices]))
 
-    def test_variable_frame_rate(self, frames, tmp_path):
+    def test_frames_of_a_variable_rate_are_found(self, frames, tmp_path):
         times = np.cumsum(np.random.default_rng(1).integers(5, 300, 60)).tolist()
         path = write_video(tmp_path / "a.mkv", frames, "libx264", {"g": "12"}, times=times)
         expected = decode_all(path)
@@ -85,7 +85,7 @@ class TestExactness:
         assert about.duration == pytest.approx((times[-1] - times[0]) / 1000, abs=0.3)
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
-    def test_non_zero_start(self, name, frames, tmp_path):
+    def test_frames_are_counted_from_a_start_other_than_zero(self, name, frames, tmp_path):
         path = write_video(tmp_path / name, frames, "libx264", {"g": "12"}, times=[5000 + 40 * i for i in range(60)])
         expected = decode_all(path)
         got = decode(path, [0, 20, 59])
@@ -93,7 +93,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("gop", ["10", "30"])
     @pytest.mark.parametrize("shift", [10, 15, 35])
-    def test_edit_list_hides_frames(self, gop, shift, frames, tmp_path):
+    def test_frames_that_an_edit_list_hides_do_not_count(self, gop, shift, frames, tmp_path):
         """An MP4 cut without re-encoding may start inside a group: those frames are decoded, never shown."""
         whole = write_video(tmp_path / "whole.mp4", frames, "libx264", {"g": gop, "bf": "2"})
         cut = tmp_path / "cut.mp4"
@@ -115,7 +115,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
     @pytest.mark.parametrize("bframes", ["0", "2"])
-    def test_start_inside_a_group(self, name, bframes, frames, tmp_path):
+    def test_frames_before_the_first_key_frame_do_not_count(self, name, bframes, frames, tmp_path):
         """Cut from a stream at any packet: the first frames can't be decoded, and don't count."""
         whole = write_video(tmp_path / f"whole{name}", frames, "libx264", {"g": "20", "bf": bframes})
         cut = tmp_path / name
@@ -131,7 +131,7 @@ class TestExactness:
             assert about.total_num_frames == len(expected)
             np.testing.assert_array_equal(got, np.stack([expected[i] for i in indices]))
 
-    def test_no_frame_count_in_the_header(self, frames, tmp_path):
+    def test_frames_are_counted_without_a_count_in_the_header(self, frames, tmp_path):
         path = write_video(tmp_path / "a.mp4", frames, container_options={"movflags": "frag_keyframe+empty_moov"})
         with av.open(str(path)) as container:
             assert container.streams.video[0].frames == 0
@@ -139,7 +139,7 @@ class TestExactness:
         assert about.total_num_frames == 60
         np.testing.assert_array_equal(got[0], decode_all(path)[-1])
 
-    def test_raw_stream_without_timestamps(self, frames, tmp_path):
+    def test_a_raw_stream_is_decoded_without_timestamps(self, frames, tmp_path):
         path = write_video(tmp_path / "a.h264", frames, "libx264", {"g": "12"})
         expected = decode_all(path)
         got, about = decode_frames(path, lambda about: [0, about.total_num_frames - 1])
@@ -276,7 +276,7 @@ class TestSparseness:
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.flv"])
 @pytest.mark.parametrize("indices", [[], [-1], [0, 20], [2.5]])
-def test_frames_that_there_are_not(name, indices, tmp_path):
+def test_frames_that_there_are_not_are_told(name, indices, tmp_path):
     """The same error whether a file is decoded sparsely or in order."""
     path = write_video(tmp_path / name, moving_pattern(20), "libx264")
     message = rf"{name}: frames {re.escape(str(indices))} were asked for; it must be at least one of 0 to 19"
@@ -289,7 +289,7 @@ class TestSources:
     def path(self, frames, tmp_path):
         return write_video(tmp_path / "clip.mp4", frames[:10])
 
-    def test_all_kinds(self, path):
+    def test_every_kind_of_source_gives_the_same(self, path):
         expected = decode(path, [2, 9])
         with path.open("rb") as file:
             file.seek(100)
@@ -299,12 +299,12 @@ class TestSources:
             np.testing.assert_array_equal(got, expected)
 
     @pytest.mark.parametrize("name", ["12:30.mp4", "http:x.mp4", "-i.mp4", "ein Bär.MP4", "100%[1].mp4"])
-    def test_odd_names(self, name, path, monkeypatch):
+    def test_odd_names_are_file_names(self, name, path, monkeypatch):
         monkeypatch.chdir(path.parent)
         path.rename(name)
         assert decode(name, [2]).shape == (1, 48, 64, 3)
 
-    def test_url(self, path):
+    def test_a_url_is_read(self, path):
         handler = partial(QuietHandler, directory=path.parent)
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -319,14 +319,14 @@ class TestSources:
                 decode(f"{address}/none.mp4", [0])
             server.shutdown()
 
-    def test_unknown_backend(self, path):
+    def test_an_unknown_backend_is_refused(self, path):
         with pytest.raises(
             ValueError,
             match="Unknown decoder backend 'opencv'; it must be one of 'pyav', 'torchcodec', 'torchcodec-cuda'",
         ):
             decode(path, [0], backend="opencv")
 
-    def test_torchcodec(self, path):
+    def test_torchcodec_gives_the_same(self, path):
         need_torchcodec()
         got, about = decode_frames(path, lambda about: [2, 9], backend="torchcodec")
         assert (about.total_num_frames, about.frames_indices) == (10, [2, 9])
@@ -336,7 +336,7 @@ class TestSources:
         assert differences[2] < 2  # grey levels: torchcodec converts from YUV in its own way
 
     @pytest.mark.parametrize(("backend", "device"), [("torchcodec", "cpu"), ("torchcodec-cuda", "cuda")])
-    def test_device_of_torchcodec(self, backend, device, path, monkeypatch):
+    def test_torchcodec_is_given_its_device(self, backend, device, path, monkeypatch):
         """A decoder that notes its device and gives the frames' numbers as pixels."""
         devices = []
 
@@ -358,7 +358,7 @@ class TestSources:
         assert decode(path, [2, 9], backend=backend)[:, 0, 0, 0].tolist() == [2, 9]
         assert devices == [device]
 
-    def test_missing_pyav(self, path, monkeypatch):
+    def test_a_missing_pyav_is_told(self, path, monkeypatch):
         monkeypatch.setitem(sys.modules, "av", None)
         with pytest.raises(ImportError, match="pip install av"):
             decode(path, [0])
@@ -383,19 +383,19 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class TestBadFiles:
-    def test_missing(self, tmp_path):
+    def test_a_missing_file_is_told(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
             decode(tmp_path / "none.mp4", [0])
 
-    def test_empty_path(self):
+    def test_an_empty_path_is_told(self):
         with pytest.raises(FileNotFoundError, match="path of the video is empty"):
             decode("", [0])
 
-    def test_folder(self, tmp_path):
+    def test_a_folder_is_told(self, tmp_path):
         with pytest.raises(IsADirectoryError, match="is a folder; give the video files"):
             decode(tmp_path, [0])
 
-    def test_no_permission(self, frames, tmp_path):
+    def test_a_file_without_permission_is_told(self, frames, tmp_path):
         path = write_video(tmp_path / "secret.mp4", frames[:2])
         path.chmod(0)
         for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
@@ -411,14 +411,14 @@ class TestBadFiles:
                 os.seteuid(0)
 
     @pytest.mark.parametrize("source", [b"", io.BytesIO(b"")])
-    def test_empty(self, source, tmp_path):
+    def test_an_empty_file_is_told(self, source, tmp_path):
         with pytest.raises(VideoReadError, match="is empty"):
             decode(source, [0])
         (tmp_path / "empty.mp4").touch()
         with pytest.raises(VideoReadError, match=r"empty\.mp4 is empty"):
             decode(tmp_path / "empty.mp4", [0])
 
-    def test_text(self, tmp_path):
+    def test_a_text_is_told(self, tmp_path):
         path = tmp_path / "text.mp4"
         path.write_text("This is no video.\n" * 200)
         with pytest.raises(VideoReadError, match=r"text\.mp4: can't be decoded \(Invalid data found"):
@@ -432,7 +432,7 @@ class TestBadFiles:
         ],
     )
     @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
-    def test_truncated(self, options, message, share, frames, tmp_path):
+    def test_a_truncated_file_is_told(self, options, message, share, frames, tmp_path):
         """With the index at the end it is lost; with the index in front, frames are missing."""
         data = write_video(tmp_path / "a.mp4", frames, container_options=options).read_bytes()
         path = tmp_path / "cut.mp4"
@@ -440,7 +440,7 @@ class TestBadFiles:
         with pytest.raises(VideoReadError, match=rf"cut\.mp4: {message}"):
             decode(path, [0])
 
-    def test_damaged(self, frames, tmp_path):
+    def test_damaged_pictures_are_told(self, frames, tmp_path):
         """Every byte of the pictures overwritten: no frame comes out, or the decoder says so."""
         path = write_video(tmp_path / "a.mp4", frames, container_options={"movflags": "+faststart"})
         data = bytearray(path.read_bytes())
@@ -450,11 +450,11 @@ class TestBadFiles:
         with pytest.raises(VideoReadError, match=r"a\.mp4"):
             decode(path, [0])
 
-    def test_audio_only(self, tmp_path):
+    def test_a_file_of_sound_is_told(self, tmp_path):
         with pytest.raises(VideoReadError, match=r"a\.m4a: has no video stream \(streams in it: audio\)"):
             decode(write_sound(tmp_path / "a.m4a"), [0])
 
-    def test_size_changes_half_way(self, frames, tmp_path):
+    def test_a_size_that_changes_half_way_is_told(self, frames, tmp_path):
         first = write_video(tmp_path / "first.ts", frames[:10])
         second = write_video(tmp_path / "second.ts", moving_pattern(10, 96, 64))
         path = tmp_path / "joined.ts"

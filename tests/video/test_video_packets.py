@@ -60,7 +60,7 @@ def inspector(codec: str, extradata: bytes | None) -> PacketInspector:
         ([], False),
     ],
 )
-def test_h264_start(units, clean):
+def test_h264_starts_cleanly_at_idr_and_recovery_points(units, clean):
     assert inspector("h264", AVCC).is_clean_start(packet(units)) == clean
     # where no header holds the parameters, they must be there
     assert not inspector("h264", None).is_clean_start(packet(units, lengths=False)) or {SPS, PPS} <= set(units)
@@ -86,14 +86,14 @@ def test_h264_without_followers(units, unreferenced):
     assert inspector("h264", None).is_unreferenced(packet(units, lengths=False)) == unreferenced
 
 
-def test_lengths_of_two_bytes():
+def test_lengths_of_two_bytes_are_read():
     of_two = inspector("h264", AVCC[:4] + b"\xfd" + AVCC[5:])
     assert of_two.is_clean_start(av.Packet(b"\0\2" + IDR))
     assert list(map(bytes, of_two.nal_units(av.Packet(b"\0\2" + SPS + b"\0\0" + b"\0\2" + IDR)))) == [SPS, IDR]
 
 
 @pytest.mark.parametrize(("kind", "clean"), [(1, False), (16, True), (19, True), (20, True), (21, True), (8, False)])
-def test_hevc_start(kind, clean):
+def test_hevc_starts_cleanly_by_kind(kind, clean):
     assert inspector("hevc", HVCC).is_clean_start(packet([nal(39), nal(kind)])) == clean
     parameters = [nal(32), nal(33), nal(34)]
     assert inspector("hevc", None).is_clean_start(packet([*parameters, nal(kind)], lengths=False)) == clean
@@ -116,7 +116,7 @@ def test_hevc_without_followers(extradata, units, unreferenced):
     assert inspector("hevc", extradata).is_unreferenced(packet(units)) == unreferenced
 
 
-def test_other_codecs():
+def test_other_codecs_are_trusted_by_their_marks():
     """Containers' marks are trusted where they are known to mean a start; nothing is left out."""
     assert inspector("vp9", None).is_clean_start(av.Packet(b"key"))
     assert not inspector("wmv3", None).is_clean_start(av.Packet(b"key"))
@@ -180,11 +180,11 @@ def test_h264_scaling_matrices_are_not_read(matrices):
 
 
 @pytest.mark.parametrize("sps", [b"\x67\x42\0\x1e", b"\x67\x64\0\x1e\0\0\0"])
-def test_h264_parameters_cut_off(sps):
+def test_h264_parameters_cut_off_promise_no_order(sps):
     assert not is_order_of_decoding(sps)
 
 
-def test_scan(tmp_path):
+def test_a_scan_knows_times_keys_and_order(tmp_path):
     """Two B-frames before each P: shown 0 1 2 3 ..., taken 0 3 1 2 6 4 5 ..."""
     options = {"x264-params": "keyint=12:min-keyint=12:bframes=2:b-adapt=0:scenecut=0:b-pyramid=none"}
     path = write_video(tmp_path / "a.mp4", moving_pattern(24), "libx264", options)
@@ -208,25 +208,25 @@ def places(stretches: list[Stretch]) -> list[tuple[int, int]]:
 
 
 class TestPlan:
-    def test_stretches(self):
+    def test_stretches_begin_at_key_frames(self):
         scan = make_scan([0, 10, 20, 30], 40)
         stretches = find_stretches(scan, [35, 3, 12, 12, 19])
         assert places(stretches) == [(0, 3), (10, 19), (30, 35)]
         assert [stretch.key for stretch in stretches] == [100, 1100, 3100]
         assert stretches[1].targets == {1300, 2000}
 
-    def test_join_close(self):
+    def test_close_stretches_are_joined(self):
         stretches = find_stretches(make_scan([0, 10, 20, 30], 40), [9, 16, 28, 33])
         assert places(join_close(stretches, most_packets=100)) == [(0, 16), (20, 33)]  # gaps of 0, 3 and 1
         assert places(join_close(stretches, most_packets=12)) == [(0, 9), (10, 16), (20, 28), (30, 33)]
 
-    def test_open_group(self):
+    def test_an_open_group_reaches_past_the_next_key_frame(self):
         """The frame before a key frame comes after it in the file."""
         scan = PacketScan([0, 1, 2, 3, 4], [0, 3], 5, [0, 1, 3, 2, 4])
         assert places(find_stretches(scan, [2, 4])) == [(0, 3), (2, 4)]
         assert places(join_close(find_stretches(scan, [2, 4]), 10)) == [(0, 4)]
 
-    def test_share_out(self):
+    def test_stretches_are_shared_out_evenly(self):
         stretches = find_stretches(make_scan([0, 10, 20, 30], 40), [9, 15, 24, 32])
         assert [places(share) for share in share_out(stretches, 2)] == [[(0, 9), (30, 32)], [(10, 15), (20, 24)]]
 
@@ -242,7 +242,7 @@ class TestPlan:
             ([0], [390], 64, True, 1, 16),
         ],
     )
-    def test_large_frames(self, keys, indices, cores, shareable, decoders, threads):
+    def test_large_frames_take_decoders_and_threads_by_cores(self, keys, indices, cores, shareable, decoders, threads):
         plan = make_plan(make_scan(keys, 400), indices, 1920 * 1080, cores, shareable)
         assert (len(plan.shares), plan.threads) == (decoders, threads)
         targets = [pts for share in plan.shares for stretch in share for pts in stretch.targets]

@@ -27,7 +27,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("policy", "total", "frames", "rate", "fps", "expected"), EXAMPLES)
-def test_examples(policy, total, frames, rate, fps, expected):
+def test_examples_of_indices(policy, total, frames, rate, fps, expected):
     indices = sample_frame_indices(
         total_num_frames=total, num_frames=frames, frame_sampling=policy, frame_sampling_rate=rate, fps=fps
     )
@@ -38,7 +38,7 @@ def test_examples(policy, total, frames, rate, fps, expected):
 @pytest.mark.parametrize("total", [1, 2, 7, 8, 9, 31, 300])
 @pytest.mark.parametrize("frames", [1, 8, 96])
 @pytest.mark.parametrize("rate", [1, 4, 32])
-def test_every_policy(policy, total, frames, rate):
+def test_every_policy_gives_indices_in_order(policy, total, frames, rate):
     indices = sample_frame_indices(
         total_num_frames=total, num_frames=frames, frame_sampling=policy, frame_sampling_rate=rate, fps=25.0
     )
@@ -65,7 +65,7 @@ def test_a_rate_alone_means_the_middle(rate, expected):
 
 
 @pytest.mark.parametrize("arguments", [{"num_frames": 2.5}, {"num_frames": "8"}, {"frame_sampling_rate": 1.5}])
-def test_no_integers(arguments):
+def test_numbers_must_be_integers(arguments):
     with pytest.raises(TypeError, match="must be an integer"):
         sample_frame_indices(**{"total_num_frames": 10, "num_frames": 8} | arguments)
 
@@ -81,6 +81,6 @@ def test_no_integers(arguments):
         ({"frame_sampling_rate": -1}, "frame_sampling_rate=-1 must be at least 1"),
     ],
 )
-def test_bad_input(arguments, message):
+def test_bad_input_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_frame_indices(**{"total_num_frames": 10, "num_frames": 8} | arguments)
