@@ -4,9 +4,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 
-PACKAGE = Path(__file__).parents[1] / "timesformer_hf"
+PACKAGE = REPOSITORY / "timesformer_hf"
 
 # A folder or top-level module: what it may import besides its own siblings.
 MAY_IMPORT = {

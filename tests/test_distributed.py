@@ -30,7 +30,7 @@ from distributed_worker import (
     wait,
 )
 from safetensors.torch import load_file
-from test_modeling import FLOAT32, SCHEMES, make_model
+from tiny_models import FLOAT32, SCHEMES, make_model
 from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 

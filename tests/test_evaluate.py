@@ -16,8 +16,7 @@ import pytest
 import torch
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
-from test_modeling import make_model
-from test_multi_view import make_keen_model
+from tiny_models import make_keen_model, make_model
 from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
