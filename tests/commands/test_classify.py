@@ -37,13 +37,6 @@ def videos(tmp_path_factory) -> list[str]:
     return [str(write_video(clips / f"{i}.mp4", moving_pattern(20 + 20 * i, *size))) for i, size in enumerate(sizes)]
 
 
-@pytest.fixture
-def corrupt(tmp_path) -> str:
-    path = tmp_path / "corrupt.mp4"
-    path.write_text("no video at all")
-    return str(path)
-
-
 class TestCommand:
     def test_table_has_the_best_labels(self, folder, videos, classifier, capsys):
         assert main(["classify", videos[0], videos[1], "--model", folder, "--top-k", "2"]) == 0

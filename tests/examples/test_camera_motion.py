@@ -15,12 +15,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from repository import REPOSITORY, SAMPLE
+from repository import EXAMPLES, SAMPLE
 from safetensors.torch import load_file
 
 
 av = pytest.importorskip("av", reason="clips are encoded and decoded")
-EXAMPLE = REPOSITORY / "examples" / "camera_motion"
+EXAMPLE = EXAMPLES / "camera_motion"
 
 
 @pytest.fixture(scope="module", autouse=True)

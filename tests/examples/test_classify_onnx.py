@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from repository import REPOSITORY, SAMPLE
+from repository import EXAMPLES, SAMPLE
 from tiny_exports import require_onnx, save_small_classifier
 
 from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.inference.export import export_model
 
 
-EXAMPLE = REPOSITORY / "examples" / "classify_onnx.py"
+EXAMPLE = EXAMPLES / "classify_onnx.py"
 
 
 @pytest.fixture(scope="module")

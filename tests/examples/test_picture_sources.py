@@ -1,7 +1,6 @@
 """examples/camera_motion/sources.py: what its list promises, and packages made here in place of the registries'."""
 
 import hashlib
-import importlib.util
 import io
 import re
 import shutil
@@ -15,18 +14,15 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from repository import REPOSITORY
+from repository import EXAMPLES, load_example
 
 
-FOLDER = REPOSITORY / "examples" / "camera_motion"
+FOLDER = EXAMPLES / "camera_motion"
 
 
 @pytest.fixture(scope="module")
 def sources():
-    spec = importlib.util.spec_from_file_location("camera_motion_sources", FOLDER / "sources.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_example("camera_motion/sources")
 
 
 @pytest.fixture(scope="module")

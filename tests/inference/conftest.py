@@ -33,11 +33,3 @@ def videos(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("clips")
     sizes = [(48, 64), (64, 48), (96, 96), (32, 80), (40, 40)]
     return [str(write_video(folder / f"{i}.mp4", moving_pattern(12 + 3 * i, *size))) for i, size in enumerate(sizes)]
-
-
-@pytest.fixture
-def corrupt(tmp_path) -> str:
-    """A file whose name alone is that of a video."""
-    path = tmp_path / "corrupt.mp4"
-    path.write_text("no video at all")
-    return str(path)
