@@ -446,7 +446,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--num_crops", "2"], "num_crops=2 must be 1, the centre, or 3"),
+            (["--num_crops", "2"], "num_crops=2 must be 1 (the centre) or 3"),
             (["--num_frames", "0"], "num_frames=0 must be at least 1"),
             (["--num_clips", "-1"], "num_clips=-1 must be at least 1"),
             (["--batch_size", "0"], "--batch_size 0 must be at least 1"),

@@ -363,7 +363,13 @@ esac
         card = (tmp_path / "shipped" / "README.md").read_text()
         assert "| `static` | 1 |  |  |  |  |  |  |  |  | 1 |" in card
         assert "| 50.0% | 25.0% to 75.0% | 50.0% | 12.5% |" in card
-        for words in ("87.5% on other pictures", "11 batches of 64", "22 of 64 pixels", "123 H.264 clips", "(seed 7)"):
+        for words in (
+            "the accuracy is 87.5%",
+            "11 batches of 64",
+            "22 batches of 64 pixels",
+            "123 H.264 clips",
+            "(seed 7)",
+        ):
             assert words in " ".join(card.split())
         weights = load_file(tmp_path / "shipped" / "model.safetensors")
         assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
