@@ -100,15 +100,18 @@ def convert(
             does not compute what its twin does.
         OSError: where a file can't be read or written. Nothing half-written stays.
     """
-    _check_target(source, out, to, overwrite)
+    _check_target(out, to, overwrite)
     names = None if labels in (None, "none") else read_labels(labels)
     report(f"reading {source}")
-    checkpoint = read_checkpoint(source)
+    path = find_source(source)
+    if overwrite and Path(out).resolve() in path.resolve().parents:
+        raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
+    checkpoint = read_checkpoint(source, path=path)
     found = find_format(checkpoint, from_format)
     notes = []
     if found.is_image_model:
         model, weights, assumed = start_model(
-            checkpoint, attention_type, num_frames, num_attention_heads, image_size, names
+            checkpoint, found, attention_type, num_frames, num_attention_heads, image_size, names
         )
         if model.config.num_labels and len(weights.get("classifier.weight", ())) != model.config.num_labels:
             notes.append("the head is new and untrained: fine-tune it before you use its labels")
@@ -132,11 +135,13 @@ def convert(
     return conversion
 
 
-def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, overwrite: bool) -> None:
+def _check_target(out: str | os.PathLike, to: str, overwrite: bool) -> None:
     """
+    Check that `out` may be written. To be called before long work.
+
     Raises:
-        ValueError: for an unknown target or file name. FileExistsError: where `out` is there and may not be replaced,
-            or the source lies in it.
+        ValueError: for an unknown target or file name.
+        FileExistsError: where `out` is there and may not be replaced.
     """
     if to not in TARGETS:
         raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
@@ -146,8 +151,6 @@ def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, ov
         check_output_file(out, overwrite)
     else:
         check_output_folder(out, overwrite, _MODEL_FILES)
-    if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
-        raise FileExistsError(f"{source} lies in {out}, which would be replaced; give another name")
 
 
 def load_model(
@@ -165,6 +168,7 @@ def load_model(
 
 def start_model(
     checkpoint: Checkpoint,
+    found: CheckpointFormat,
     attention_type: str | None,
     num_frames: int | None,
     num_attention_heads: int | None,
@@ -172,7 +176,7 @@ def start_model(
     names: list[str] | None,
 ) -> tuple[TimesformerForVideoClassification, dict[str, torch.Tensor], list[str]]:
     """A TimeSformer that starts from an image ViT, at the ViT's own image size; else as [`load_model`]."""
-    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
+    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size, found)
     _check_finite(weights, checkpoint.source)
     model = make_start(
         TimesformerForVideoClassification,

@@ -42,18 +42,19 @@ class Checkpoint:
     preprocessor: dict = field(default_factory=dict)
 
 
-def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False) -> Checkpoint:
+def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False, path: Path | None = None) -> Checkpoint:
     """
     Read a file (.pyth, .pth, .pt, .bin, .safetensors), a folder with a config.json, or a model on the Hub.
 
     Args:
         shapes_only: read names, shapes and types only: the weights are on the meta device.
+        path: where `source` is on this machine, if that is known already (see [`find_source`]).
 
     Raises:
         FileNotFoundError: where there is no such thing.
         ValueError: for a file that is damaged, needs code to be run, or holds no weights.
     """
-    path = find_source(source)
+    path = find_source(source) if path is None else path
     if path.is_file() and path.name in _WEIGHT_FILES and (path.parent / "config.json").exists():
         path = path.parent  # the weights of a folder, whose config tells what they don't
     if path.is_file():

@@ -13,7 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from ..model.attention_schemes import ATTENTION_SCHEMES
 from ..model.configuration_timesformer import TimesformerConfig
 from .files import Checkpoint, read_checkpoint
-from .formats import find_format, own_weights
+from .formats import CheckpointFormat, find_format, own_weights
 from .structure import find_config, make_config
 
 
@@ -26,7 +26,10 @@ _TIMM_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU
 
 
 def read_image_vit(
-    vit, num_attention_heads: int | None = None, image_size: int | tuple[int, int] | None = None
+    vit,
+    num_attention_heads: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    found: CheckpointFormat | None = None,
 ) -> tuple[dict[str, torch.Tensor], TimesformerConfig, list[str]]:
     """
     An image ViT's weights under a TimeSformer's names, the config of a model of single frames that they make, and in
@@ -37,12 +40,13 @@ def read_image_vit(
             folder, file or Hub name of one of either, or a state dict of either.
         num_attention_heads: where `vit` has no config that says it; one for every 64 channels by default.
         image_size: what it was trained with, where that is no square and stands in no config.
+        found: its format, where that is known already.
 
     Raises:
         ValueError: where `vit` is something else; FileNotFoundError: where there is no such thing.
     """
     checkpoint = _as_checkpoint(vit)
-    found = find_format(checkpoint)
+    found = find_format(checkpoint) if found is None else found
     if not found.is_image_model:
         raise ValueError(f"{checkpoint.source} is {found.title}, no image ViT; from_pretrained or convert takes it")
     if any(tensor.is_meta for tensor in checkpoint.state_dict.values()) and not checkpoint.path.exists():

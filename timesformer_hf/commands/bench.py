@@ -51,8 +51,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="measure speed and memory against the peers",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        description=f"{EXAMPLES}\n{DESCRIPTION}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

@@ -37,8 +37,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "convert",
         help="convert checkpoints from and to other formats",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        description=f"{EXAMPLES}\n{DESCRIPTION}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

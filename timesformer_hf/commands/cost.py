@@ -47,8 +47,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "cost",
         help="count parameters and multiply-accumulates",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        description=f"{EXAMPLES}\n{DESCRIPTION}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

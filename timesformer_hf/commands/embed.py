@@ -4,10 +4,15 @@ import argparse
 import sys
 
 from ..output.atomic import check_output_file
-from ..output.terminal import quiet_transformers
+from ..output.terminal import loading_model, video_error
 from .common import default_device, optimized, positive
 
 
+DESCRIPTION = """\
+Write a table with a feature of each video, in the order given. A video that can't be read is reported and left out;
+the exit code is then 1. Finished batches are kept in a folder beside the output until all are done: the same command
+continues a run that was cut off.
+"""
 EXAMPLES = """\
 examples:
   timesformer-hf embed videos/ --out features.parquet --model facebook/timesformer-base-finetuned-k400
@@ -19,10 +24,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "embed",
         help="turn videos into features",
-        description="Write a table with a feature of each video, in the order given. A video that can't be read is "
-        "reported and left out; the exit code is then 1. Finished batches are kept in a folder beside the output "
-        "until all are done: the same command continues a run that was cut off.",
-        epilog=EXAMPLES,
+        description=f"{EXAMPLES}\n{DESCRIPTION}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -85,12 +87,8 @@ def run(args: argparse.Namespace) -> int:
 def load(args: argparse.Namespace) -> tuple:
     from ..inference.feature_extraction import load_feature_model
 
-    with quiet_transformers():
-        try:
-            return load_feature_model(args.model, args.dtype, default_device(args.device))
-        except Exception as error:  # the boundary to the user: whatever it is, it is about this model
-            reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
-            raise ValueError(f"can't load the model {args.model}: {reason}") from error
+    with loading_model(args.model):
+        return load_feature_model(args.model, args.dtype, default_device(args.device))
 
 
 def embed(args: argparse.Namespace, videos: list[str], model, processor, sampling: dict, parts) -> int:
@@ -98,11 +96,11 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     import torch
 
     from ..inference.feature_extraction import extract_features
-    from ..inference.feature_table import source_of
+    from ..inference.feature_table import source_of, unfinished_batches
     from ..version import __version__
 
     sources = {video: source_of(video) for video in videos}
-    batches = unfinished(videos, args.batch_size, lambda video: sources[video] in parts.places)
+    batches = unfinished_batches(videos, args.batch_size, lambda video: sources[video] in parts.places)
     results = extract_features(optimized(model), processor, batches, args.level, args.num_workers, **sampling)
     try:
         failures = store(results, sources, parts, total=sum(map(len, batches)))
@@ -126,16 +124,6 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     return 1 if failures else 0
 
 
-def unfinished(videos: list[str], batch_size: int, done) -> list[list[str]]:
-    """
-    Batches of the videos that are not done. A run that is continued forms the batches of an unbroken one, because
-    a batch's size has its say in the last digits of a feature.
-    """
-    batches = [videos[start : start + batch_size] for start in range(0, len(videos), batch_size)]
-    batches = [[video for video in batch if not done(video)] for batch in batches]
-    return [batch for batch in batches if batch]
-
-
 def store(results, sources: dict[str, str], parts, total: int) -> int:
     """Store batch after batch and report the videos that failed; returns how many did."""
     from tqdm import tqdm
@@ -147,7 +135,6 @@ def store(results, sources: dict[str, str], parts, total: int) -> int:
             for video in batch:
                 if video.error is not None:
                     failures += 1
-                    line = video.error if video.video in video.error else f"{video.video}: {video.error}"
-                    progress.write(f"timesformer-hf: {line}", file=sys.stderr)
+                    progress.write(f"timesformer-hf: {video_error(video.video, video.error)}", file=sys.stderr)
             progress.update(len(batch))
     return failures

@@ -7,6 +7,10 @@ from ..output.terminal import quiet_transformers
 from .common import positive
 
 
+DESCRIPTION = """\
+Say what a checkpoint is, without loading a model: format, attention scheme, frames, size, classes, parameters, and what
+is missing. It knows every format that convert knows. A file is never allowed to run code.
+"""
 EXAMPLES = """\
 examples:
   timesformer-hf info TimeSformer_divST_8x32_224_K400.pyth
@@ -18,10 +22,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "info",
         help="say what a checkpoint is",
-        description="Say what a checkpoint is, without loading a model: format, attention scheme, frames, size, "
-        "classes, parameters, and what is missing. It knows every format that convert knows. A file is never allowed "
-        "to run code.",
-        epilog=EXAMPLES,
+        description=f"{EXAMPLES}\n{DESCRIPTION}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)

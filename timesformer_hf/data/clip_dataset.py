@@ -48,6 +48,16 @@ __all__ = [
 IGNORED_LABEL = -100  # transformers' and torch's
 
 
+def readable_clips(labels):
+    """
+    Which clips of a batch could be read: booleans (batch,), of torch for a tensor and of numpy for an array.
+
+    Args:
+        labels: of the clips, (batch,) or (batch, labels).
+    """
+    return labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
+
+
 class SkippedClips:
     """
     The clips that couldn't be read, as a CSV file of `video` and `reason`, which any number of processes append to.

@@ -1,10 +1,18 @@
 """Parquet, through pyarrow, which is an extra."""
 
+from .extras import missing_package
+
 
 def import_pyarrow():
+    """
+    The module pyarrow, with `pyarrow.parquet`.
+
+    Raises:
+        ImportError: where it is missing.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError('Tables of features need pyarrow: pip install "timesformer_hf[embed]"') from error
+        raise missing_package("a Parquet file", "pyarrow", "embed") from error
     return pyarrow

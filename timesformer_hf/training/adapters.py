@@ -4,6 +4,7 @@ import os
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.modeling_timesformer import TimesformerForVideoClassification
+from ..output.extras import missing_package
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .start import start_from_checkpoint, stored_processor
 
@@ -43,7 +44,7 @@ def add_lora(
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError('LoRA needs PEFT: pip install "timesformer_hf[train]"') from error
+        raise missing_package("LoRA", "PEFT", "train") from error
     settings = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,

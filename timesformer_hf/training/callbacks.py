@@ -11,6 +11,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.clip_dataset import EpochSampler, SkippedClips
+from ..output.terminal import video_error
 
 
 class UnreadableClipsError(ValueError):
@@ -86,7 +87,7 @@ class UnreadableClipsCallback(TrainerCallback):
     def check(self, *args, **kwargs) -> None:
         unreadable = self.skipped.read()
         if len(unreadable) > self.max_unreadable:
-            examples = [reason if name in reason else f"{name}: {reason}" for name, reason in unreadable.items()]
+            examples = [video_error(name, reason) for name, reason in unreadable.items()]
             more = f"\n  and {len(examples) - 3} more" if len(examples) > 3 else ""
             raise UnreadableClipsError(
                 f"Clips that can't be read: {len(examples)}; allowed are {self.max_unreadable} (--max_unreadable, "

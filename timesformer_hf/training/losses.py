@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn import functional as F
 
+from ..data.clip_dataset import readable_clips
+
 
 class ClipLoss:
     """
@@ -34,7 +36,7 @@ class ClipLoss:
             num_items_in_batch: entries of `labels` other than -100 in the whole batch; where `None`, those here.
         """
         logits = outputs["logits"].float()
-        readable = labels.reshape(len(labels), -1)[:, 0] != -100
+        readable = readable_clips(labels)
         smoothing = self.label_smoothing if self.training else 0.0
         if self.multi_label:
             loss = self.binary(logits[readable], labels[readable])

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..data.clip_dataset import IGNORED_LABEL, ClipStream, EpochSampler, SkippedClips
+from ..data.clip_dataset import ClipStream, EpochSampler, SkippedClips, readable_clips
 from ..evaluation.metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
 from .callbacks import (
     EpochCallback,
@@ -240,5 +240,5 @@ def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[
 
 def readable(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels without those of clips that couldn't be read."""
-    kept = labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
+    kept = readable_clips(labels)
     return scores[kept], labels[kept]
