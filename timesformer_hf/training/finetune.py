@@ -138,7 +138,7 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
     for name in ("frame_sampling", "frame_sampling_rate"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))
-    return _restrict_training(args, model), processor, label2id
+    return restrict_training(args, model), processor, label2id
 
 
 def _new_config(args: ModelArguments, fields: dict) -> TimesformerConfig:
@@ -176,7 +176,7 @@ def read_overrides(text: str | None, config: TimesformerConfig) -> dict:
     return values
 
 
-def _restrict_training(args: ModelArguments, model):
+def restrict_training(args: ModelArguments, model):
     """
     The model with frozen parts or with adapters, as the options say.
 
