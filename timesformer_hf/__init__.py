@@ -74,6 +74,7 @@ _MODULE_OF = {
     "sample_frame_indices": "video.video_sampling",
     "score_views": "video.multi_view",
     "single_label_results": "evaluation.results",
+    "start_for_motion": "training.motion_start",
     "start_from_checkpoint": "training.start",
     "start_from_scratch": "training.start",
     "top_k_accuracy": "evaluation.metrics",

@@ -1,6 +1,6 @@
 """
-Clips of camera motions as H.264 files, in a folder for each label, as examples/finetune.py and examples/evaluate.py
-take them:
+Clips of camera motions as H.264 files, in a folder for each label, for `timesformer-hf finetune` and `timesformer-hf
+evaluate`:
 
     python examples/camera_motion/make_data.py pictures/ clips/
 

@@ -9,7 +9,7 @@ every patch shows comes from one frame to the next, which the virtual camera kno
 targets a clip in place of one, and carries the model over the plateau that a label alone leaves it on. Movements are
 large and clean at first and become what they are in videos. Frames are small at first too: the motion of a patch is the
 same thing in a small frame, at a quarter of the cost. The head of the pretext task is left behind when
-examples/finetune.py takes over.
+`timesformer-hf finetune` takes over.
 
 A run that was interrupted goes on from its last checkpoint when the command is given again.
 """

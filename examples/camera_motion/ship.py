@@ -77,7 +77,7 @@ set:
 
 The command `examples/camera_motion/make_model.sh` makes it from nothing: {steps_32} batches of 64 rendered clips of 32
 pixels and {steps_64} of 64 pixels with the pretext task of `pretrain.py` (seed 0), then {clips} H.264 clips in
-{epochs} epochs of `examples/finetune.py --recipe scratch` (seed {seed}). The {pictures} photographs come out of
+{epochs} epochs of `timesformer-hf finetune --recipe scratch` (seed {seed}). The {pictures} photographs come out of
 packages of PyPI, Debian and npm, listed with their licences in `examples/camera_motion/pictures.csv`; a quarter of the
 textures to train on are procedural.
 

@@ -16,7 +16,7 @@ import torch
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
 from test_modeling import make_model
-from test_multi_view import make_keen_model
+from torch import nn
 from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
@@ -33,6 +33,16 @@ pytest.importorskip("matplotlib", reason="the confusion matrix is drawn")
 
 LABELS = ["running", "sitting", "jumping", "falling", "sleeping", "waving", "spinning"]
 OUTPUTS = ["confusion_matrix.png", "results.json", "videos.parquet"]
+
+
+def make_keen_model(**settings) -> TimesformerForVideoClassification:
+    """A model whose logits differ between the views of a video by about 1, far beyond any tolerance here."""
+    model = make_model(**settings)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data.fill_(2)
+    model.classifier.weight.data *= 3
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +78,7 @@ def broken_data(data, tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As in the processes that the results are compared with: sums are in one order."""
+    """For runs in this process, whose files are compared byte for byte: the same sums in the same order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,6 +102,29 @@ def files(out: Path) -> dict[str, bytes]:
     """The outputs, and nothing else is there."""
     assert sorted(path.name for path in out.iterdir()) == OUTPUTS
     return {name: (out / name).read_bytes() for name in OUTPUTS}
+
+
+def assert_same_results(got: dict[str, bytes], expected: dict[str, bytes]) -> None:
+    """
+    Check the results of runs whose processes differ: numbers to 1e-5, all else to the letter.
+
+    With another number of threads the sums in the model come in another order. Logits of about 10 then differ by some
+    units of float32's last place, 1e-6, and scores by no more than logits do.
+    """
+    assert got["confusion_matrix.png"] == expected["confusion_matrix.png"]
+    tables = [pq.read_table(pa.BufferReader(contents["videos.parquet"])) for contents in (got, expected)]
+    assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
+    assert tables[0].to_pylist() == nearly(tables[1].to_pylist())
+    assert json.loads(got["results.json"]) == nearly(json.loads(expected["results.json"]))
+
+
+def nearly(value):
+    """What equals `value` where its numbers that aren't whole differ by 1e-5 at most."""
+    if isinstance(value, dict):
+        return {name: nearly(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [nearly(entry) for entry in value]
+    return pytest.approx(value, rel=0, abs=1e-5) if isinstance(value, float) else value
 
 
 class TestNumbers:
@@ -199,24 +232,13 @@ class TestNumbers:
 
 
 class TestLabels:
-    def test_a_label_that_the_model_does_not_know_is_named(self, model, data, tmp_path, capsys):
-        folder = shutil.copytree(data, tmp_path / "videos")
-        (folder / "jumping").rename(folder / "flying")
-        assert main(arguments(model, folder, tmp_path / "out")) == 2
-        errors = capsys.readouterr().err
-        assert "doesn't know 1 of the 3 labels of the data: flying. It knows running, sitting, jumping" in errors
-        assert not (tmp_path / "out").exists()
-
-    def test_case_and_punctuation_do_not_matter_where_that_is_clear(self, model, data, tmp_path, capsys):
+    def test_case_and_punctuation_do_not_matter_where_that_is_clear(self, model, data, tmp_path):
         """As when it is fine-tuned; results have the model's names."""
         folder = shutil.copytree(data, tmp_path / "videos")
         (folder / "jumping").rename(folder / "Jumping_")
         assert main(arguments(model, folder, tmp_path / "out")) == 0
         rows = pq.read_table(tmp_path / "out" / "videos.parquet").to_pylist()
         assert Counter(row["label"] for row in rows) == {"running": 3, "sleeping": 2, "jumping": 2}
-        shutil.copytree(data / "jumping", folder / "jumping")
-        assert main(arguments(model, folder, tmp_path / "other")) == 2
-        assert "doesn't know 1 of the 4 labels of the data: Jumping_" in capsys.readouterr().err
 
     def test_numbers_need_names(self, model, data, tmp_path, capsys):
         """Matched by name, never by order: what a number stands for must be said."""
@@ -334,7 +356,7 @@ sys.exit(main({arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}))
         assert len(list((tmp_path / "out" / "parts").glob("*/*.parquet"))) == 2
         assert not (tmp_path / "out" / "results.json").exists()
         assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
-        assert files(tmp_path / "out") == unbroken
+        assert_same_results(files(tmp_path / "out"), unbroken)
 
     def test_what_another_process_has_done_counts(self, unbroken, model, data, tmp_path):
         """One process goes on where the second of two was cut off."""
@@ -383,8 +405,9 @@ sys.exit(main({arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}))
 def test_two_processes_give_the_same_numbers_to_the_last_clip(model, broken_data, tmp_path):
     """
     By gloo. Of seven videos and two that are broken, in batches of two, one process has five and the other four, both
-    of the broken ones among them.
+    of the broken ones among them. They have one thread each, the process that was alone has two.
     """
+    torch.set_num_threads(2)
     (broken_data / "running" / "also.mp4").write_text("nothing")
     words = ["--batch_size", "2"]
     assert main(arguments(model, broken_data, tmp_path / "one", *words)) == 0
@@ -400,7 +423,7 @@ def test_two_processes_give_the_same_numbers_to_the_last_clip(model, broken_data
     assert process.stdout.count("7 videos measured, 2 failed") == 1
     for name in ("jumping/broken.mp4", "running/also.mp4"):
         assert process.stderr.count(f"timesformer-hf: {broken_data / name}") == 1
-    assert files(tmp_path / "two") == files(tmp_path / "one")
+    assert_same_results(files(tmp_path / "two"), files(tmp_path / "one"))
 
 
 class TestBadInput:

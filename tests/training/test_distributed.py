@@ -262,7 +262,7 @@ class TestTrainer:
     """ClipTrainer in float32: sums in another order. A training that goes on has the losses of its beginning too."""
 
     def assert_same(self, found: dict, expected: dict) -> None:
-        torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-6, atol=0)
+        torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=0)  # 80 units of the last place
         torch.testing.assert_close(found["weights"], expected["weights"], **FLOAT32)
         torch.testing.assert_close(found["logits"], expected["logits"], **FLOAT32)
         assert found["accuracy"] == expected["accuracy"]
@@ -433,7 +433,7 @@ class TestPrograms:
         states = [json.loads((path / "trainer_state.json").read_text()) for path in (folder, expected)]
         losses = [[entry["loss"] for entry in state["log_history"] if "loss" in entry] for state in states]
         assert len(losses[0]) == 6
-        torch.testing.assert_close(*losses, rtol=1e-6, atol=0)
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
         self.assert_same_weights(folder, expected)
         results = [json.loads((path / "results.json").read_text())["validation"] for path in (folder, expected)]
         assert results[0]["accuracy"] == results[1]["accuracy"]

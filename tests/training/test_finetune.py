@@ -1,6 +1,7 @@
 """What stands between the options and a training: data, splits, the folder, the settings, all without a step."""
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def training(tmp_path):
     return training_arguments(tmp_path / "out")
 
 
+@pytest.fixture
+def checkpoint(model, tmp_path) -> str:
+    """The config of a training's checkpoint, which is what is compared."""
+    started, _, _ = start_from_checkpoint(model, ["dog", "cat"])
+    started.config.save_pretrained(tmp_path / "checkpoint-3")
+    return str(tmp_path / "checkpoint-3")
+
+
 def splits(folder: Path, data: Path) -> Path:
     """8 clips to train with, and 6 to validate with, of which 2 are the same."""
     for split, numbers in (("train", range(8)), ("validation", range(6, 12))):
@@ -46,7 +55,7 @@ class TestData:
         loaded = load_data(DataArguments(str(splits(tmp_path / "data", data))), training)
         assert {Path(video.name).name for video in loaded.train} == {f"{number}.mp4" for number in range(8)}
         assert {Path(video.name).name for video in loaded.validation} == {f"{number}.mp4" for number in range(6, 12)}
-        assert "2 videos to validate with are also trained with" in caplog.text
+        assert re.search("2 .*videos .*also train", caplog.text)
 
     def test_a_set_of_its_own_to_validate_with_leaves_all_others_for_training(self, data, training, tmp_path):
         validation = splits(tmp_path / "data", data) / "validation"
@@ -71,7 +80,7 @@ class TestData:
         rows = [f"{path},{('cat', 'cat|dog')[number % 2]},train" for number, path in enumerate(videos[:10])]
         rows += [f"{path},,validation" for path in videos[10:]]
         (tmp_path / "videos.csv").write_text("\n".join(["path,label,split", *rows]))
-        with pytest.raises(ValueError, match="No video to validate with has a label"):
+        with pytest.raises(ValueError, match=r"validat.* has a label"):
             load_data(DataArguments(str(tmp_path / "videos.csv"), multi_label=True), training)
 
     def test_a_stream_needs_a_number_of_steps(self, training):
@@ -109,7 +118,7 @@ class TestFolder:
         folder = shutil.copytree(data, tmp_path / "data")
         (folder / "cat" / "4.mp4").rename(folder / "cat" / os.fsdecode(b"\xff.mp4"))
         loaded = load_data(DataArguments(str(folder)), training)
-        with pytest.raises(ValueError, match=r"/cat/\\udcff.mp4' of a file or folder is no text in UTF-8; rename it"):
+        with pytest.raises(ValueError, match=r"/cat/\\udcff.mp4' of a file or folder is .* in UTF-8; rename it"):
             start_reports(loaded, training, start_from_checkpoint(model, ["cat", "dog"]), resumed=False)
 
     @pytest.mark.parametrize("adapters", [False, True])
@@ -126,19 +135,19 @@ class TestFolder:
             ),
         ],
     )
-    def test_another_model_does_not_go_on(self, adapters, labels, settings, difference, model, tmp_path):
+    def test_another_model_does_not_go_on(self, adapters, labels, settings, difference, checkpoint, tmp_path):
         other, _, _ = start_from_checkpoint(save_model(tmp_path / "other", labels), labels, **settings)
         if adapters:
             pytest.importorskip("peft")
             other = add_lora(other, 2)
         with pytest.raises(ValueError, match="is of another model than this command starts with:\n") as caught:
-            check_same_model(other, str(model))
+            check_same_model(other, checkpoint)
         assert str(caught.value).count(", now ") == 1
         assert difference in str(caught.value)
 
-    def test_the_same_model_goes_on_with_another_stochastic_depth(self, model):
+    def test_the_same_model_goes_on_with_another_stochastic_depth(self, model, checkpoint):
         same, _, _ = start_from_checkpoint(model, ["dog", "cat"], drop_path_rate=0.2)
-        check_same_model(same, str(model))
+        check_same_model(same, checkpoint)
 
 
 class TestSettings:

@@ -15,7 +15,7 @@ class _Recipe:
     """
     Attributes:
         about: for whom it is and why it is so.
-        defaults: of the arguments of `examples/finetune.py`, by their names.
+        defaults: of the options of `timesformer-hf finetune`, by their names.
     """
 
     about: str
