@@ -226,6 +226,7 @@ def make_trainer(
 
 
 def _as_dataset(videos: LabelledVideos | VideoStream, load: ClipLoader) -> ClipDataset | ClipStream:
+    """The dataset of a list or a stream of videos."""
     return ClipStream(videos, load) if isinstance(videos, VideoStream) else ClipDataset(videos, load)
 
 
@@ -309,7 +310,7 @@ def prepare_training(
 
 def check_extras(args: ModelArguments, training: ClipTrainingArguments) -> None:
     """
-    Check that the packages are there which only training needs, not after hours of it.
+    Check, before hours of training, that the packages are installed which only training needs.
 
     Raises:
         ImportError: naming those that are missing.
