@@ -15,10 +15,10 @@ python "$here/sources.py" "$work/pictures" || [ $? -eq 1 ] # exit code 1: some p
 [ -d "$work/motion-64" ] || python "$here/pretrain.py" "$work/pictures" "$work/motion-64" --size 64 --steps 900 \
   --model "$work/motion-32" --learning-rate 3e-4 --compile
 python "$here/make_data.py" "$work/pictures" "$work/clips"
-[ -f "$work/model/results.json" ] || python "$here/../finetune.py" --recipe scratch --model "$work/motion-64" \
+[ -f "$work/model/results.json" ] || python -m timesformer_hf finetune --recipe scratch --model "$work/motion-64" \
   --data "$work/clips/train" --validation_data "$work/clips/validation" --output_dir "$work/model" "${resume[@]}" \
   --num_train_epochs 3 --learning_rate 2e-4 --per_device_train_batch_size 32 --frame_sampling_rate 4
 for set in test test_compressed test_foreground; do
-  [ -f "$work/$set/results.json" ] || python "$here/../evaluate.py" --model "$work/model" --data "$work/clips/$set" --output_dir "$work/$set"
+  [ -f "$work/$set/results.json" ] || python -m timesformer_hf evaluate --model "$work/model" --data "$work/clips/$set" --output_dir "$work/$set"
 done
 [ "${2:-}" != --ship ] || python "$here/ship.py" "$work"

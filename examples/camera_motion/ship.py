@@ -83,7 +83,7 @@ The command `examples/camera_motion/make_model.sh` makes the model from scratch,
 
 1. the pretext task of `pretrain.py` (seed 0): {steps_32} batches of 64 rendered clips of 32 pixels, and {steps_64}
    batches of 64 pixels
-2. `examples/finetune.py --recipe scratch` (seed {seed}): {epochs} epochs with {clips} H.264 clips
+2. `timesformer-hf finetune --recipe scratch` (seed {seed}): {epochs} epochs with {clips} H.264 clips
 
 The {pictures} photographs come from packages of PyPI, Debian and npm. `examples/camera_motion/pictures.csv` lists them
 with their licences. A quarter of the textures for training are procedural.

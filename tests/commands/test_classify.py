@@ -142,7 +142,6 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "usage: timesformer-hf"),
             (["classify"], "the following arguments are required: VIDEO"),
             (["classify", "a.mp4", "--top-k", "0"], "0 must be at least 1"),
             (["classify", "a.mp4", "--dtype", "int3"], "invalid choice: 'int3'"),

@@ -304,14 +304,15 @@ class TestPrograms:
         stand_in = tmp_path / "python"
         stand_in.write_text(
             f"""#!/bin/bash
+[ "$1" != -m ] || shift 2 # python -m timesformer_hf COMMAND
 echo "$(basename "$1") ${{*:2}}" >> {log}
 case "$1" in
 *sources.py) exit 1 ;;
 *pretrain.py) mkdir -p "$3" ;;
-*finetune.py) mkdir -p {work}/model; [ -f {tmp_path}/broken ] || touch {work}/model/results.json ;;
-*evaluate.py) mkdir -p "${{!#}}"; touch "${{!#}}/results.json" ;;
+finetune) mkdir -p {work}/model; [ -f {tmp_path}/broken ] || touch {work}/model/results.json ;;
+evaluate) mkdir -p "${{!#}}"; touch "${{!#}}/results.json" ;;
 esac
-[ ! -f {tmp_path}/broken ] || [[ "$1" != *finetune.py ]]
+[ ! -f {tmp_path}/broken ] || [[ "$1" != finetune ]]
 """
         )
         stand_in.chmod(0o755)
@@ -325,13 +326,13 @@ esac
         (tmp_path / "broken").touch()
         code, *lines = run()
         assert code
-        names = ["sources.py", "pretrain.py", "pretrain.py", "make_data.py", "finetune.py"]
+        names = ["sources.py", "pretrain.py", "pretrain.py", "make_data.py", "finetune"]
         assert [line[0] for line in lines] == names
         assert "--resume" not in lines[-1]
         (tmp_path / "broken").unlink()
         code, *lines = run()
         assert not code
-        names = ["sources.py", "make_data.py", "finetune.py", "evaluate.py", "evaluate.py", "evaluate.py"]
+        names = ["sources.py", "make_data.py", "finetune", "evaluate", "evaluate", "evaluate"]
         assert [line[0] for line in lines] == names
         assert "--resume" in lines[2]
         code, *lines = run("--ship")

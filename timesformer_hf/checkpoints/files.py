@@ -43,19 +43,20 @@ class Checkpoint:
     preprocessor: dict = field(default_factory=dict)
 
 
-def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False) -> Checkpoint:
+def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False, path: Path | None = None) -> Checkpoint:
     """
     Read a file (.pyth, .pth, .pt, .bin, .safetensors), a folder with a config.json, or a model on the Hub.
 
     Args:
         source: a path, or a name on the Hub, for example `"facebook/timesformer-base-finetuned-k400"`.
         shapes_only: read only names, shapes and dtypes. The weights are then on the meta device.
+        path: where `source` is on this machine, if that is known already (see [`find_source`]).
 
     Raises:
         FileNotFoundError: where there is no such file, folder or model.
         ValueError: for a file that is damaged, that could only be read by running code from it, or that has no weights.
     """
-    path = find_source(source)
+    path = find_source(source) if path is None else path
     if path.is_file() and path.name in _WEIGHT_FILES and (path.parent / "config.json").exists():
         path = path.parent  # the folder's config tells what the weights don't
     if path.is_file():

@@ -3,9 +3,8 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from ..output.terminal import quiet_transformers
+from ..output.terminal import loading_model, video_error
 from ..shipped_models import CAMERA_MOTION
 from .common import default_device, optimized, positive
 
@@ -128,8 +127,6 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None:
         print(_NO_MODEL, file=sys.stderr)
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, args.device, args.dtype)
-    if classifier is None:
-        return 2
     names = ("top_k", "num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops", "num_workers")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
@@ -139,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     for result in tqdm(results, total=len(args.videos), unit="video", disable=None if several else True):
         failures += "error" in result
         if "error" in result and not args.json:
-            tqdm.write(f"timesformer-hf: {_error_line(result)}", file=sys.stderr)
+            tqdm.write(f"timesformer-hf: {video_error(**result)}", file=sys.stderr)
         else:
             tqdm.write(json.dumps(result) if args.json else table(result), file=sys.stdout)
     if several:
@@ -150,20 +147,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_classifier(name: str, device: str | None, dtype: str):
-    """Return the pipeline of a model, or print why it can't be loaded and return `None`."""
+    """
+    Return the pipeline of a model.
+
+    Raises:
+        ValueError: where it can't be loaded.
+    """
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
     device = default_device(device)
-    with quiet_transformers():
-        try:
-            model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
-            processor = AutoVideoProcessor.from_pretrained(name)
-            return pipeline("video-classification", model=model, video_processor=processor, device=device)
-        except Exception as error:  # any error here is about this model, and is shown to the user
-            missing = "" if Path(name).is_dir() else "there is no such folder, and on the Hub: "
-            reason = str(error).strip().split("\n\n")[0]  # the rest is advice for programmers
-            print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
-            return None
+    with loading_model(name):
+        model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
+        processor = AutoVideoProcessor.from_pretrained(name)
+        return pipeline("video-classification", model=model, video_processor=processor, device=device)
 
 
 def speed_line(num_videos: int, model_time) -> str:
@@ -171,12 +167,6 @@ def speed_line(num_videos: int, model_time) -> str:
     seconds = model_time.seconds
     speed = f"{num_videos} videos in {seconds:.1f} s, {num_videos / seconds:.1f} a second"
     return f"{speed}; the model was busy {model_time.share:.0%} of the time"
-
-
-def _error_line(result: dict) -> str:
-    """Return the error of a video, with the name of the video in it."""
-    error = result["error"]
-    return error if result["video"] in error else f"{result['video']}: {error}"
 
 
 def table(result: dict) -> str:

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ..output.atomic import check_output_file
-from ..output.terminal import quiet_transformers
+from ..output.terminal import loading_model, video_error
 from .common import default_device, optimized, positive
 
 
@@ -98,12 +98,8 @@ def load(args: argparse.Namespace) -> tuple:
     """
     from ..inference.feature_extraction import load_feature_model
 
-    with quiet_transformers():
-        try:
-            return load_feature_model(args.model, args.dtype, default_device(args.device))
-        except Exception as error:  # any error here is about this model, and is shown to the user
-            reason = str(error).strip().split("\n\n")[0]  # the rest is advice for programmers
-            raise ValueError(f"can't load the model {args.model}: {reason}") from error
+    with loading_model(args.model):
+        return load_feature_model(args.model, args.dtype, default_device(args.device))
 
 
 def embed(args: argparse.Namespace, videos: list[str], model, processor, sampling: dict, parts) -> int:
@@ -111,11 +107,11 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     import torch
 
     from ..inference.feature_extraction import extract_features
-    from ..inference.feature_table import source_of
+    from ..inference.feature_table import source_of, unfinished_batches
     from ..version import __version__
 
     sources = {video: source_of(video) for video in videos}
-    batches = unfinished(videos, args.batch_size, lambda video: sources[video] in parts.places)
+    batches = unfinished_batches(videos, args.batch_size, lambda video: sources[video] in parts.places)
     results = extract_features(optimized(model), processor, batches, args.level, args.num_workers, **sampling)
     try:
         failures = store(results, sources, parts, total=sum(map(len, batches)))
@@ -135,19 +131,6 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     return 1 if failures else 0
 
 
-def unfinished(videos: list[str], batch_size: int, done) -> list[list[str]]:
-    """
-    Return the batches of videos that are not done. A continued run forms the same batches as an uninterrupted one,
-    because the size of a batch affects the last digits of a feature.
-
-    Args:
-        done: a function that returns whether a video is done.
-    """
-    batches = [videos[start : start + batch_size] for start in range(0, len(videos), batch_size)]
-    batches = [[video for video in batch if not done(video)] for batch in batches]
-    return [batch for batch in batches if batch]
-
-
 def store(results, sources: dict[str, str], parts, total: int) -> int:
     """Store each batch and report the videos that failed. Return the number of those."""
     from tqdm import tqdm
@@ -159,7 +142,6 @@ def store(results, sources: dict[str, str], parts, total: int) -> int:
             for video in batch:
                 if video.error is not None:
                     failures += 1
-                    line = video.error if video.video in video.error else f"{video.video}: {video.error}"
-                    progress.write(f"timesformer-hf: {line}", file=sys.stderr)
+                    progress.write(f"timesformer-hf: {video_error(video.video, video.error)}", file=sys.stderr)
             progress.update(len(batch))
     return failures

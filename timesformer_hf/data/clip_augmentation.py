@@ -12,6 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .clip_dataset import IGNORED_LABEL, readable_clips
+
 
 # These depend on statistics of the picture. Applied to each frame separately, they would make the clip flicker.
 STATISTICAL_OPERATIONS = ("Contrast", "AutoContrast", "Equalize")
@@ -139,8 +141,8 @@ class ClipCollator:
     def mix(self, batch: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Mix the readable clips of a batch, with randomness from `seed`. The new `labels` are (batch, num_labels)."""
         clips, labels = batch["pixel_values"], batch["labels"]
-        readable = labels.reshape(len(labels), -1)[:, 0] != -100
-        shares = torch.full((len(labels), self.num_labels), -100.0)
+        readable = readable_clips(labels)
+        shares = torch.full((len(labels), self.num_labels), float(IGNORED_LABEL))
         if not readable.any():
             return {"pixel_values": clips, "labels": shares}
         with torch.random.fork_rng(devices=[]):

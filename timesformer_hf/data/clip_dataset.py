@@ -49,6 +49,16 @@ __all__ = [
 IGNORED_LABEL = -100  # the label that the losses of transformers and torch ignore
 
 
+def readable_clips(labels):
+    """
+    Which clips of a batch could be read: booleans (batch,), of torch for a tensor and of numpy for an array.
+
+    Args:
+        labels: of the clips, (batch,) or (batch, labels).
+    """
+    return labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
+
+
 class SkippedClips:
     """
     The unreadable clips, in a CSV file with the columns `video` and `reason`. Many processes can append to it.

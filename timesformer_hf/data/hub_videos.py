@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..output.extras import missing_package
 from ..video.video_sources import VideoSource, is_url
 from .labelled_videos import (
     LabelledVideo,
@@ -56,7 +57,7 @@ def _load_data_set(source: str | os.PathLike, config: str | None = None, **setti
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('Reading a data set needs datasets: pip install "timesformer_hf[train]"') from error
+        raise missing_package("Reading a data set", "datasets", "train") from error
     try:
         return datasets.load_dataset(os.fspath(source), config, **settings)
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:

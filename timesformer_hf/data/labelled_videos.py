@@ -131,7 +131,7 @@ def check_number_of_labels(videos: list[LabelledVideo], multi_label: bool, sourc
         got = f"{len(wrong.labels)} labels, {', '.join(wrong.labels)}" if wrong.labels else "no label"
         raise ValueError(
             f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label "
-            "(finetune.py: --multi_label true)"
+            "(finetune: --multi_label true)"
         )
 
 

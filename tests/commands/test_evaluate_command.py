@@ -1,7 +1,6 @@
-"""examples/evaluate.py against videos classified one by one; continued after a kill; two processes against one."""
+"""`timesformer-hf evaluate` against videos classified one by one; after a kill; two processes against one."""
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +19,10 @@ from tiny_models import make_keen_model, make_model
 from transformers import pipeline
 
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
+from timesformer_hf.cli import main
+from timesformer_hf.commands.evaluate import parse_arguments
 from timesformer_hf.data.labelled_videos import LabelledVideo, LabelledVideos
+from timesformer_hf.evaluation import measuring, scoring
 from timesformer_hf.inference.feature_table import FeatureParts
 
 
@@ -28,19 +30,8 @@ pa = pytest.importorskip("pyarrow", reason="the results of videos are a Parquet 
 pq = pytest.importorskip("pyarrow.parquet", reason="the results of videos are a Parquet file")
 pytest.importorskip("matplotlib", reason="the confusion matrix is drawn")
 
-REPOSITORY = Path(__file__).parents[1]
-SCRIPT = REPOSITORY / "examples" / "evaluate.py"
 LABELS = ["running", "sitting", "jumping", "falling", "sleeping", "waving", "spinning"]
 OUTPUTS = ["confusion_matrix.png", "results.json", "videos.parquet"]
-
-
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("evaluate_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_example"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +80,7 @@ def good(data: Path) -> list[Path]:
 
 def arguments(model, data, out, *others) -> list[str]:
     flags = ["--model", model, "--data", data, "--output_dir", out, "--num_workers", 0, "--use_cpu", *others]
-    return list(map(str, flags))
+    return ["evaluate", *map(str, flags)]
 
 
 def read(out: Path) -> dict:
@@ -104,7 +95,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 def assert_same_results(got: dict[str, bytes], expected: dict[str, bytes]) -> None:
     """
-    Of runs whose processes differ: numbers to 1e-5, all else to the letter.
+    Check the results of runs whose processes differ: numbers to 1e-5, all else to the letter.
 
     With another number of threads the sums in the model come in another order. Logits of about 10 then differ by some
     units of float32's last place, 1e-6, and scores by no more than logits do.
@@ -127,9 +118,9 @@ def nearly(value):
 
 class TestNumbers:
     @pytest.mark.parametrize("flags", [{}, {"views": "paper"}, {"views": "original"}, {"num_clips": 2, "num_crops": 3}])
-    def test_as_one_by_one(self, example, model, data, tmp_path, flags):
+    def test_scores_are_those_of_videos_one_by_one(self, model, data, tmp_path, flags):
         given = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        assert example.main(arguments(model, data, tmp_path, "--batch_size", 3, *given)) == 0
+        assert main(arguments(model, data, tmp_path, "--batch_size", 3, *given)) == 0
         table = pq.read_table(tmp_path / "videos.parquet")
         assert table.column_names == ["path", "label", "prediction", "scores"]
         assert json.loads(table.schema.metadata[b"labels"]) == LABELS
@@ -151,9 +142,8 @@ class TestNumbers:
         assert results["mean_class_accuracy"] == pytest.approx(np.mean(list(means.values())))
         assert (results["videos"], results["failed"]) == (7, [])
 
-    def test_average(self, example, model, data, tmp_path):
-        """Of the paper's views, with the logits averaged."""
-        assert example.main(arguments(model, data, tmp_path, "--views", "paper", "--average", "logits")) == 0
+    def test_the_average_of_the_papers_views_can_be_of_logits(self, model, data, tmp_path):
+        assert main(arguments(model, data, tmp_path, "--views", "paper", "--average", "logits")) == 0
         classifier, differs = pipeline("video-classification", model=model), []
         for row in pq.read_table(tmp_path / "videos.parquet").to_pylist():
             expected, other = (
@@ -165,15 +155,14 @@ class TestNumbers:
             differs.append(got != pytest.approx(other, abs=1e-3))
         assert any(differs)
 
-    def test_worker_processes(self, example, model, data, tmp_path):
-        assert example.main(arguments(model, data, tmp_path / "none", "--batch_size", 2)) == 0
+    def test_worker_processes_change_nothing(self, model, data, tmp_path):
+        assert main(arguments(model, data, tmp_path / "none", "--batch_size", 2)) == 0
         words = arguments(model, data, tmp_path / "two", "--batch_size", 2)
         words[words.index("--num_workers") + 1] = "2"
-        assert example.main(words) == 0
+        assert main(words) == 0
         assert files(tmp_path / "two") == files(tmp_path / "none")
 
-    def test_frames_of_several_sizes(self, example, model, data, tmp_path):
-        """Without a crop a batch has a pass for each size."""
+    def test_frames_of_several_sizes_have_a_pass_for_each_size(self, model, data, tmp_path):
         folder = shutil.copytree(model, tmp_path / "model")
         square = {"height": 32, "width": 32}
         wide = write_video(tmp_path / "wide.mp4", moving_pattern(9, 32, 64))
@@ -184,18 +173,18 @@ class TestNumbers:
         ).save_pretrained(folder)
         table = tmp_path / "list.csv"
         table.write_text(f"path,label\n{wide},running\n{tall},sitting\n{odd},sitting\n")
-        assert example.main(arguments(folder, table, tmp_path / "out")) == 0
+        assert main(arguments(folder, table, tmp_path / "out")) == 0
         assert pq.read_table(tmp_path / "out" / "videos.parquet").column("path").to_pylist() == [str(wide), str(tall)]
         (failed,) = read(tmp_path / "out")["failed"]
         assert failed["video"] == str(odd)
         assert "width=36 of pixel_values" in failed["error"]
 
-    def test_multi_label(self, example, model, data, tmp_path, capsys):
+    def test_several_labels_have_the_mean_average_precision(self, model, data, tmp_path, capsys):
         paths = good(data)
         lists = ["running|sitting", "sitting", "", "jumping|running", "sitting|jumping", "running", "jumping"]
         with (tmp_path / "list.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["path", "label"], *zip(paths, lists, strict=True)])
-        assert example.main(arguments(model, tmp_path / "list.csv", tmp_path / "out")) == 0
+        assert main(arguments(model, tmp_path / "list.csv", tmp_path / "out")) == 0
         assert "mean average precision" in capsys.readouterr().out
         table = pq.read_table(tmp_path / "out" / "videos.parquet")
         labels = table.column("labels").to_pylist()
@@ -211,20 +200,20 @@ class TestNumbers:
             precisions.append(np.mean([np.mean(hits[: place + 1]) for place in range(7) if hits[place]]))
         assert read(tmp_path / "out")["mean_average_precision"] == pytest.approx(np.mean(precisions))
 
-    def test_a_video_listed_twice_counts_twice(self, example, model, data, tmp_path):
+    def test_a_video_listed_twice_counts_twice(self, model, data, tmp_path):
         first, *_, last = good(data)
         table = tmp_path / "list.csv"
         table.write_text(f"path,label\n{first},running\n{last},sitting\n{first},jumping\n")
-        assert example.main(arguments(model, table, tmp_path / "out")) == 0
+        assert main(arguments(model, table, tmp_path / "out")) == 0
         labels = pq.read_table(tmp_path / "out" / "videos.parquet").column("label").to_pylist()
         assert labels == ["running", "sitting", "jumping"]
 
-    def test_rows_of_a_data_set_with_one_name(self, example, model, data, tmp_path, monkeypatch):
-        """As where it keeps the names of files without their folders: they are different videos all the same."""
+    def test_rows_of_a_data_set_with_one_name_are_different_videos(self, model, data, tmp_path, monkeypatch):
+        """As where it keeps the names of files without their folders."""
         paths = good(data)[:3]
         videos = [LabelledVideo("a.mp4", ("running",), str(path), fetch=path.read_bytes) for path in paths]
-        monkeypatch.setattr(example, "read_videos", lambda *args: LabelledVideos(videos, LABELS))
-        assert example.main(arguments(model, data, tmp_path)) == 0
+        monkeypatch.setattr(measuring, "read_videos", lambda *args: LabelledVideos(videos, LABELS))
+        assert main(arguments(model, data, tmp_path)) == 0
         classifier = pipeline("video-classification", model=model)
         for path, row in zip(paths, pq.read_table(tmp_path / "videos.parquet").to_pylist(), strict=True):
             expected = {r["label"]: r["score"] for r in classifier(str(path), top_k=7)}
@@ -232,50 +221,39 @@ class TestNumbers:
 
 
 class TestLabels:
-    def test_names_the_model_does_not_know(self, example, model, data, tmp_path, capsys):
-        folder = shutil.copytree(data, tmp_path / "videos")
-        (folder / "jumping").rename(folder / "flying")
-        assert example.main(arguments(model, folder, tmp_path / "out")) == 2
-        errors = capsys.readouterr().err
-        assert "doesn't know 1 of the 3 labels of the data: flying. It knows running, sitting, jumping" in errors
-        assert not (tmp_path / "out").exists()
-
-    def test_case_and_punctuation(self, example, model, data, tmp_path, capsys):
-        """As when it is fine-tuned, where that is clear; results have the model's names."""
+    def test_case_and_punctuation_do_not_matter_where_that_is_clear(self, model, data, tmp_path):
+        """As when it is fine-tuned; results have the model's names."""
         folder = shutil.copytree(data, tmp_path / "videos")
         (folder / "jumping").rename(folder / "Jumping_")
-        assert example.main(arguments(model, folder, tmp_path / "out")) == 0
+        assert main(arguments(model, folder, tmp_path / "out")) == 0
         rows = pq.read_table(tmp_path / "out" / "videos.parquet").to_pylist()
         assert Counter(row["label"] for row in rows) == {"running": 3, "sleeping": 2, "jumping": 2}
-        shutil.copytree(data / "jumping", folder / "jumping")
-        assert example.main(arguments(model, folder, tmp_path / "other")) == 2
-        assert "doesn't know 1 of the 4 labels of the data: Jumping_" in capsys.readouterr().err
 
-    def test_numbers_need_names(self, example, model, data, tmp_path, capsys):
+    def test_numbers_need_names(self, model, data, tmp_path, capsys):
         """Matched by name, never by order: what a number stands for must be said."""
         paths = good(data)
         table = tmp_path / "list.csv"
         table.write_text("path,label\n" + "".join(f"{path},{number % 2}\n" for number, path in enumerate(paths)))
-        assert example.main(arguments(model, table, tmp_path / "out")) == 2
+        assert main(arguments(model, table, tmp_path / "out")) == 2
         assert "--label_names says what they stand for" in capsys.readouterr().err
         (tmp_path / "names.txt").write_text("waving\nfalling\n")
-        assert example.main(arguments(model, table, tmp_path / "out", "--label_names", tmp_path / "names.txt")) == 0
+        assert main(arguments(model, table, tmp_path / "out", "--label_names", tmp_path / "names.txt")) == 0
         labels = pq.read_table(tmp_path / "out" / "videos.parquet").column("label").to_pylist()
         assert labels == ["waving", "falling"] * 3 + ["waving"]
 
-    def test_split(self, example, model, data, tmp_path):
+    def test_a_split_is_measured_alone(self, model, data, tmp_path):
         folder = tmp_path / "videos"
         for split in ("train", "test"):
             shutil.copytree(data, folder / split)
-        assert example.main(arguments(model, folder, tmp_path / "out", "--split", "test")) == 0
+        assert main(arguments(model, folder, tmp_path / "out", "--split", "test")) == 0
         paths = pq.read_table(tmp_path / "out" / "videos.parquet").column("path").to_pylist()
         assert len(paths) == 7
         assert all("/test/" in path for path in paths)
 
 
 class TestCorruptVideos:
-    def test_named_and_counted(self, example, model, data, broken_data, tmp_path, capsys):
-        assert example.main(arguments(model, broken_data, tmp_path / "out", "--batch_size", 2)) == 0
+    def test_they_are_named_and_counted(self, model, data, broken_data, tmp_path, capsys):
+        assert main(arguments(model, broken_data, tmp_path / "out", "--batch_size", 2)) == 0
         output = capsys.readouterr()
         assert "broken.mp4: can't be decoded" in output.err
         assert "7 videos measured, 1 failed" in output.out
@@ -285,55 +263,55 @@ class TestCorruptVideos:
         assert [row["path"] for row in rows] == sorted(str(broken_data / path.relative_to(data)) for path in good(data))
         assert all(row["label"] == Path(row["path"]).parent.name for row in rows)
 
-    def test_name_that_is_no_text(self, example, model, broken_data, tmp_path):
+    def test_a_name_that_is_no_text_is_an_error_of_its_video(self, model, broken_data, tmp_path):
         """As a file system may have it; a table can't."""
         name = os.fsdecode(b"\xff.mp4")
         (broken_data / "jumping" / "broken.mp4").rename(broken_data / "jumping" / name)
-        assert example.main(arguments(model, broken_data, tmp_path / "out")) == 0
+        assert main(arguments(model, broken_data, tmp_path / "out")) == 0
         (failed,) = read(tmp_path / "out")["failed"]
         assert failed["video"] == str(broken_data / "jumping" / name)
         assert "surrogates not allowed" in failed["error"]
 
-    def test_strict(self, example, model, broken_data, tmp_path, capsys):
-        assert example.main(arguments(model, broken_data, tmp_path / "out", "--strict")) == 2
+    def test_strict_stops_at_the_first(self, model, broken_data, tmp_path, capsys):
+        assert main(arguments(model, broken_data, tmp_path / "out", "--strict")) == 2
         assert "broken.mp4: can't be decoded" in capsys.readouterr().err
         assert not (tmp_path / "out" / "results.json").exists()
 
-    def test_all_of_them(self, example, model, tmp_path, capsys):
+    def test_without_a_readable_video_there_is_nothing_to_measure(self, model, tmp_path, capsys):
         for label in LABELS[:2]:
             (tmp_path / "videos" / label).mkdir(parents=True)
             (tmp_path / "videos" / label / "a.mp4").write_text("nothing")
-        assert example.main(arguments(model, tmp_path / "videos", tmp_path / "out")) == 2
+        assert main(arguments(model, tmp_path / "videos", tmp_path / "out")) == 2
         assert "none of the videos could be read" in capsys.readouterr().err
 
-    def test_scores_that_are_not_finite(self, example, model, data, tmp_path, capsys):
+    def test_scores_that_are_not_finite_are_errors(self, model, data, tmp_path, capsys):
         folder = shutil.copytree(model, tmp_path / "model")
         broken = TimesformerForVideoClassification.from_pretrained(model)
         broken.classifier.bias.data[0] = float("nan")
         broken.save_pretrained(folder)
-        assert example.main(arguments(folder, data, tmp_path / "out")) == 2
+        assert main(arguments(folder, data, tmp_path / "out")) == 2
         assert "its scores are not finite in torch.float32" in capsys.readouterr().err
 
-    def test_missing_decoder_is_no_fault_of_a_video(self, example, model, data, tmp_path, monkeypatch, capsys):
+    def test_a_missing_decoder_is_not_an_error_of_a_video(self, model, data, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "av", None)
-        assert example.main(arguments(model, data, tmp_path / "out")) == 2
+        assert main(arguments(model, data, tmp_path / "out")) == 2
         assert "needs PyAV" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
-def unbroken(example, model, data, tmp_path_factory) -> dict[str, bytes]:
+def unbroken(model, data, tmp_path_factory) -> dict[str, bytes]:
     """The results of one process without interruption, in batches of two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("unbroken")
-    assert example.main(arguments(model, data, out, "--batch_size", 2)) == 0
+    assert main(arguments(model, data, out, "--batch_size", 2)) == 0
     torch.set_num_threads(threads)
     return files(out)
 
 
 class TestResuming:
     @pytest.fixture
-    def broken(self, example, model, data, tmp_path, monkeypatch) -> Path:
+    def broken(self, model, data, tmp_path, monkeypatch) -> Path:
         """The folder of a run that was interrupted after two batches of two videos."""
         write = FeatureParts.write
 
@@ -344,39 +322,34 @@ class TestResuming:
 
         with monkeypatch.context() as patch:
             patch.setattr(FeatureParts, "write", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2))
+            assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 130
         return tmp_path / "out"
 
-    def test_only_the_rest_is_done_and_the_result_is_the_same(
-        self, example, unbroken, broken, model, data, monkeypatch
-    ):
-        decoded, load = [], example.load_views
-        monkeypatch.setattr(example, "load_views", lambda *args: decoded.append(args[1].name) or load(*args))
-        assert example.main(arguments(model, data, broken, "--batch_size", 2)) == 0
+    def test_only_the_rest_is_done_and_the_result_is_the_same(self, unbroken, broken, model, data, monkeypatch):
+        decoded, load = [], scoring.load_labelled_video
+        monkeypatch.setattr(scoring, "load_labelled_video", lambda *args: decoded.append(args[1].name) or load(*args))
+        assert main(arguments(model, data, broken, "--batch_size", 2)) == 0
         assert decoded == sorted(map(str, data.rglob("*.mp4")))[4:]
         assert files(broken) == unbroken
 
-    def test_killed(self, example, unbroken, model, data, tmp_path):
+    def test_a_killed_run_goes_on(self, unbroken, model, data, tmp_path):
         """By a signal that leaves no time to clean up, while it writes."""
         code = f"""{KILLED_AFTER_TWO_PARTS}
-import runpy, sys
+import sys
+from timesformer_hf.cli import main
 
-sys.argv[1:] = {arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+sys.exit(main({arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}))
 """
-        process = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=300)
+        process = subprocess.run([sys.executable, "-c", code], timeout=300)
         assert process.returncode == -9
         assert len(list((tmp_path / "out" / "parts").glob("*/*.parquet"))) == 2
         assert not (tmp_path / "out" / "results.json").exists()
-        assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
         assert_same_results(files(tmp_path / "out"), unbroken)
 
-    def test_what_another_process_has_done_counts(self, example, unbroken, model, data, tmp_path):
+    def test_what_another_process_has_done_counts(self, unbroken, model, data, tmp_path):
         """One process goes on where the second of two was cut off."""
-        flags = example.HfArgumentParser(example.EvaluationArguments).parse_args_into_dataclasses(
-            arguments(model, data, tmp_path / "out", "--batch_size", 2)
-        )
+        options = parse_arguments(arguments(model, data, tmp_path / "out", "--batch_size", 2)[1:])
         second = SimpleNamespace(
             process_index=1,
             num_processes=2,
@@ -385,11 +358,11 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
             device=torch.device("cpu"),
             wait_for_everyone=lambda: None,
         )
-        example.evaluate(*flags, second)
+        assert measuring.evaluate_model(options, second) is None
         parts = sorted((tmp_path / "out" / "parts").rglob("*.parquet"))
         assert [part.parent.name for part in parts] == ["00001", "00001"]
         assert sum(pq.read_metadata(part).num_rows for part in parts) == 3  # of 2, 2, 2 and 1: the second and fourth
-        assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
         assert files(tmp_path / "out") == unbroken
 
     @pytest.mark.parametrize(
@@ -400,25 +373,25 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
             (["--average", "logits"], "average was 'probabilities' and now is 'logits'"),
         ],
     )
-    def test_other_settings_are_refused(self, example, broken, model, data, flags, message, capsys):
-        assert example.main(arguments(model, data, broken, *flags)) == 2
+    def test_other_settings_are_refused(self, broken, model, data, flags, message, capsys):
+        assert main(arguments(model, data, broken, *flags)) == 2
         assert message in capsys.readouterr().err
 
-    def test_other_data_are_refused(self, example, broken, model, data, tmp_path, capsys):
+    def test_other_data_are_refused(self, broken, model, data, tmp_path, capsys):
         moved = shutil.copytree(data, tmp_path / "moved")
-        assert example.main(arguments(model, moved, broken)) == 2
+        assert main(arguments(model, moved, broken)) == 2
         assert f"data was '{data}' and now is '{moved}'" in capsys.readouterr().err
 
-    def test_finished_results_stay(self, example, unbroken, model, data, tmp_path, capsys):
-        assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
-        assert example.main(arguments("/no/such/model", data, tmp_path / "out")) == 2  # told before any work
+    def test_finished_results_stay(self, unbroken, model, data, tmp_path, capsys):
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
+        assert main(arguments("/no/such/model", data, tmp_path / "out")) == 2  # told before any work
         assert "results.json exists; give another name, or --overwrite" in capsys.readouterr().err
         assert files(tmp_path / "out") == unbroken
-        assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2, "--overwrite")) == 0
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2, "--overwrite")) == 0
         assert files(tmp_path / "out") == unbroken
 
 
-def test_two_processes_give_the_same_numbers_to_the_last_clip(example, model, broken_data, tmp_path):
+def test_two_processes_give_the_same_numbers_to_the_last_clip(model, broken_data, tmp_path):
     """
     By gloo. Of seven videos and two that are broken, in batches of two, one process has five and the other four, both
     of the broken ones among them. They have one thread each, the process that was alone has two.
@@ -426,10 +399,10 @@ def test_two_processes_give_the_same_numbers_to_the_last_clip(example, model, br
     torch.set_num_threads(2)
     (broken_data / "running" / "also.mp4").write_text("nothing")
     words = ["--batch_size", "2"]
-    assert example.main(arguments(model, broken_data, tmp_path / "one", *words)) == 0
+    assert main(arguments(model, broken_data, tmp_path / "one", *words)) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = subprocess.run(
-        [*launcher, str(SCRIPT), *arguments(model, broken_data, tmp_path / "two", *words)],
+        [*launcher, "-m", "timesformer_hf", *arguments(model, broken_data, tmp_path / "two", *words)],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -438,7 +411,7 @@ def test_two_processes_give_the_same_numbers_to_the_last_clip(example, model, br
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("7 videos measured, 2 failed") == 1
     for name in ("jumping/broken.mp4", "running/also.mp4"):
-        assert process.stderr.count(f"evaluate: {broken_data / name}") == 1
+        assert process.stderr.count(f"timesformer-hf: {broken_data / name}") == 1
     assert_same_results(files(tmp_path / "two"), files(tmp_path / "one"))
 
 
@@ -454,23 +427,23 @@ class TestBadInput:
             (["--label_names", "nonsense"], "'nonsense' is neither a label list"),
         ],
     )
-    def test_settings_are_checked_before_any_video(self, example, model, data, tmp_path, flags, message, capsys):
-        assert example.main(arguments(model, data, tmp_path / "out", *flags)) == 2
+    def test_settings_are_checked_before_any_video(self, model, data, tmp_path, flags, message, capsys):
+        assert main(arguments(model, data, tmp_path / "out", *flags)) == 2
         errors = capsys.readouterr().err
         assert message in errors
         assert len(errors.splitlines()) == 1
         assert not (tmp_path / "out").exists()
 
-    def test_protocol_without_a_rate(self, example, model, data, tmp_path, capsys):
+    def test_a_protocol_needs_a_rate(self, model, data, tmp_path, capsys):
         folder = shutil.copytree(model, tmp_path / "model")
         size = {"height": 32, "width": 32}
         TimesformerVideoProcessor(size=size, crop_size=size, num_frames=4).save_pretrained(folder)
-        assert example.main(arguments(folder, data, tmp_path / "out", "--views", "original")) == 2
+        assert main(arguments(folder, data, tmp_path / "out", "--views", "original")) == 2
         assert "frame_sampling='original' needs a frame_sampling_rate" in capsys.readouterr().err
 
-    def test_models(self, example, model, data, tmp_path, capsys):
+    def test_models_that_cannot_be_measured_are_refused(self, model, data, tmp_path, capsys):
         def error(folder) -> str:
-            assert example.main(arguments(folder, data, tmp_path / "out")) == 2
+            assert main(arguments(folder, data, tmp_path / "out")) == 2
             return capsys.readouterr().err
 
         assert "can't load the model /no/such/folder" in error("/no/such/folder")
@@ -481,32 +454,32 @@ class TestBadInput:
         make_model(num_labels=1, problem_type="regression").save_pretrained(regression)
         assert "is a model for regression" in error(regression)
 
-    def test_full_disk(self, example, unbroken, model, data, tmp_path, monkeypatch, capsys):
+    def test_a_full_disk_loses_nothing_that_is_done(self, unbroken, model, data, tmp_path, monkeypatch, capsys):
         """While it writes the results: what is done isn't lost."""
 
         def full(*args):
             raise OSError("No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(example, "plot_confusion_matrix", full)
-            assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 2
+            patch.setattr(measuring, "plot_confusion_matrix", full)
+            assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 2
         assert "No space left" in capsys.readouterr().err
         assert not (tmp_path / "out" / "results.json").exists()
-        monkeypatch.setattr(example, "score_batch", None)  # nothing is left to score
-        assert example.main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
+        monkeypatch.setattr(scoring, "score_batch", None)  # nothing is left to score
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
         assert files(tmp_path / "out") == unbroken
 
-    def test_out_of_memory(self, example, unbroken, model, data, tmp_path, monkeypatch, capsys):
+    def test_too_little_memory_says_what_to_lower(self, unbroken, model, data, tmp_path, monkeypatch, capsys):
         def exhausted(*args):
             raise torch.OutOfMemoryError("tried to allocate")
 
-        monkeypatch.setattr(example, "score_batch", exhausted)
-        assert example.main(arguments(model, data, tmp_path / "out")) == 2
+        monkeypatch.setattr(scoring, "score_batch", exhausted)
+        assert main(arguments(model, data, tmp_path / "out")) == 2
         assert "repeat it with a smaller --batch_size" in capsys.readouterr().err
 
-    def test_help_teaches(self, example, capsys):
+    def test_help_begins_with_examples(self, capsys):
         with pytest.raises(SystemExit) as exit_info:
-            example.main(["--help"])
+            main(["evaluate", "--help"])
         assert exit_info.value.code == 0
         output = capsys.readouterr().out
         assert "--views paper --frame_sampling_rate 32" in output

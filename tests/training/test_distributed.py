@@ -42,7 +42,8 @@ from timesformer_hf import (
 )
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
+WORKER = REPOSITORY / "tests" / "distributed_worker.py"
 CONFIGS = REPOSITORY / "examples" / "accelerate_configs"
 FLOAT64 = {"rtol": 0, "atol": 1e-10}
 DDP = {"ACCELERATE_USE_CPU": "true"}
@@ -357,16 +358,18 @@ class TestConfigFiles:
         assert f"accelerate_configs/{name}" in (REPOSITORY / "docs" / "distributed.md").read_text()
 
 
-def command(script: str, processes: int = 1, config: str | None = None, *options: str) -> list[str]:
-    """How an example is started: by itself, by torchrun, or by accelerate with a config file."""
-    path = str(REPOSITORY / "examples" / script)
+FINETUNE = ("-m", "timesformer_hf", "finetune")
+BARE_LOOP = (str(REPOSITORY / "examples" / "finetune_accelerate.py"),)
+
+
+def command(program: tuple[str, ...], processes: int = 1, config: str | None = None, *options: str) -> list[str]:
+    """How a program is started: by itself, by torchrun, or by accelerate with a config file."""
     if config is not None:
         launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config)]
         launcher += ["--num_processes", str(processes), *(options or ["--main_process_port", "0"])]
-        worker = str(Path(__file__).with_name("distributed_worker.py"))
-        return [sys.executable, *launcher, *([worker] if "fsdp2" in config else []), path]
+        return [sys.executable, *launcher, *([str(WORKER)] if "fsdp2" in config else []), *program]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(torchrun if processes > 1 else []), path]
+    return [sys.executable, *(torchrun if processes > 1 else []), *program]
 
 
 def run(*commands: list[str], **settings) -> str:
@@ -418,13 +421,13 @@ def finetuning(videos, labelled_model):
 @pytest.fixture(scope="module")
 def one_run(finetuning, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    run(command("finetune.py"), use_cpu=True, per_device_train_batch_size=4, output_dir=folder, **finetuning)
+    run(command(FINETUNE), use_cpu=True, per_device_train_batch_size=4, output_dir=folder, **finetuning)
     return folder
 
 
 @pytest.mark.slow
-class TestExamples:
-    """The scripts as people start them; float32."""
+class TestPrograms:
+    """The programs as people start them; float32."""
 
     def assert_same(self, folder: Path, expected: Path) -> None:
         states = [json.loads((path / "trainer_state.json").read_text()) for path in (folder, expected)]
@@ -441,31 +444,31 @@ class TestExamples:
         assert (folder / "config.json").exists()
 
     def test_torchrun(self, finetuning, one_run, tmp_path):
-        run(command("finetune.py", 2), use_cpu=True, per_device_train_batch_size=2, output_dir=tmp_path, **finetuning)
+        run(command(FINETUNE, 2), use_cpu=True, per_device_train_batch_size=2, output_dir=tmp_path, **finetuning)
         self.assert_same(tmp_path, one_run)
 
     def test_several_nodes(self, finetuning, one_run, tmp_path):
         """Two machines with a process each, both of them this one."""
         options = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()), "--machine_rank")
-        nodes = [command("finetune.py", 2, "several_nodes.yaml", *options, rank) for rank in ("0", "1")]
+        nodes = [command(FINETUNE, 2, "several_nodes.yaml", *options, rank) for rank in ("0", "1")]
         run(*nodes, use_cpu=True, per_device_train_batch_size=2, output_dir=tmp_path, **finetuning)
         self.assert_same(tmp_path, one_run)
 
     def test_fsdp2(self, finetuning, one_run, tmp_path):
         """And, broken off after the first epoch, it goes on in one process."""
         settings = finetuning | {"output_dir": tmp_path}
-        run(command("finetune.py", 2, "8_gpus_fsdp2.yaml"), per_device_train_batch_size=2, **settings)
+        run(command(FINETUNE, 2, "8_gpus_fsdp2.yaml"), per_device_train_batch_size=2, **settings)
         self.assert_same(tmp_path, one_run)
         shutil.rmtree(tmp_path / "checkpoint-6")
         (tmp_path / "model.safetensors").unlink()
-        run(command("finetune.py", 1, "8_gpus_fsdp2.yaml"), per_device_train_batch_size=4, resume=True, **settings)
+        run(command(FINETUNE, 1, "8_gpus_fsdp2.yaml"), per_device_train_batch_size=4, resume=True, **settings)
         self.assert_same(tmp_path, one_run)
 
     def test_hybrid_fsdp2(self, finetuning, one_run, tmp_path):
         """Four processes, of which two share out the model."""
         options = ["--main_process_port", "0", "--num_machines", "1"]
         options += ["--parallelism_config_dp_replicate_size", "2", "--parallelism_config_dp_shard_size", "2"]
-        hybrid = command("finetune.py", 4, "several_nodes_fsdp2.yaml", *options)
+        hybrid = command(FINETUNE, 4, "several_nodes_fsdp2.yaml", *options)
         run(hybrid, per_device_train_batch_size=1, output_dir=tmp_path, **finetuning)
         self.assert_same(tmp_path, one_run)
 
@@ -473,7 +476,7 @@ class TestExamples:
         settings = {"data": videos, "model": labelled_model, "validation_share": 0.3, "epochs": 2, "num_workers": 0}
         for name, processes, config in (("one", 1, None), ("ddp", 2, None), ("fsdp2", 2, "8_gpus_fsdp2.yaml")):
             settings |= {"output_dir": tmp_path / name, "batch_size": 4 // processes}
-            script = command("finetune_accelerate.py", processes, config) + ([] if config else ["--cpu"])
+            script = command(BARE_LOOP, processes, config) + ([] if config else ["--cpu"])
             shown = run(script, **settings)
             assert shown.count("epoch 1: validation accuracy") == 1
         for name in ("ddp", "fsdp2"):
