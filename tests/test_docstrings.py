@@ -48,7 +48,7 @@ def fault(docstring: str) -> str | None:
     if len(lines) > 1 and SECTIONS.match(lines[1]):
         return "needs a blank line before its first section"
     phrase = " ".join(lines[: lines.index("")] if "" in lines else lines)
-    if not (phrase.endswith((".", ":", "!", "?")) or " -> " in phrase or lines[1:2] == [""]):
+    if not (phrase.endswith((".", ":", "!", "?", ".)")) or " -> " in phrase or lines[1:2] == [""]):
         return "has no end: a full stop or a colon"
     return None
 
@@ -98,6 +98,7 @@ def has_only_a_signature_or_its_bases(value: type) -> bool:
         ("The logits of a clip, over a line that\n    ends below.", False),
         ("`{video, predictions}` or `{video, error}`.", False),
         ("(batch, frames, dim) -> (batch, dim)", False),
+        ("The logits. (Of a clip.)", False),
         ("224 -> 224, 256x448 -> (256, 448)", False),
         ("size (`int`, *optional*):\n        The side.", False),
         ("Raises:\n        ValueError: no clip.", True),
