@@ -111,8 +111,8 @@ class TestOtherSizes:
 
     def test_sharded_tables_are_not_resized(self, model_folder):
         assert launch(2, resize_sharded, model_folder) == (
-            "The embeddings are offloaded or sharded and can't be resized. First load the model on one device with the new "
-            "num_frames or image_size and save it; then load the saved model."
+            "The embeddings are offloaded or sharded and can't be resized. First load the model on one device with the "
+            "new num_frames or image_size and save it; then load the saved model."
         )
 
 
