@@ -16,7 +16,7 @@ from timesformer_hf.video.decoding_plan import (
     make_plan,
     share_out,
 )
-from timesformer_hf.video.video_packets import PacketInspector, PacketScan, is_order_of_decoding, scan_packets
+from timesformer_hf.video.video_packets import PacketInspector, PacketScan, scan_packets
 
 
 AVCC = b"\1" + bytes(3) + b"\xff" + bytes(20)  # lengths of four bytes
