@@ -51,6 +51,7 @@ def write_packets(path: Path, template: Path, packets: list[Coded]) -> Path:
             packet = av.Packet(coded.data)
             packet.time_base, packet.stream, packet.is_keyframe = TICK, stream, coded.key
             packet.pts, packet.dts = round(coded.pts / TICK), round(coded.dts / TICK)
+            packet.duration = round(FRAME / TICK)  # without it, MP4 hides the last frame
             target.mux(packet)
     return path
 

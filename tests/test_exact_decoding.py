@@ -32,7 +32,7 @@ CODECS = {
     "hevc RADL": (X265, x265(open_gop=0, radl=2, bframes=4, b_adapt=0, scenecut=0), ("ts", "mkv", "mp4")),
     "mpeg2": ("mpeg2video", {"g": "12", "bf": "2", "sc_threshold": "1000000000"}, ("ts", "mkv", "mp4")),
     "mpeg1": ("mpeg1video", {"g": "12", "bf": "2", "sc_threshold": "1000000000"}, ("ts", "mkv")),
-    "mpeg4": ("mpeg4", {"g": "12", "bf": "2"}, ("avi", "mkv", "mp4")),
+    "mpeg4": ("mpeg4", {"g": "12", "bf": "2", "qmax": "2"}, ("avi", "mkv", "mp4")),
     "vp8": ("libvpx", {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "10", "cpu-used": "8"}, ("webm",)),
     "vp9": ("libvpx-vp9", {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "12", "cpu-used": "8"}, ("webm", "mp4")),
     "av1": (SVT, {"preset": "12", "g": "12"}, ("mkv", "mp4")),
@@ -102,7 +102,7 @@ IMPOSSIBLE = {"avi": set(CHANGES) - {"cut"}}
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(("codec", "container"), ENCODED)
-def test_changed_copies(codec, container, change, encode, tmp_path, number_of_singles=6):
+def test_changed_copies(codec, container, change, encode, tmp_path):
     if change in IMPOSSIBLE.get(container, ()):
         pytest.skip(f"{container} has no such times")
     whole = encode(codec, container)
@@ -111,7 +111,7 @@ def test_changed_copies(codec, container, change, encode, tmp_path, number_of_si
         write_packets(path, whole, CHANGES[change](read_packets(whole)))
     except av.error.FFmpegError as error:
         pytest.skip(f"the writer refuses it: {error}")
-    assert_exact(path, number_of_singles)
+    assert_exact(path)
 
 
 JOINED = [codec for codec, (_, _, containers) in CODECS.items() if "ts" in containers]
@@ -131,7 +131,7 @@ def test_joined_transport_streams(codec, cut, clock, encode, tmp_path):
     parts = [write_packets(tmp_path / f"{i}.ts", whole, part).read_bytes() for i, part in enumerate((first, second))]
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(parts))
-    assert len(assert_exact(path)) > 50
+    assert len(assert_exact(path)) > 40
 
 
 CHANGED_PARAMETERS = {
@@ -229,7 +229,7 @@ def dropping_bit(codec: str, parameters: list[bytes], unit: bytes) -> int:
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 def test_pictures_that_are_never_output(codec, encode, tmp_path):
-    """`no_output_of_prior_pics_flag`: a decoder may drop frames before an IDR picture."""
+    """`no_output_of_prior_pics_flag`: FFmpeg drops frames before an IDR picture of HEVC, and of H.264 none."""
     whole = encode({"h264": "h264 closed", "hevc": "hevc RADL"}[codec], "mp4")
     with av.open(str(whole)) as container:
         parameters = units_of_header(codec, container.streams.video[0].codec_context.extradata)
@@ -247,7 +247,7 @@ def test_pictures_that_are_never_output(codec, encode, tmp_path):
         return changed
 
     path = write_packets(tmp_path / "dropping.mp4", whole, remuxing.change_units(read_packets(whole), change))
-    assert len(assert_exact(path)) < NUM_FRAMES
+    assert (len(assert_exact(path)) < NUM_FRAMES) == (codec == "hevc")
 
 
 def two_in_one(packets: list[Coded]) -> list[Coded]:

@@ -143,11 +143,8 @@ class H264Order(_NalOrder):
         if is_idr:
             bits.take_ue()  # idr_pic_id
             self._start_epoch()
-        count = self._count(bits, sequence, parameters, is_reference)
-        if is_idr and self.decoded and bits.take(1):
-            raise UnclearError  # no_output_of_prior_pics_flag: a decoder may drop frames
         self.decoded += 1
-        return self.epoch, count
+        return self.epoch, self._count(bits, sequence, parameters, is_reference)
 
     def _check_number(self, number: int, sequence: H264Sequence, is_idr: bool, is_reference: bool) -> None:
         """Raise an error if reference frames are missing before a picture (`frame_num`, 7.4.3)."""
@@ -186,7 +183,7 @@ class HevcOrder(_NalOrder):
         bits = BitReader(unit[2:])
         if not bits.take(1):  # first_slice_segment_in_pic_flag
             raise UnclearError
-        drops_frames = kind in range(16, 24) and bits.take(1)  # no_output_of_prior_pics_flag
+        drops_frames = kind in range(16, 24) and bits.take(1)  # no_output_of_prior_pics_flag; ignored for H.264
         sequence, parameters = self._activate(34, bits.take_ue())
         if not is_first and (drops_frames or kind in range(16, 19)):  # after a broken link, pictures are dropped
             raise UnclearError
