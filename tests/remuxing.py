@@ -161,6 +161,31 @@ def film_grain(codec: str) -> bytes:
     return (b"\x4e\x01" if codec == "hevc" else b"\x06") + bytes([19, len(payload)]) + payload + b"\x80"
 
 
+def field_packets(frames: int) -> list[Coded]:
+    """
+    An H.264 stream of 16x32 pixels in which each field has a packet of its own (PAFF).
+
+    Every field is one macroblock of plain samples (I_PCM), of a grey level of its own.
+    """
+    level = f"{77:08b}{0:08b}{30:08b}"  # Main profile
+    sps = level + golomb(0) + golomb(0) + golomb(0) + golomb(4) + golomb(1) + "0"  # 4 bits of frame_num, 8 of the order
+    sps += golomb(0) + golomb(0) + "0" + "0" + "1" + "0" + "0" + "1"  # one macroblock wide; fields
+    pps = golomb(0) + golomb(0) + "00" + golomb(0) * 3 + "000" + golomb(0) * 3 + "000" + "1"
+    headers = [b"\x67" + pack_bits(sps), b"\x68" + pack_bits(pps)]
+    packets = []
+    for i in range(2 * frames):
+        frame, is_bottom, is_idr = i // 2, i % 2, i % 10 == 0
+        number, order = frame % 5, 2 * (frame % 5) + is_bottom
+        bits = golomb(0) + golomb(7) + golomb(0) + f"{number:04b}" + "1" + str(is_bottom)
+        bits += (golomb(0) if is_idr else "") + f"{order:08b}" + ("00" if is_idr else "0")
+        bits += golomb(0) + golomb(25)  # slice_qp_delta; I_PCM
+        samples = bytes([20 + 10 * i] * 256 + [128] * 128)
+        unit = (b"\x65" if is_idr else b"\x61") + pack_bits(bits) + samples + b"\x80"
+        data = b"".join(b"\0\0\0\1" + part for part in ([*headers, unit] if is_idr else [unit]))
+        packets.append(Coded(data, i * FRAME / 2, i * FRAME / 2, is_idr))
+    return packets
+
+
 # --- MP4 boxes
 
 

@@ -4,8 +4,12 @@ Files in which packets and decoder disagree, or nearly so: the frames and their 
 Small videos of every codec are cut, joined, remuxed and changed without encoding them again.
 """
 
+import sys
+from contextlib import nullcontext
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +18,17 @@ from clips import av, decode_all, moving_pattern, write_video
 from remuxing import FRAME, Coded, read_packets, write_packets
 from test_decoding_matrix import SVT, X264, X265, x264, x265
 
+from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.video import video_decoding
 from timesformer_hf.video.coded_headers import BitReader, H264Sequence
+from timesformer_hf.video.decoder_output import ContradictionError, DecoderOutput
+from timesformer_hf.video.decoding_plan import Stretch
 from timesformer_hf.video.nal_units import units_of_header
 from timesformer_hf.video.video_decoding import decode_frames
+from timesformer_hf.video.video_stream import frame_rate
 
 
+Disposition = av.stream.Disposition
 NUM_FRAMES = 48
 OPEN = {"keyint": 12, "min_keyint": 12, "bframes": 3, "b_adapt": 0, "scenecut": 0, "open_gop": 1}
 CODECS = {
@@ -210,7 +219,7 @@ def test_film_grain_that_lasts(codec, encode, tmp_path):
     )
     path = write_packets(tmp_path / "grainy.mp4", whole, packets)
     frames = assert_exact(path)
-    if codec == "h264":
+    if codec == "hevc":  # FFmpeg applies H.264's to its own picture alone
         assert all((frame != plain).any() for frame, plain in zip(frames, decode_all(whole), strict=True))
 
 
@@ -271,6 +280,189 @@ def test_two_shown_frames_in_a_packet(container, tmp_path):
     packets = two_in_one(read_packets(whole))
     assert len(packets) == NUM_FRAMES - 2
     assert len(assert_exact(write_packets(tmp_path / f"b.{container}", whole, packets))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
+def test_fields_in_packets_of_their_own(container, tmp_path):
+    """Field pictures of H.264 (PAFF): two packets are one frame."""
+    raw = tmp_path / "a.h264"
+    raw.write_bytes(b"".join(packet.data for packet in remuxing.field_packets(10)))
+    path = write_packets(tmp_path / f"a.{container}", raw, remuxing.field_packets(10))
+    with av.open(str(path)) as opened:
+        assert sum(packet.size > 0 for packet in opened.demux(video=0)) == 20
+    assert len(assert_exact(path)) == 10
+
+
+class TestOrientation:
+    @pytest.mark.parametrize(
+        ("matrix", "corners"),
+        # what ffmpeg's command writes (`ffmpeg -i a.mp4 -frames:v 1 a.ppm`): red, green, blue, black
+        [
+            ((1, 0, 0, 1), "RGBk"),
+            ((-1, 0, 0, 1), "GRkB"),  # a front camera
+            ((1, 0, 0, -1), "BkRG"),
+            ((-1, 0, 0, -1), "kBGR"),
+            ((0, 1, 1, 0), "RBGk"),
+            ((0, 1, -1, 0), "BRkG"),
+            ((0, -1, 1, 0), "GkRB"),
+            ((0, -1, -1, 0), "kGBR"),
+            ((0, 0, 0, 0), "RGBk"),
+            ((1, 0, 0, 0), "RGBk"),
+            ((2, 0, 0, 1), "RGBk"),
+            ((0.7, 0.7, -0.7, 0.7), "RGBk"),  # ffmpeg turns it by 45 degrees
+        ],
+    )
+    def test_display_matrix(self, matrix, corners, tmp_path):
+        picture = np.zeros((48, 64, 3), np.uint8)
+        picture[:24, :32, 0] = picture[:24, 32:, 1] = picture[24:, :32, 2] = 255
+        path = write_video(tmp_path / "a.mp4", [picture] * 3, options={"qp": "4"})
+        remuxing.set_display_matrix(path, *matrix)
+        (got,), about = decode_frames(path, lambda about: [1])
+        assert (about.height, about.width) == got.shape[:2] == ((64, 48) if matrix[0] == 0 != matrix[1] else (48, 64))
+        pixels = [got[y, x] for y in (5, -6) for x in (5, -6)]
+        names = ["RGB"[pixel.argmax()] if pixel.max() > 90 else "k" for pixel in pixels]
+        assert "".join(names) == corners
+
+
+class TestFrameRate:
+    def test_variable_rate(self, tmp_path):
+        """1.6 s with 25 frames a second, then a frame every 0.28 s."""
+        times = [40 * i + 240 * max(0, i - 40) for i in range(100)]
+        options = {"deadline": "realtime", "cpu-used": "8"}
+        for name, codec in (("a.webm", "libvpx-vp9"), ("a.mkv", "libx264"), ("a.mp4", "libx264")):
+            settings = options if codec == "libvpx-vp9" else {}
+            path = write_video(tmp_path / name, moving_pattern(100), codec, settings, times=times)
+            about = decode_frames(path, lambda about: [0])[1]
+            assert about.fps == pytest.approx(99 / 18.12, rel=0.001)
+            batch = TimesformerVideoProcessor(size=32, crop_size=32)(path, fps=2, return_metadata=True)
+            assert len(batch["video_metadata"][0].frames_indices) == 36
+
+    def test_start_hidden_by_an_edit_list(self, encode, tmp_path):
+        whole = encode("h264", "mp4")
+        packets = remuxing.from_second_key_on_screen(read_packets(whole))
+        path = write_packets(tmp_path / "trimmed.mp4", whole, [packet.later(-5 * FRAME) for packet in packets])
+        about = decode_frames(path, lambda about: [0])[1]
+        assert about.total_num_frames == len(decode_all(path)) == NUM_FRAMES - 12 - 5
+        assert about.fps == pytest.approx(25)
+        assert about.duration == pytest.approx(about.total_num_frames / 25)
+
+    def test_raw_dv(self, tmp_path):
+        frames = [np.full((480, 720, 3), 8 * i, np.uint8) for i in range(30)]
+        with av.open(str(tmp_path / "tape.dv"), "w") as container:
+            stream = container.add_stream("dvvideo", rate=Fraction(30000, 1001))
+            stream.width, stream.height, stream.pix_fmt = 720, 480, "yuv411p"
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        about = decode_frames(tmp_path / "tape.dv", lambda about: [0])[1]
+        assert about.fps == pytest.approx(30000 / 1001)
+
+    @pytest.mark.parametrize(
+        ("in_header", "steps", "seconds", "expected"),
+        [
+            (Fraction(25), 99, 3.96, 25),
+            (Fraction(30000, 1001), 299, 9.977, 30000 / 1001),  # timestamps rounded to milliseconds
+            (Fraction(25), 99, 18.12, 99 / 18.12),
+            (Fraction(25), 0, 0.0, 25),
+            (None, 99, 3.96, 25),
+            (None, 0, 0.0, None),
+        ],
+    )
+    def test_header_against_timestamps(self, in_header, steps, seconds, expected):
+        assert frame_rate(in_header, steps, seconds) == pytest.approx(expected)
+
+
+def write_streams(path: Path, *sizes: tuple[int, int], default: int | None = None) -> Path:
+    """Several video streams. Stream i has the grey level 50 * i + 50."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for i, (height, width) in enumerate(sizes):
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            stream.disposition = Disposition.default if i == default else Disposition(0)
+            streams.append(stream)
+        for i, stream in enumerate(streams):
+            for _ in range(5):
+                picture = np.full((stream.height, stream.width, 3), 50 * i + 50, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    return path
+
+
+class TestStreams:
+    @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
+    @pytest.mark.parametrize(
+        ("default", "stream", "expected"), [(None, None, 1), (0, None, 0), (2, None, 2), (0, 1, 1), (None, 2, 2)]
+    )
+    def test_which_one(self, name, default, stream, expected, tmp_path, monkeypatch):
+        """The one asked for, else the default, else the largest; and torchcodec is told the same."""
+        if name == "a.ts" and default is not None and stream is None:
+            pytest.skip("a transport stream has no default")
+        if name == "a.mp4" and default is None and stream is None:
+            pytest.skip("the writer makes the first stream the default")
+        path = write_streams(tmp_path / name, (48, 64), (96, 128), (48, 64), default=default)
+        frames, about = decode_frames(path, lambda about: [2], stream=stream)
+        assert abs(int(frames.mean()) - (50 * expected + 50)) < 3
+        assert (about.height, about.width) == ((96, 128) if expected == 1 else (48, 64))
+        told = []
+
+        def decoder(file, **settings):
+            told.append(settings["stream_index"])
+            raise RuntimeError("far enough")
+
+        monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(VideoDecoder=decoder))
+        with pytest.raises(VideoReadError, match="far enough"):
+            decode_frames(path, lambda about: [2], backend="torchcodec", stream=stream)
+        assert told == [expected]
+
+    def test_unknown_stream(self, tmp_path):
+        path = write_streams(tmp_path / "a.mkv", (48, 64), (48, 64))
+        for stream in (-1, 2):
+            with pytest.raises(ValueError, match=rf"a\.mkv: stream {stream} was asked for; .* are 0 to 1"):
+                decode_frames(path, lambda about: [0], stream=stream)
+
+
+class TestDecoderOutput:
+    """Frames that a decoder could give, against a stretch of the frames at 10 to 50, of which 30 is wanted."""
+
+    @pytest.mark.parametrize(
+        ("given", "right"),
+        [
+            ([10, 20, 30], True),
+            ([5, 10, 20, 30], True),  # a leading picture
+            ([10, 30, 20], False),
+            ([10, 20, 20, 30], False),
+            ([10, 30], False),
+            ([10, 20], False),
+            ([10, None, 20, 30], False),
+        ],
+    )
+    def test_order_and_number(self, given, right):
+        output = DecoderOutput(Stretch(10, frozenset({30}), 0, 2), frozenset({5, 10, 20, 30, 40, 50}), "h264")
+        for pts in (10, 30, 20, 5):
+            output.expect(pts)
+        frames = [SimpleNamespace(pts=pts, key_frame=pts == 10, is_corrupt=False) for pts in given]
+        with nullcontext() if right else pytest.raises(ContradictionError):
+            targets = [frame.pts for frame in output.check(frames)]
+            output.finish()
+            assert targets == [30]
+
+
+def test_choice_is_asked_again(encode, tmp_path):
+    """The metadata at the last call has the true number of frames, and so has the result."""
+    whole, totals = encode("mpeg2", "ts"), []
+
+    def choose(about) -> list[int]:
+        totals.append(about.total_num_frames)
+        return [about.total_num_frames - 1]
+
+    path = write_packets(tmp_path / "cut.ts", whole, remuxing.from_second_key(read_packets(whole)))
+    frames, about = decode_frames(path, choose)
+    expected = decode_all(path)
+    assert totals == [len(expected) + 2, len(expected)]
+    assert (about.total_num_frames, about.frames_indices) == (len(expected), [len(expected) - 1])
+    np.testing.assert_array_equal(frames[0], expected[-1])
 
 
 def test_stays_sparse(encode, tmp_path, monkeypatch):
