@@ -36,8 +36,12 @@ class BitReader:
 
     def take_ue(self) -> int:
         """Return the next number, coded as ue(v) (exponential Golomb code, 9.1)."""
-        zeros = self.left - self.value.bit_length()
-        return self.take(2 * zeros + 1) - 1
+        self.left = left = 2 * self.value.bit_length() - self.left - 1  # a number has as many zeros before its first 1
+        if left < 0:
+            raise UnclearError
+        number = self.value >> left
+        self.value -= number << left
+        return number - 1
 
     def take_se(self) -> int:
         """Return the next signed number, coded as se(v)."""

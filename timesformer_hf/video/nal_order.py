@@ -17,7 +17,8 @@ from .coded_headers import (
 from .nal_units import split_messages
 
 
-_SLICE_HEADER = 48  # bytes of a slice; the parts of its header that are read take less
+_SLICE_HEADER = 28  # bytes of a slice; the parts of its header that are read take less
+_SEARCHED = 4096  # bytes of a packet in which its picture nearly always starts
 _LASTING = (19, 47)  # messages: film grain and display orientation change the pixels of later frames, too
 
 
@@ -31,33 +32,48 @@ class _NalOrder:
     header: int  # bytes of the header of a NAL unit
     ends: tuple[bytes, ...]  # the last bytes of a packet that ends the stream, so that another one may follow
 
-    def __init__(self, split: Callable[[object], Iterable], extradata: list[bytes]):
-        """`split` returns the NAL units of a packet. `extradata` has the parameter sets in the file's header."""
+    def __init__(self, split: Callable[..., Iterable], extradata: list[bytes]):
+        """
+        Read the parameter sets in the file's header.
+
+        `split` is a function from a packet and a number of bytes to the NAL units in that part of the packet.
+        """
         self.split = split
         self.parameters: dict[tuple[int, int], object] = {}
         self.contents: dict[tuple[int, int], bytes] = {}
         self.sequence_in_force: bytes | None = None
         self.has_ended = False
+        self.last_bytes = {end[-1] for end in self.ends}
+        self.active: dict[int, tuple] = {}  # from a picture's number of its parameter set to the sequence's and its own
         self.epoch = self.high = self.low = 0
         self.known = {name: unit for content in extradata for name, unit in self._keep(content).items()}
 
-    def place(self, packet) -> tuple[tuple[int, int], dict[tuple, bytes]]:
+    def place(self, packet, searched: int = _SEARCHED) -> tuple[tuple[int, int], dict[tuple, bytes]]:
         """
         Return the place of a packet's picture, and the parameter sets in the packet.
+
+        Only so many bytes of the packet are searched. If the picture doesn't start in them, all are.
 
         Raises:
             UnclearError: if the packet contains no frame, a field or something that changes later frames.
         """
         tables: dict[tuple, bytes] = {}
-        for unit in self.split(packet):
+        for unit in self.split(packet, searched):
             kind = self.kind(unit[0])
             if kind in self.pictures:
+                if len(unit) < _SLICE_HEADER and searched < packet.size:
+                    break
+                if self.has_ended:
+                    raise UnclearError
                 place = self.place_picture(bytes(unit[:_SLICE_HEADER]))
-                self.has_ended = bytes(memoryview(packet)[-5:]).endswith(self.ends)
+                end = memoryview(packet)[-5:]
+                self.has_ended = end[-1] in self.last_bytes and bytes(end).endswith(self.ends)
                 return place, tables
             if kind == self.messages:
                 _check_messages(bytes(unit)[self.header :])
             tables |= self._keep(unit)
+        if searched < packet.size:
+            return self.place(packet, packet.size)
         raise UnclearError
 
     @staticmethod
@@ -78,18 +94,20 @@ class _NalOrder:
         parameters = self.parameter_sets[kind](unit)
         name = kind, parameters.number
         self.parameters[name], self.contents[name] = parameters, unit
+        self.active.clear()
         return {name: unit}
 
-    def _activate(self, kind: int, number: int):
+    def _activate(self, kind: int, number: int) -> tuple:
         """Return the parameter sets of a picture: the sequence's and its own. The sequence's must never change."""
-        if self.has_ended or (kind, number) not in self.parameters:
-            raise UnclearError
-        parameters = self.parameters[kind, number]
-        name = self.sequence_kind, parameters.sequence
-        if name not in self.parameters or self.sequence_in_force not in (None, self.contents[name]):
-            raise UnclearError
-        self.sequence_in_force = self.contents[name]
-        return self.parameters[name], parameters
+        if number not in self.active:
+            parameters = self.parameters.get((kind, number))
+            name = self.sequence_kind, parameters.sequence if parameters else -1
+            content = self.contents.get(name)
+            if content is None or self.sequence_in_force not in (None, content):
+                raise UnclearError
+            self.sequence_in_force = content
+            self.active[number] = self.parameters[name], parameters
+        return self.active[number]
 
     def _unwrap(self, low: int, bits: int) -> tuple[int, int]:
         """Return the upper part of the order count of which `low` is the last `bits` bits, and the count."""
@@ -121,7 +139,7 @@ class H264Order(_NalOrder):
     messages, header = 6, 1
     ends = (b"\0\0\1\x0a", b"\0\0\1\x0b")
 
-    def __init__(self, split: Callable[[object], Iterable], extradata: list[bytes]):
+    def __init__(self, split: Callable[..., Iterable], extradata: list[bytes]):
         super().__init__(split, extradata)
         self.decoded = 0
         self.frame_num: int | None = None  # of the reference frame before
@@ -133,7 +151,8 @@ class H264Order(_NalOrder):
     def place_picture(self, unit: bytes) -> tuple[int, int]:
         is_idr, is_reference = self.kind(unit[0]) == 5, bool(unit[0] & 0x60)
         bits = BitReader(unit[1:])
-        bits.skip_ue(2)  # first_mb_in_slice, slice_type
+        bits.take_ue()  # first_mb_in_slice
+        bits.take_ue()  # slice_type
         sequence, parameters = self._activate(8, bits.take_ue())
         if sequence.colour_planes:
             bits.take(2)
@@ -148,8 +167,7 @@ class H264Order(_NalOrder):
 
     def _check_number(self, number: int, sequence: H264Sequence, is_idr: bool, is_reference: bool) -> None:
         """Raise an error if reference frames are missing before a picture (`frame_num`, 7.4.3)."""
-        following = () if self.frame_num is None else (self.frame_num, (self.frame_num + 1) % sequence.frame_nums)
-        if not is_idr and following and number not in following:
+        if not is_idr and self.frame_num not in (None, number, (number - 1) % sequence.frame_nums):
             raise UnclearError
         if is_reference:
             self.frame_num = number

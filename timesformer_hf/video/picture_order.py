@@ -23,9 +23,11 @@ _MPEG4_PICTURE = b"\0\0\1\xb6"
 _MPEG4_HEADERS = (*range(0x20, 0x30), 0xB0, 0xB2, 0xB5)  # start codes; a group's, with its time, isn't among them
 
 
-def make_order(context, split: Callable[[object], Iterable]):
+def make_order(context, split: Callable[..., Iterable]):
     """
-    Return the object that places the pictures of a stream. `split` returns the NAL units of a packet.
+    Return the object that places the pictures of a stream.
+
+    `split` is a function from a packet and a number of bytes to the NAL units in that part of the packet.
 
     Raises:
         UnclearError: if the codec may reorder frames in a way that isn't known here, or its header can't be read.

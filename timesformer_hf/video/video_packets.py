@@ -100,12 +100,14 @@ class _Scanner:
         shown = self.inspect.count_shown(packet)
         if shown == 0:
             return
-        self.is_clear &= shown == 1 and not packet.is_corrupt and not self._changes_header(packet)
+        if shown is None or packet.is_corrupt or self._changes_header(packet):
+            self.is_clear = False
         place, tables = self._place(packet)
-        self.changing |= {name for name, content in tables.items() if self.order.known.get(name) != content}
+        if tables:
+            self.changing |= {name for name, content in tables.items() if self.order.known.get(name) != content}
         is_start = packet.is_keyframe and self.inspect.is_clean_start(packet)
-        if not self.frames:
-            self.is_clear &= packet.is_keyframe and (is_start or self.inspect.starts_at_marks)
+        if not self.frames and not (packet.is_keyframe and (is_start or self.inspect.starts_at_marks)):
+            self.is_clear = False
         self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, frozenset(tables)))
 
     def _place(self, packet) -> tuple[Place, dict]:
@@ -217,9 +219,9 @@ class PacketInspector:
             return _is_non_reference_h264(self.nal_units(packet))
         return self.codec == "hevc" and not self.has_layers and _is_non_reference_hevc(self.nal_units(packet))
 
-    def nal_units(self, packet) -> Iterator[memoryview]:
-        """Yield the NAL units of a packet, without their lengths or start codes."""
-        data = memoryview(packet)
+    def nal_units(self, packet, searched: int | None = None) -> Iterator[memoryview]:
+        """Yield the NAL units in so many bytes of a packet, or all, without their lengths or start codes."""
+        data = memoryview(packet)[:searched]
         return split_by_length(data, self.length_size) if self.length_size else split_by_start_code(data)
 
 
