@@ -18,14 +18,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .damaged_packets import Damage, decode_undamaged
 from .decoding_plan import Stretch, choose_threads, cores_for_decoding, make_plan
+from .frame_colours import convertible
+from .frame_sizes import equalize_sizes
+from .safe_opening import check_clip_size, check_stream, demux, limit_decoder, open_container
+from .torchcodec_decoding import read_decoder, read_with_torchcodec
+from .video_errors import CallersErrors, VideoReadError, translated_errors
+from .video_options import VideoOptions
 from .video_packets import PacketInspector, PacketScan, scan_packets
-from .video_sources import VideoReadError, VideoSource, describe_source, open_source
+from .video_sources import VideoSource, describe_source, is_decoder, open_source
 
 
 _ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
@@ -48,13 +56,18 @@ class ContradictionError(Exception):
 
 
 def decode_frames(
-    source: VideoSource, choose: _ChooseIndices, backend: str = "pyav"
+    source: VideoSource,
+    choose: _ChooseIndices,
+    backend: str = "pyav",
+    options: VideoOptions | None = None,
+    **changes,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
 
     Args:
-        source: a path, an http(s) URL, the bytes of a file, or an open binary file.
+        source: a path, an http(s) URL, the bytes of a file, an open binary file, an entry `{"path", "bytes"}` of a data
+            set, or a `VideoDecoder` of torchcodec.
         choose: function from the metadata of the video to the indices of the wanted frames, which count the frames in
             order of display. Indices may repeat, and their order is free.
         backend: the decoder:
@@ -62,99 +75,100 @@ def decode_frames(
             - `"pyav"`
             - `"torchcodec"`, if it is installed
             - `"torchcodec-cuda"`, which decodes on the GPU by NVDEC. Its conversion to RGB rounds differently.
+        options: limits, and what happens to damaged videos.
+        changes: single fields of [`VideoOptions`], for example `strict=True`.
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and the metadata of the video, with `frames_indices`.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
-        VideoReadError: if the video is unreadable. The message names it and the reason.
+        VideoReadError: if the video is unreadable or exceeds a limit. The message names it and the reason.
         ValueError: if the backend is unknown, or `choose` returns no index or one outside the video.
         ImportError: if the backend isn't installed.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; it must be one of {', '.join(map(repr, _BACKENDS))}")
-    name = describe_source(source)
-    frames, metadata = _BACKENDS[backend](open_source(source), name, choose)
-    sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) > 1:
-        listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
-        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width); re-encode it")
-    metadata.height, metadata.width = frames[0].shape[:2]  # upright
-    return np.stack(frames), metadata
+    options, name, callers = replace(options or VideoOptions(), **changes), describe_source(source), CallersErrors()
+    choose = callers.watch(partial(_choose_frames, choose, name, options))
+    with translated_errors(name, callers):
+        if is_decoder(source):
+            frames, metadata = read_decoder(source, choose)
+        else:
+            frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, options)
+        frames = equalize_sizes(frames, name, options)
+        metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        return np.stack(frames), metadata
 
 
-def _choose_frames(choose: _ChooseIndices, metadata: VideoMetadata, name: str) -> list[int]:
+def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
     """
     Return the indices of the wanted frames.
 
     Raises:
+        VideoReadError: if the video has no frame, or the wanted frames exceed a limit.
         ValueError: if there is no index, or one outside the video.
     """
-    indices, total = list(choose(metadata)), metadata.total_num_frames
+    total = metadata.total_num_frames
+    _check_any_frame(total, name)
+    indices = list(choose(metadata))
     if not indices or not all(0 <= index < total and index == int(index) for index in indices):
         raise ValueError(f"{name}: frames {indices} were asked for; choose at least one of 0 to {total - 1}")
+    check_clip_size(len(indices), metadata.width, metadata.height, name, options)
     return list(map(int, indices))
 
 
-def _read_with_pyav(file: str | io.IOBase, name: str, choose: _ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
-    reopen = partial(_open_pyav, file, name)
-    frames = None
+def _read_with_pyav(
+    file: str | io.IOBase, name: str, choose: _ChooseIndices, options: VideoOptions
+) -> tuple[list[np.ndarray], VideoMetadata]:
+    reopen = partial(_open_pyav, file, name, options)
+    frames, damage = None, Damage(name, options)
     with reopen() as opened:
         container, stream = opened
         if container.format.name == MP4:
             _check_complete(container, stream, name)
         packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or container.demux(stream), stream)
+        scan = scan_packets(packets or demux(container, stream), stream)
         metadata = _describe_stream(stream, scan)
         if scan.num_frames is None:
-            metadata.total_num_frames = _count_frames(reopen, name)
-        metadata.frames_indices = _choose_frames(choose, metadata, name)
+            metadata.total_num_frames = _count_frames(reopen, damage)
+        metadata.frames_indices = choose(metadata)
+        options = options.for_frames(len(metadata.frames_indices))
+        limit_decoder(stream, options)
+        reopen = partial(_open_pyav, file, name, options)
         if scan.pts is not None and _is_timed(container, stream):
             shareable = isinstance(file, (str, io.BytesIO))
             frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
     if frames is not None:
         return frames, metadata
-    frames, decoded = decode_in_order(reopen, metadata.frames_indices)
+    frames, decoded = decode_in_order(reopen, metadata.frames_indices, damage)
     if frames is None:  # the packets promised more frames than the video has
-        _check_any_frame(decoded, name)
+        damage.check_any_frame(decoded)
         metadata.total_num_frames = decoded
-        metadata.frames_indices = _choose_frames(choose, metadata, name)
-        frames, _ = decode_in_order(reopen, metadata.frames_indices)
+        metadata.frames_indices = choose(metadata)
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+    damage.report()
     return frames, metadata
 
 
 @contextmanager
-def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
+def _open_pyav(file: str | io.IOBase, name: str, options: VideoOptions) -> Iterator[tuple]:
     """Open a source: yield the container and its video stream, and turn FFmpeg's errors into `VideoReadError`."""
-    try:
+    with open_container(file, name, options) as container:
         import av
-    except ImportError as error:
-        raise ImportError(
-            "Decoding a video file needs PyAV: pip install av. (Decoded frames don't need it.)"
-        ) from error
-    if isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.getvalue())  # a separate reader of the same bytes
-    elif hasattr(file, "seek"):
-        file.seek(0)
-    try:
-        with av.open(file) as container:
-            streams = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & av.stream.Disposition.attached_pic
-            ]
-            if not streams:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-                raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
-            for other in container.streams:
-                if other is not streams[0]:
-                    other.discard = av.stream.Discard.all
-            yield container, streams[0]
-    except av.error.FFmpegError as error:
-        raise VideoReadError(
-            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or not a video"
-        ) from error
+
+        streams = [
+            stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
+        ]
+        if not streams:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+            raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
+        for other in container.streams:
+            if other is not streams[0]:
+                other.discard = av.stream.Discard.all
+        check_stream(streams[0], name, options)
+        limit_decoder(streams[0], options)
+        yield container, streams[0]
 
 
 def _check_complete(container, stream, name: str) -> None:
@@ -183,10 +197,10 @@ def _is_timed(container, stream) -> bool:
     return container.format.name in _TIMED_FORMATS
 
 
-def _count_frames(reopen: Callable[[], _Opened], name: str) -> int:
+def _count_frames(reopen: Callable[[], _Opened], damage: Damage) -> int:
     """Count the frames by decoding them all."""
-    _, decoded = decode_in_order(reopen, [sys.maxsize])
-    _check_any_frame(decoded, name)
+    _, decoded = decode_in_order(reopen, [sys.maxsize], damage)
+    damage.check_any_frame(decoded)
     return decoded
 
 
@@ -222,7 +236,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(container.demux(stream))
+    return list(demux(container, stream))
 
 
 def _decode_sparsely(
@@ -266,11 +280,11 @@ def _decode_share(
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or container.demux(stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = container.demux(stream)
+                packets = demux(container, stream)
             frames |= _decode_stretch(stream.codec_context, packets, inspector, stretch)
     return frames
 
@@ -319,17 +333,20 @@ def _convert_targets(decoded: list, stretch: Stretch, inspector: PacketInspector
     return {frame.pts: to_rgb(frame) for frame in decoded if frame.pts in stretch.targets}
 
 
-def decode_in_order(reopen: Callable[[], _Opened], indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
+def decode_in_order(
+    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage
+) -> tuple[list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
 
-    The frames are `None` if the video has fewer frames than the indices need.
+    The frames are `None` if the video has fewer frames than the indices need. Packets that can't be decoded are left
+    out and noted in `damage`.
     """
     wanted, frames, decoded = set(indices), {}, 0
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
             decoded = index + 1
             if index in wanted:
                 frames[index] = to_rgb(frame)
@@ -343,7 +360,15 @@ def _gains_from_threads(stream) -> bool:
 
 
 def _set_threads(stream, threads: int) -> None:
-    """Set the number of threads. Must be called before the first packet is decoded."""
+    """
+    Set the number of threads. Must be called before the first packet is decoded.
+
+    It is 1 if the caller reads FFmpeg's log by `av.logging.set_level`: threads of FFmpeg would wait for Python's global
+    lock to log, while Python waits for them.
+    """
+    from av.logging import get_level
+
+    threads = threads if get_level() is None else 1
     stream.thread_type = "AUTO" if threads > 1 else "NONE"
     stream.codec_context.thread_count = threads
 
@@ -351,43 +376,16 @@ def _set_threads(stream, threads: int) -> None:
 def to_rgb(frame) -> np.ndarray:
     """Return a decoded frame as RGB, uint8 (height, width, 3), turned upright by the rotation in the file."""
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy's
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), quarter_turns)
+    return np.rot90(convertible(frame).to_ndarray(format="rgb24", threads=1), quarter_turns)
 
 
 def _read_with_torchcodec(
-    file: str | io.IOBase, name: str, choose: _ChooseIndices, device: str = "cpu"
+    file: str | io.IOBase, name: str, choose: _ChooseIndices, options: VideoOptions, device: str = "cpu"
 ) -> tuple[list[np.ndarray], VideoMetadata]:
-    """Decode with torchcodec. The device `"cuda"` decodes on the GPU by NVDEC, and copies the frames to the CPU."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:  # torchcodec or FFmpeg's libraries are not installed
-        raise ImportError(
-            'decoder="torchcodec" needs torchcodec (pip install "timesformer_hf[torchcodec]") and FFmpeg\'s shared '
-            f"libraries: {error}"
-        ) from error
-    with _translated_torchcodec_errors(name):
-        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC", device=device)
-    about = decoder.metadata
-    metadata = VideoMetadata(
-        total_num_frames=len(decoder),
-        fps=about.average_fps,
-        width=about.width,
-        height=about.height,
-        duration=about.duration_seconds,
-        video_backend="torchcodec",
-    )
-    metadata.frames_indices = _choose_frames(choose, metadata, name)
-    with _translated_torchcodec_errors(name):
-        frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
-    return list(frames), metadata
-
-
-@contextmanager
-def _translated_torchcodec_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
+    """Decode with torchcodec the same formats as with PyAV, within the same limits."""
+    with _open_pyav(file, name, options):
+        pass
+    return read_with_torchcodec(file, name, choose, device)
 
 
 _BACKENDS = {
