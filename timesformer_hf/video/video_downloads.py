@@ -38,7 +38,10 @@ def download(url: str, options: VideoOptions) -> io.BytesIO:
     try:
         quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and characters outside ASCII
         with _open(quoted, deadline) as response:
-            return read_limited(partial(_read_some, response), name, options.max_bytes)
+            content = read_limited(partial(_read_some, response), name, options.max_bytes)
+        if deadline.is_over:  # the end of the content is where the socket was shut
+            raise TimeoutError
+        return content
     except VideoReadError:
         raise
     except Exception as error:  # OSError, HTTPException, ValueError, and what urllib makes of a socket that was shut

@@ -27,7 +27,7 @@ class VideoOptions:
     allow_playlists: bool = False
     max_frame_pixels: int = 2**26  # 8192 x 8192
     max_clip_pixels: int = 2**30  # 517 frames of 1920 x 1080
-    max_index_frames: int = 2**24  # 77 hours at 60 frames a second
+    max_index_frames: int = 2**23  # 38 hours at 60 frames a second
     max_bytes: int = 2**30
     max_seconds: float = 600.0
 

@@ -104,7 +104,7 @@ class PacketInspector:
         units = (
             _split_by_start_code(memoryview(self.extradata)) if self.codec == "h264" and not self.length_size else ()
         )
-        parameters = [bytes(unit) for unit in units if unit[0] & 31 == _H264_SPS]
+        parameters = [bytes(unit) for unit in units if unit[0] & 31 == _H264_SPS and len(unit) > 1]
         return bool(parameters) and all(map(is_order_of_decoding, parameters))
 
     def count_shown(self, packet) -> int | None:
@@ -152,7 +152,9 @@ def _split_by_start_code(data: memoryview) -> Iterator[memoryview]:
     start = whole.find(_START_CODE) + 3
     while 3 <= start < len(whole):
         end = whole.find(_START_CODE, start)
-        yield data[start : end if end >= 0 else len(whole)]
+        unit = data[start : end if end >= 0 else len(whole)]
+        if len(unit):  # some encoders write a start code twice
+            yield unit
         start = end + 3
 
 

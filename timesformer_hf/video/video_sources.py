@@ -110,7 +110,7 @@ def _open_file(source, name: str, options: VideoOptions) -> io.IOBase:
         raise VideoReadError(f"{name}: is open as text; open it in binary mode")
     try:
         if type(source).__module__.split(".")[0] not in _UNPACKING and _find_size(source) is not None:
-            return source if isinstance(source, io.BytesIO) else Reader(source)
+            return source if type(source) is io.BytesIO else Reader(source)
         if _find_size(source) is not None:
             source.seek(0)
         return read_limited(partial(_read, source), name, options.max_bytes)
