@@ -1,5 +1,6 @@
 """Damaged packets: the decoder goes on without them, as ffmpeg does, and a warning says so."""
 
+import errno
 import warnings
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ class Damage:
     """
 
     def __init__(self, name: str, options: VideoOptions):
-        self.name, self.strict = name, options.strict
+        self.name, self.strict, self.max_pixels = name, options.strict, options.max_frame_pixels
         self.packets = 0  # that can't be decoded
         self.first: Exception | None = None
 
@@ -55,6 +56,8 @@ class Damage:
 
     def _refusal(self) -> VideoReadError:
         reason = describe_error(self.first)
+        if getattr(self.first, "errno", None) == errno.EINVAL:  # what FFmpeg says of such frames
+            reason += f", as for frames of more pixels than the limit max_frame_pixels={self.max_pixels:,}"
         return VideoReadError(f"{self.name}: can't be decoded ({reason}); it is truncated, damaged or not a video")
 
 
@@ -62,6 +65,7 @@ def decode_undamaged(packets: Iterator, context, damage: Damage) -> Iterator:
     """Yield the frames of all packets that can be decoded, and note the others."""
     from av.error import FFmpegError
 
+    damage.packets = 0  # a video may be decoded twice
     for packet in _end_at_error(packets, damage):
         if packet is not None and packet.size == 0:  # a decoder would take an empty packet for the end
             continue

@@ -39,7 +39,7 @@ class _Track:
         if self.coding not in _PCM:
             return self.samples * self.edits
         runs = list(struct.iter_unpack(">III", self.chunk_runs))
-        ends = [first for first, _, _ in runs[1:]] + [self.chunks + 1]
+        ends = [first for first, _, _ in runs[1:]] + [self.chunks + 1] * bool(runs)
         return sum(max(end - first, 0) * (1 + size // 1024) for (first, size, _), end in zip(runs, ends, strict=True))
 
 

@@ -76,7 +76,7 @@ def scan_packets(packets: Iterable, stream) -> PacketScan:
             keys.append(packet.pts)
     if not starts_with_key:
         return PacketScan(pts=None, key_pts=[], num_frames=None, decode_order=[])
-    if None in shown or len(set(shown)) < len(shown) or unclear:
+    if None in shown or len(set(shown)) < len(shown) or unclear or not keys:
         return PacketScan(pts=None, key_pts=[], num_frames=len(shown), decode_order=[])
     return PacketScan(sorted(shown), sorted(keys), num_frames=len(shown), decode_order=shown)
 
