@@ -22,7 +22,9 @@ def split_by_start_code(data: memoryview) -> Iterator[memoryview]:
     start = whole.find(START_CODE) + 3
     while 3 <= start < len(whole):
         end = whole.find(START_CODE, start)
-        yield data[start : end if end >= 0 else len(whole)]
+        unit = data[start : end if end >= 0 else len(whole)]
+        if len(unit):  # some encoders write a start code twice
+            yield unit
         start = end + 3
 
 

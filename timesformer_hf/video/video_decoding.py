@@ -19,16 +19,24 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .damaged_packets import Damage, decode_undamaged
 from .decoder_output import ContradictionError, DecoderOutput
 from .decoding_plan import Stretch, choose_threads, cores_for_decoding, make_plan
 from .display_orientation import turn_upright
+from .frame_colours import convertible
+from .frame_sizes import equalize_sizes
+from .safe_opening import check_clip_size, check_stream, demux, limit_decoder, open_container
+from .torchcodec_decoding import read_decoder, read_with_torchcodec
+from .video_errors import CallersErrors, VideoReadError, translated_errors
+from .video_options import VideoOptions
 from .video_packets import PacketInspector, PacketScan, scan_packets
-from .video_sources import VideoReadError, VideoSource, describe_source, open_source
+from .video_sources import VideoSource, describe_source, is_decoder, open_source
 from .video_stream import choose_stream, describe_stream
 
 
@@ -48,13 +56,19 @@ _CODECS_WITHOUT_THREADS = ("av1", "mpeg4")
 
 
 def decode_frames(
-    source: VideoSource, choose: _ChooseIndices, backend: str = "pyav", stream: int | None = None
+    source: VideoSource,
+    choose: _ChooseIndices,
+    backend: str = "pyav",
+    stream: int | None = None,
+    options: VideoOptions | None = None,
+    **changes,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
 
     Args:
-        source: a path, an http(s) URL, the bytes of a file, or an open binary file.
+        source: a path, an http(s) URL, the bytes of a file, an open binary file, an entry `{"path", "bytes"}` of a data
+            set, or a `VideoDecoder` of torchcodec.
         choose: function from the metadata of the video to the indices of the wanted frames, which count the frames in
             order of display. Indices may repeat, and their order is free. If the packets promised a wrong number of
             frames, it is asked again with the right one.
@@ -65,120 +79,119 @@ def decode_frames(
             - `"torchcodec-cuda"`, which decodes on the GPU by NVDEC. Its conversion to RGB rounds differently.
         stream: which of the video streams, counted from 0. By default it is the one that is marked as the default. If
             several are, or none is, it is the one with the largest frames.
+        options: limits, and what happens to damaged videos.
+        changes: single fields of [`VideoOptions`], for example `strict=True`.
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and the metadata of the video, with `frames_indices`.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
-        VideoReadError: if the video is unreadable. The message names it and the reason.
-        ValueError: if the backend or the stream is unknown, or `choose` returns no index or one outside the video.
+        VideoReadError: if the video is unreadable, exceeds a limit, or doesn't have the stream. The message names it
+            and the reason.
+        ValueError: if the backend is unknown, or `choose` returns no index or one outside the video.
         ImportError: if the backend isn't installed.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; it must be one of {', '.join(map(repr, _BACKENDS))}")
-    name = describe_source(source)
-    frames, metadata = _BACKENDS[backend](open_source(source), name, choose, stream)
-    sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) > 1:
-        listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
-        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width); re-encode it")
-    metadata.height, metadata.width = frames[0].shape[:2]  # upright
-    return np.stack(frames), metadata
+    options, name, callers = replace(options or VideoOptions(), **changes), describe_source(source), CallersErrors()
+    choose = callers.watch(partial(_choose_frames, choose, name, options))
+    with translated_errors(name, callers):
+        if is_decoder(source):
+            frames, metadata = read_decoder(source, choose)
+        else:
+            frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
+        frames = equalize_sizes(frames, name, options)
+        metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        return np.stack(frames), metadata
 
 
-def _choose_frames(choose: _ChooseIndices, metadata: VideoMetadata, name: str) -> None:
+def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
     """
-    Write the indices of the wanted frames into the metadata.
+    Return the indices of the wanted frames.
 
     Raises:
+        VideoReadError: if the video has no frame, or the wanted frames exceed a limit.
         ValueError: if there is no index, or one outside the video.
     """
-    indices, total = list(choose(metadata)), metadata.total_num_frames
-    if not _are_inside(indices, total):
+    total = metadata.total_num_frames
+    if total == 0:
+        raise VideoReadError(f"{name}: its video stream contains no frame that can be decoded")
+    indices = list(choose(metadata))
+    if not indices or not all(0 <= index < total and index == int(index) for index in indices):
         raise ValueError(f"{name}: frames {indices} were asked for; choose at least one of 0 to {total - 1}")
-    metadata.frames_indices = list(map(int, indices))
-
-
-def _are_inside(indices: Sequence, total: int) -> bool:
-    """Whether there are indices, all of them of frames of the video."""
-    return bool(indices) and all(0 <= index < total and index == int(index) for index in indices)
+    check_clip_size(len(indices), metadata.width, metadata.height, name, options)
+    return list(map(int, indices))
 
 
 def _read_with_pyav(
-    file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None
+    file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, options: VideoOptions
 ) -> tuple[list[np.ndarray], VideoMetadata]:
-    reopen = partial(_open_pyav, file, name, number)
-    frames = None
-    with reopen() as opened:
+    frames, damage = None, Damage(name, options)
+    with _open_pyav(file, name, number, options) as opened:
         container, stream = opened
         if container.format.name == MP4:
             _check_complete(container, stream, name)
         packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or container.demux(stream), stream)
+        scan = scan_packets(packets or demux(container, stream), stream)
         metadata = describe_stream(stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
         if scan.is_exact:
-            _choose_frames(choose, metadata, name)
+            metadata.frames_indices = choose(metadata)
+            options = options.for_frames(len(metadata.frames_indices))
+            limit_decoder(stream, options)
+        reopen = partial(_open_pyav, file, name, number, options)
         if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
             frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
     if frames is not None:
         return frames, metadata
     if scan.is_exact and not is_sparse:
-        frames, _ = decode_in_order(reopen, metadata.frames_indices)
-    return frames or _decode_and_count(reopen, metadata, choose, name), metadata
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+    if frames is None:
+        frames = _decode_and_count(reopen, metadata, choose, damage)
+    damage.report()
+    return frames, metadata
 
 
 def _decode_and_count(
-    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, name: str
+    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
 ) -> list[np.ndarray]:
     """
     Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
 
     The promised number is tried first. If the decoder gives another one, `choose` is asked again.
     """
-    promised = list(choose(metadata))
-    wanted = list(map(int, promised)) if _are_inside(promised, metadata.total_num_frames) else [sys.maxsize]
-    frames, decoded = decode_in_order(reopen, wanted, True)
-    if decoded == 0:
-        raise VideoReadError(f"{name}: its video stream contains no frame that can be decoded")
+    try:
+        wanted = choose(metadata)
+    except ValueError:  # it may be right for the number that is counted
+        wanted = [sys.maxsize]
+    frames, decoded = decode_in_order(reopen, wanted, damage, True)
+    damage.check_any_frame(decoded)
     if frames is None or decoded != metadata.total_num_frames:
         metadata.total_num_frames = decoded
-        _choose_frames(choose, metadata, name)
-        frames, _ = decode_in_order(reopen, metadata.frames_indices)
-    else:
-        metadata.frames_indices = wanted
+        wanted = choose(metadata)
+        frames, _ = decode_in_order(reopen, wanted, damage)
+    metadata.frames_indices = wanted
     return frames
 
 
 @contextmanager
-def _open_pyav(file: str | io.IOBase, name: str, number: int | None) -> Iterator[tuple]:
+def _open_pyav(file: str | io.IOBase, name: str, number: int | None, options: VideoOptions) -> Iterator[tuple]:
     """Open a source: yield the container and its video stream, and turn FFmpeg's errors into `VideoReadError`."""
-    try:
+    with open_container(file, name, options) as container:
         import av
-    except ImportError as error:
-        raise ImportError(
-            "Decoding a video file needs PyAV: pip install av. (Decoded frames don't need it.)"
-        ) from error
-    if isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.getvalue())  # a separate reader of the same bytes
-    elif hasattr(file, "seek"):
-        file.seek(0)
-    try:
-        with av.open(file) as container:
-            stream = choose_stream(container, number, name)
-            if stream is None:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-                raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
-            for other in container.streams:
-                if other is not stream:
-                    other.discard = av.stream.Discard.all
-            yield container, stream
-    except av.error.FFmpegError as error:
-        raise VideoReadError(
-            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or not a video"
-        ) from error
+
+        stream = choose_stream(container, number, name)
+        if stream is None:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+            raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
+        for other in container.streams:
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        check_stream(stream, name, options)
+        limit_decoder(stream, options)
+        yield container, stream
 
 
 def _check_complete(container, stream, name: str) -> None:
@@ -215,7 +228,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(container.demux(stream))
+    return list(demux(container, stream))
 
 
 def _decode_sparsely(
@@ -264,11 +277,11 @@ def _decode_share(
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or container.demux(stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = container.demux(stream)
+                packets = demux(container, stream)
             output = DecoderOutput(stretch, promised, inspector.codec)
             decoded = _decode_stretch(stream.codec_context, packets, inspector, output)
             frames |= {frame.pts: to_rgb(frame) for frame in decoded}
@@ -307,12 +320,13 @@ def decode_packet(context, packet) -> list:
 
 
 def decode_in_order(
-    reopen: Callable[[], _Opened], indices: Sequence[int], to_end: bool = False
+    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
 ) -> tuple[list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
 
-    The pass ends at the last wanted frame, or with `to_end`, at the end of the video.
+    The pass ends at the last wanted frame, or with `to_end`, at the end of the video. Packets that can't be decoded are
+    left out and noted in `damage`.
 
     The frames are `None` if the video has fewer frames than the indices need.
     """
@@ -320,7 +334,7 @@ def decode_in_order(
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
             decoded = index + 1
             if index in wanted:
                 frames[index] = to_rgb(frame)
@@ -334,7 +348,15 @@ def _gains_from_threads(stream) -> bool:
 
 
 def _set_threads(stream, threads: int) -> None:
-    """Set the number of threads. Must be called before the first packet is decoded."""
+    """
+    Set the number of threads. Must be called before the first packet is decoded.
+
+    It is 1 if the caller reads FFmpeg's log by `av.logging.set_level`: threads of FFmpeg would wait for Python's global
+    lock to log, while Python waits for them.
+    """
+    from av.logging import get_level
+
+    threads = threads if get_level() is None else 1
     stream.thread_type = "AUTO" if threads > 1 else "NONE"
     stream.codec_context.thread_count = threads
 
@@ -342,48 +364,22 @@ def _set_threads(stream, threads: int) -> None:
 def to_rgb(frame) -> np.ndarray:
     """Return a decoded frame as RGB, uint8 (height, width, 3), upright as the file's display matrix says."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    picture = frame.to_ndarray(format="rgb24", threads=1)
+    picture = convertible(frame).to_ndarray(format="rgb24", threads=1)
     return picture if matrix is None else turn_upright(picture, bytes(matrix))
 
 
 def _read_with_torchcodec(
-    file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, device: str = "cpu"
+    file: str | io.IOBase,
+    name: str,
+    choose: _ChooseIndices,
+    number: int | None,
+    options: VideoOptions,
+    device: str = "cpu",
 ) -> tuple[list[np.ndarray], VideoMetadata]:
-    """Decode with torchcodec. The device `"cuda"` decodes on the GPU by NVDEC, and copies the frames to the CPU."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:  # torchcodec or FFmpeg's libraries are not installed
-        raise ImportError(
-            'decoder="torchcodec" needs torchcodec (pip install "timesformer_hf[torchcodec]") and FFmpeg\'s shared '
-            f"libraries: {error}"
-        ) from error
-    with _open_pyav(file, name, number) as (_, stream):
+    """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
+    with _open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
-    if hasattr(file, "seek"):
-        file.seek(0)
-    with _translated_torchcodec_errors(name):
-        decoder = VideoDecoder(file, stream_index=index, seek_mode="exact", dimension_order="NHWC", device=device)
-    about = decoder.metadata
-    metadata = VideoMetadata(
-        total_num_frames=len(decoder),
-        fps=about.average_fps,
-        width=about.width,
-        height=about.height,
-        duration=about.duration_seconds,
-        video_backend="torchcodec",
-    )
-    _choose_frames(choose, metadata, name)
-    with _translated_torchcodec_errors(name):
-        frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
-    return list(frames), metadata
-
-
-@contextmanager
-def _translated_torchcodec_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
+    return read_with_torchcodec(file, name, choose, device, index)
 
 
 _BACKENDS = {

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from transformers.video_utils import VideoMetadata
 
+from .video_errors import VideoReadError
 from .video_packets import PacketScan
 
 
@@ -15,7 +16,7 @@ def choose_stream(container, number: int | None, name: str):
     the largest frames, and the first one of those.
 
     Raises:
-        ValueError: if there is no stream of this number.
+        VideoReadError: if there is no stream of this number.
     """
     from av.stream import Disposition
 
@@ -23,14 +24,15 @@ def choose_stream(container, number: int | None, name: str):
     if number is None:
         return max(streams, key=_preference, default=None)
     if streams and number not in range(len(streams)):
-        raise ValueError(f"{name}: stream {number} was asked for; its video streams are 0 to {len(streams) - 1}")
+        raise VideoReadError(f"{name}: stream {number} was asked for; its video streams are 0 to {len(streams) - 1}")
     return streams[number] if streams else None
 
 
 def _preference(stream) -> tuple[bool, int]:
     from av.stream import Disposition
 
-    return bool(stream.disposition & Disposition.default), stream.width * stream.height
+    size = 0 if stream.codec_context is None else stream.width * stream.height  # no decoder, so no size is known
+    return bool(stream.disposition & Disposition.default), size
 
 
 def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
