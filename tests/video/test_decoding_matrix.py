@@ -9,23 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import av, decode_all, moving_pattern, write_video
+from clips import SVT, X264, X265, av, decode_all, moving_pattern, write_video, x264, x265
 
 from timesformer_hf.video import decoding_plan, video_decoding
 from timesformer_hf.video.video_decoding import decode_frames
 
 
 NUM_FRAMES = 60
-X264, X265, SVT = "libx264", "libx265", "libsvtav1"
-
-
-def x264(**params) -> dict[str, str]:
-    return {"x264-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in params.items())}
-
-
-def x265(**params) -> dict[str, str]:
-    listed = {"log-level": "none", "keyint": 12, "min-keyint": 4} | params
-    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in listed.items())}
 
 
 PYRAMID = {"keyint": 16, "bframes": 4, "b_adapt": 0, "b_pyramid": "normal", "ref": 5}

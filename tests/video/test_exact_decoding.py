@@ -14,9 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import remuxing
-from clips import av, decode_all, moving_pattern, write_video
+from clips import SVT, X264, X265, av, decode_all, moving_pattern, write_video, x264, x265
 from remuxing import FRAME, Coded, read_packets, write_packets
-from test_decoding_matrix import SVT, X264, X265, x264, x265
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.video import video_decoding

@@ -186,7 +186,7 @@ class ClipLoader:
             settings = _sampling_of(processor) | {"fps": about.fps, "rng": rng}
             return random_frame_indices(total_num_frames=about.total_num_frames, **settings)
 
-        frames, _ = decode_frames(video.source, choose, processor.decoder, processor.reading_options())
+        frames, _ = decode_frames(video.source, choose, processor.decoder, options=processor.reading_options())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_draw_seed(rng))  # torch.manual_seed would reach a GPU's generator too
             clip = self.transform(torch.from_numpy(frames).permute(0, 3, 1, 2))

@@ -59,6 +59,7 @@ def decode_frames(
     source: VideoSource,
     choose: _ChooseIndices,
     backend: str = "pyav",
+    *,
     stream: int | None = None,
     options: VideoOptions | None = None,
     **changes,

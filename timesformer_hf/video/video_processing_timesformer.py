@@ -236,7 +236,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         clips, metadata = [], []
         for number, (video, about) in enumerate(zip(videos, known, strict=True)):
             if is_video_source(video):
-                frames, about = decode_frames(video, choose, setting("decoder"), options)
+                frames, about = decode_frames(video, choose, setting("decoder"), options=options)
                 clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
             else:
                 clip = _as_clip(video, number, settings.get("input_data_format"))
