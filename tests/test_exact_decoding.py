@@ -16,7 +16,7 @@ import pytest
 import remuxing
 from clips import av, decode_all, moving_pattern, write_video
 from remuxing import FRAME, Coded, read_packets, write_packets
-from test_decoding_matrix import SVT, X264, X265, x264, x265
+from test_decoding_matrix import SVT, X264, X265, shared_out, x264, x265  # noqa: F401
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
 from timesformer_hf.video import video_decoding
@@ -115,12 +115,19 @@ def test_changed_copies(codec, container, change, encode, tmp_path):
     if change in IMPOSSIBLE.get(container, ()):
         pytest.skip(f"{container} has no such times")
     whole = encode(codec, container)
-    path = tmp_path / f"changed.{container}"
-    try:
-        write_packets(path, whole, CHANGES[change](read_packets(whole)))
-    except av.error.FFmpegError as error:
-        pytest.skip(f"the writer refuses it: {error}")
-    assert_exact(path)
+    assert_exact(write_packets(tmp_path / f"changed.{container}", whole, CHANGES[change](read_packets(whole))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("codec", "container"), ENCODED)
+def test_every_frame_alone(codec, container, change, encode, shared_out, tmp_path):  # noqa: F811
+    """With one decoder and with several, as if the frames were large."""
+    if change in IMPOSSIBLE.get(container, ()):
+        pytest.skip(f"{container} has no such times")
+    whole = encode(codec, container)
+    path = write_packets(tmp_path / f"changed.{container}", whole, CHANGES[change](read_packets(whole)))
+    assert_exact(path, NUM_FRAMES)
 
 
 JOINED = [codec for codec, (_, _, containers) in CODECS.items() if "ts" in containers]
