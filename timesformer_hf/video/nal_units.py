@@ -22,7 +22,8 @@ def split_by_start_code(data: memoryview) -> Iterator[memoryview]:
     start = whole.find(START_CODE) + 3
     while 3 <= start < len(whole):
         end = whole.find(START_CODE, start)
-        yield data[start : end if end >= 0 else len(whole)]
+        if end != start:
+            yield data[start : end if end >= 0 else len(whole)]
         start = end + 3
 
 
@@ -68,7 +69,7 @@ def _listed_units(record: bytes, position: int, count: int) -> tuple[list[bytes]
         position = start + int.from_bytes(record[position:start], "big")
         units.append(record[start:position])
         count -= 1
-    return units, position
+    return [unit for unit in units if unit], position
 
 
 def remove_emulation_prevention(data: bytes) -> bytes:

@@ -66,7 +66,7 @@ class _Mjpeg(InOrder):
 def _jpeg_tables(data: bytes) -> Iterator[tuple[tuple, bytes]]:
     """Yield the tables before the first scan of a JPEG picture (ITU-T T.81, B.2)."""
     position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != bytes([_JPEG_SCAN]):
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != _JPEG_SCAN:
         kind, end = data[position + 1], position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : end] if kind in (_JPEG_HUFFMAN, _JPEG_QUANTISATION) else b""
         while segment:

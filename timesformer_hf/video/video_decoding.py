@@ -138,7 +138,7 @@ def _decode_and_count(
 
     The promised number is tried first. If the decoder gives another one, `choose` is asked again.
     """
-    promised = list(choose(metadata))
+    promised = list(choose(metadata)) if metadata.total_num_frames else []
     wanted = list(map(int, promised)) if _are_inside(promised, metadata.total_num_frames) else [sys.maxsize]
     frames, decoded = decode_in_order(reopen, wanted, True)
     if decoded == 0:
