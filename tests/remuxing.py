@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from clips import av
 
+from timesformer_hf.video.coded_headers import BitReader
+from timesformer_hf.video.nal_units import units_of_header
+
 
 class Coded(NamedTuple):
     """A packet. The times are in seconds."""
@@ -159,6 +162,32 @@ def film_grain(codec: str) -> bytes:
     bits = "".join(f"{value:0{size}b}" for value, size in fields) + golomb(2 * 80 - 1) + 2 * golomb(2 * 8 - 1)
     payload = pack_bits(bits + ("1" if codec == "hevc" else golomb(1)) + "1")  # until it is cancelled
     return (b"\x4e\x01" if codec == "hevc" else b"\x06") + bytes([19, len(payload)]) + payload + b"\x80"
+
+
+def remove_usability(path: Path) -> None:
+    """
+    Remove the usability part (VUI) from the sequence parameter set of an H.264 MP4.
+
+    It says for how many frames a decoder must wait. Without it, FFmpeg learns that from the pictures.
+    """
+    with av.open(str(path)) as container:
+        (sps, _) = units_of_header("h264", container.streams.video[0].codec_context.extradata)
+    bits = BitReader(sps[1:])
+    size = bits.left
+    assert bits.take(24) >> 16 == 100  # High profile
+    bits.skip_ue(4)  # number and format
+    assert bits.take(2) == 0  # no scaling lists
+    bits.skip_ue(4)  # counters, as the order of display is by pic_order_cnt_lsb
+    bits.take(1)
+    bits.skip_ue(2)  # size
+    bits.take(0 if bits.take(1) else 1)  # frames or fields
+    bits.take(1)
+    assert not bits.take(1)  # no cropping
+    used = size - bits.left
+    shorter = sps[:1] + pack_bits("".join(f"{byte:08b}" for byte in sps[1:])[:used] + "01")
+    data = path.read_bytes()
+    assert data.count(sps) == 1
+    path.write_bytes(data.replace(sps, shorter.ljust(len(sps), b"\0")))
 
 
 def field_packets(frames: int) -> list[Coded]:

@@ -27,7 +27,7 @@ from timesformer_hf.video.video_decoding import decode_frames
 from timesformer_hf.video.video_stream import frame_rate
 
 
-Disposition = av.stream.Disposition
+Disposition, PictureType = av.stream.Disposition, av.video.frame.PictureType
 NUM_FRAMES = 48
 OPEN = {"keyint": 12, "min_keyint": 12, "bframes": 3, "b_adapt": 0, "scenecut": 0, "open_gop": 1}
 CODECS = {
@@ -114,12 +114,19 @@ def test_changed_copies(codec, container, change, encode, tmp_path):
     if change in IMPOSSIBLE.get(container, ()):
         pytest.skip(f"{container} has no such times")
     whole = encode(codec, container)
-    path = tmp_path / f"changed.{container}"
-    try:
-        write_packets(path, whole, CHANGES[change](read_packets(whole)))
-    except av.error.FFmpegError as error:
-        pytest.skip(f"the writer refuses it: {error}")
-    assert_exact(path)
+    assert_exact(write_packets(tmp_path / f"changed.{container}", whole, CHANGES[change](read_packets(whole))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("codec", "container"), ENCODED)
+def test_every_frame_alone(codec, container, change, encode, shared_out, tmp_path):
+    """With one decoder and with several, as if the frames were large."""
+    if change in IMPOSSIBLE.get(container, ()):
+        pytest.skip(f"{container} has no such times")
+    whole = encode(codec, container)
+    path = write_packets(tmp_path / f"changed.{container}", whole, CHANGES[change](read_packets(whole)))
+    assert_exact(path, NUM_FRAMES)
 
 
 JOINED = [codec for codec, (_, _, containers) in CODECS.items() if "ts" in containers]
@@ -140,6 +147,17 @@ def test_joined_transport_streams(codec, cut, clock, encode, tmp_path):
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(parts))
     assert len(assert_exact(path)) > 40
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"), [(codec, container) for codec, container in ENCODED if container in ("mkv", "mp4", "webm")]
+)
+def test_joined_copies(codec, container, encode, tmp_path):
+    """Two groups, and then the same video from its second group on, which may be an open one."""
+    whole = encode(codec, container)
+    packets = read_packets(whole)
+    first, second = packets[: remuxing.keys(packets)[2]], packets[remuxing.keys(packets)[1] :]
+    assert_exact(write_packets(tmp_path / f"joined.{container}", whole, remuxing.joined(first, second)))
 
 
 CHANGED_PARAMETERS = {
@@ -220,6 +238,28 @@ def test_film_grain_that_lasts(codec, encode, tmp_path):
     frames = assert_exact(path)
     if codec == "hevc":  # FFmpeg applies H.264's to its own picture alone
         assert all((frame != plain).any() for frame, plain in zip(frames, decode_all(whole), strict=True))
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("first_b_frame", [0, 90])
+def test_h264_that_does_not_say_how_long_to_wait(first_b_frame, container, tmp_path):
+    """
+    As some cameras write it. When FFmpeg opens a Matroska file or a transport stream, it looks at the first pictures.
+    If the first B-frame comes later, it drops a frame there.
+    """
+    whole = tmp_path / "whole.mp4"
+    with av.open(str(whole), "w") as output:
+        stream = output.add_stream(X264, rate=25, options=x264(keyint=300, bframes=3, b_adapt=0, b_pyramid="normal"))
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for i, picture in enumerate(moving_pattern(first_b_frame + 40, 64, 96)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pict_type = PictureType.P if i < first_b_frame else PictureType.NONE
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    remuxing.remove_usability(whole)
+    path = write_packets(tmp_path / f"a.{container}", whole, read_packets(whole))
+    dropped = int(first_b_frame > 0 and container != "mp4")
+    assert len(assert_exact(path)) == first_b_frame + 40 - dropped
 
 
 def dropping_bit(codec: str, parameters: list[bytes], unit: bytes) -> int:
@@ -321,6 +361,24 @@ class TestOrientation:
         pixels = [got[y, x] for y in (5, -6) for x in (5, -6)]
         names = ["RGB"[pixel.argmax()] if pixel.max() > 90 else "k" for pixel in pixels]
         assert "".join(names) == corners
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "options", "pix_fmt"),
+    [
+        ("a.mp4", X264, x264(sar="2/1"), "yuv420p"),  # wide pixels
+        ("a.mp4", X264, x264(tff=1), "yuv420p"),  # interlaced
+        ("a.mp4", X265, x265(colorprim="bt2020", transfer="smpte2084", colormatrix="bt2020nc"), "yuv420p10le"),  # HDR
+        ("a.mov", "prores_ks", {"profile": "4444"}, "yuva444p10le"),  # transparent
+        ("a.mov", "qtrle", {}, "argb"),
+    ],
+)
+def test_what_is_left_as_it_is(name, encoder, options, pix_fmt, tmp_path):
+    """Frames have the stored size and are those of FFmpeg's conversion to RGB, not scaled, deinterlaced or blended."""
+    if encoder not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {encoder}")
+    path = write_video(tmp_path / name, moving_pattern(8, 64, 96), encoder, options, pix_fmt=pix_fmt)
+    assert {frame.shape for frame in assert_exact(path)} == {(64, 96, 3)}
 
 
 class TestFrameRate:

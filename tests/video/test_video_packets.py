@@ -1,6 +1,7 @@
 """What packets tell, against what FFmpeg's own decoder makes of them; and the plan of what to decode."""
 
 import multiprocessing
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,6 +217,47 @@ def test_numbers():
 )
 def test_vp9_frames_in_a_packet(data, shown):
     assert inspector("vp9", None).count_shown(av.Packet(data)) == shown
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "options"),
+    [
+        ("libx264", "a.mp4", {"x264-params": "bframes=2:keyint=9:repeat-headers=1"}),
+        ("libx264", "a.ts", {"x264-params": "bframes=2:keyint=9"}),
+        ("libx265", "a.mp4", {"x265-params": "log-level=none:keyint=9:repeat-headers=1"}),
+        ("libx265", "a.ts", {"x265-params": "log-level=none:keyint=9"}),
+        ("mpeg2video", "a.ts", {"bf": "2", "g": "9"}),
+        ("mpeg4", "a.avi", {"bf": "2", "g": "9"}),
+        ("libvpx-vp9", "a.webm", {"g": "9", "cpu-used": "8"}),
+        ("libsvtav1", "a.mkv", {"g": "9", "preset": "12"}),
+        ("mjpeg", "a.avi", {}),
+    ],
+)
+def test_damaged_packets_are_unclear_at_worst(codec, name, options, tmp_path):
+    """Packets cut off, with other bytes, or with the bytes of another codec: no other error than `UnclearError`."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {codec}")
+    formats = {"mjpeg": "yuvj420p"}
+    frames = moving_pattern(20, 64, 96)
+    path = write_video(tmp_path / name, frames, codec, options, pix_fmt=formats.get(codec, "yuv420p"))
+    random = np.random.default_rng(0)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        inspector = PacketInspector(stream)
+        for _ in range(30):
+            order = make_order(stream.codec_context, inspector.nal_units)
+            for packet in packets:
+                data = bytearray(bytes(packet)[: random.integers(1, packet.size + 1)])
+                for place in random.integers(0, min(len(data), 60), random.integers(0, 4)):
+                    data[place] = random.choice([0, 1, 255, random.integers(256)])
+                changed = av.Packet(bytes(data))
+                changed.is_keyframe = packet.is_keyframe
+                inspector.count_shown(changed)
+                inspector.is_clean_start(changed)
+                inspector.is_non_reference(changed)
+                with suppress(UnclearError):
+                    order.place(changed)
 
 
 def test_av1_sequence_headers():

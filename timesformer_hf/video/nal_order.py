@@ -196,6 +196,10 @@ class HevcOrder(_NalOrder):
     def kind(first_byte: int) -> int:
         return first_byte >> 1 & 63
 
+    def _keep(self, unit) -> dict[tuple, bytes]:
+        is_of_first_layer = len(unit) > 1 and not unit[0] & 1 and unit[1] < 8  # nuh_layer_id: of alpha or another eye
+        return super()._keep(unit) if is_of_first_layer else {}
+
     def place_picture(self, unit: bytes) -> tuple[int, int]:
         kind, is_first = self.kind(unit[0]), self.sequence_in_force is None
         bits = BitReader(unit[2:])

@@ -70,7 +70,7 @@ def _listed_units(record: bytes, position: int, count: int) -> tuple[list[bytes]
         position = start + int.from_bytes(record[position:start], "big")
         units.append(record[start:position])
         count -= 1
-    return units, position
+    return [unit for unit in units if unit], position
 
 
 def remove_emulation_prevention(data: bytes) -> bytes:

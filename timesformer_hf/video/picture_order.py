@@ -20,6 +20,7 @@ _AV1_SEQUENCE_HEADER = 1
 _MPEG_PICTURE, _MPEG_EXTENSION, _MPEG_SEQUENCE = b"\0\0\1\0", b"\0\0\1\xb5", b"\0\0\1\xb3"
 _WHOLE_FRAME = 3  # picture_structure; 1 and 2 are fields
 _MPEG4_PICTURE = b"\0\0\1\xb6"
+_MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
 _MPEG4_HEADERS = (*range(0x20, 0x30), 0xB0, 0xB2, 0xB5)  # start codes; a group's, with its time, isn't among them
 
 
@@ -65,7 +66,7 @@ class _Mjpeg(InOrder):
 def _jpeg_tables(data: bytes) -> Iterator[tuple[tuple, bytes]]:
     """Yield the tables before the first scan of a JPEG picture (ITU-T T.81, B.2)."""
     position = 2
-    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != bytes([_JPEG_SCAN]):
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != _JPEG_SCAN:
         kind, end = data[position + 1], position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         segment = data[position + 4 : end] if kind in (_JPEG_HUFFMAN, _JPEG_QUANTISATION) else b""
         while segment:
@@ -134,7 +135,8 @@ class _Mpeg2(_Bidirectional):
     def place(self, packet) -> tuple[Place, Tables]:
         data = bytes(packet)
         start = data.find(_MPEG_PICTURE)
-        if start < 0 or len(data) < start + 6 or data.count(_MPEG_PICTURE) != _count_fields(data, start):
+        last = data.find(_MPEG_PICTURE, start + 4) if _has_fields(data, start) else start
+        if start < 0 or len(data) < start + 6 or data.rfind(_MPEG_PICTURE) != last:
             raise UnclearError
         self._check_size(data, data.find(_MPEG_SEQUENCE, 0, start))
         return self._next(data[start + 5] >> 3 & 7 == 3), {}
@@ -147,11 +149,10 @@ class _Mpeg2(_Bidirectional):
         self.size = size
 
 
-def _count_fields(data: bytes, start: int) -> int:
-    """Return how many picture headers a frame has: two if it is coded as two fields."""
+def _has_fields(data: bytes, start: int) -> bool:
+    """Whether the frame at `start` is coded as two fields, each with a header."""
     extension = data.find(_MPEG_EXTENSION, start, start + 64)
-    is_whole = not 0 <= extension < len(data) - 6 or data[extension + 6] & 3 == _WHOLE_FRAME
-    return 1 if is_whole else 2
+    return 0 <= extension < len(data) - 6 and data[extension + 6] & 3 != _WHOLE_FRAME
 
 
 class _Mpeg4(_Bidirectional):
@@ -164,7 +165,8 @@ class _Mpeg4(_Bidirectional):
     def place(self, packet) -> tuple[Place, Tables]:
         data = bytes(packet)
         start = data.find(_MPEG4_PICTURE)
-        if start < 0 or len(data) < start + 5:
+        # DivX and Xvid may pack a B-frame with the frame before it, and put an empty picture in its place.
+        if start < 0 or data.rfind(_MPEG4_PICTURE) > start or not _MPEG4_LARGEST_EMPTY < len(data) > start + 4:
             raise UnclearError
         return self._next(data[start + 4] >> 6 == 2), _mpeg4_headers(data[:start]) if start else {}
 

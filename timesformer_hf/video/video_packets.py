@@ -28,8 +28,6 @@ _HEVC_NON_REFERENCES = range(0, 16, 2)  # within their temporal layer
 _HEVC_PARAMETER_SETS = {32, 33, 34}
 _HEVC_WITHOUT_EFFECT = (35, 38, 39, 40)
 _MPEG_SEQUENCE_HEADER = b"\0\0\1\xb3"
-_MPEG4_PICTURE = b"\0\0\1\xb6"
-_MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
 # Codecs in which a marked key frame decodes alone, and no frame after it refers to a frame before it.
 _SELF_CONTAINED_KEYS = ("vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "theora")
 
@@ -198,10 +196,6 @@ class PacketInspector:
         if self.codec == "vp9":
             shown = sum(map(_is_shown_vp9, _split_vp9(bytes(packet))))
             return shown if shown < 2 else None
-        # DivX and Xvid may pack a B-frame with the frame before it, and put an empty picture in its place.
-        if self.codec == "mpeg4":
-            alone = bytes(packet).count(_MPEG4_PICTURE) == 1 and packet.size > _MPEG4_LARGEST_EMPTY
-            return 1 if alone else None
         return 1
 
     def is_clean_start(self, packet) -> bool:
