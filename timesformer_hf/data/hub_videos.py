@@ -16,6 +16,7 @@ from .labelled_videos import (
     name_group,
     name_split,
 )
+from .text_tables import TEXT_TABLES
 
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
@@ -140,7 +141,7 @@ class VideoStream:
         seed: int = 0,
         multi_label: bool = False,
     ):
-        if Path(source).suffix.lower() in (".csv", ".parquet") and Path(source).is_file():
+        if Path(source).suffix.lower() in (*TEXT_TABLES, ".parquet") and Path(source).is_file():
             raise ValueError(
                 f"{source} is a table, whose videos are read as they are needed without being a stream; leave "
                 "--streaming out"

@@ -3,8 +3,9 @@ Reading labelled videos from folders, tables and data sets.
 
 - A folder per class: `cats/a.mp4` is a video of the class `cats`; also below `train/`, `validation/` and `test/`, as
   with `datasets`' videofolder. What lies in one folder below a class folder, `cats/tape_3/a.mp4`, is one group.
-- A .csv or .parquet file with columns `path` and `label`, and `group` and `split` where there are any. Relative paths
-  start at the file's folder. A list of labels, in a CSV `a|b`, makes the task multi-label.
+- A .csv, .tsv, .txt or .parquet file with columns `path` and `label`, and `group` and `split` where there are any.
+  Relative paths start at the file's folder. A list of labels, in a CSV `a|b`, makes the task multi-label. A text file
+  without these names is a list with a path and a label in each line.
 - A data set of the Hub, or a folder of its Parquet or WebDataset files: a column of videos and one of labels, found by
   their types and names.
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from .hub_videos import read_data_set
 from .labelled_videos import LabelledVideos, check_number_of_labels, name_classes, sort_names
 from .local_videos import read_class_folders, read_table
+from .text_tables import TEXT_TABLES
 
 
 _SHARDS = ("*.parquet", "*.tar", "data/*.parquet", "data/*.tar")
@@ -47,7 +49,7 @@ def read_labelled_videos(
             several labels without `multi_label`, or fewer than two classes.
     """
     path = Path(source)
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if path.suffix.lower() in (*TEXT_TABLES, ".parquet") and not path.is_dir():
         videos, names = read_table(path), None
     elif path.is_dir() and not _is_data_set(path):
         videos, names = read_class_folders(path), None
