@@ -32,8 +32,8 @@ def add_parser(commands) -> None:
         "videos",
         nargs="+",
         metavar="VIDEO",
-        help="a video file, an http(s) URL, or a folder to search for videos (.3gp .avi .flv .m2ts .m4v .mkv .mov "
-        ".mp4 .mpeg .mpg .ogv .webm .wmv)",
+        help="a video file, an http(s) URL, or a folder to search for videos (.3g2 .3gp .asf .avi .divx .f4v "
+        ".flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="the Parquet file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
