@@ -1,6 +1,19 @@
 """Which kind of problem labels belong to, and whether they fit the logits."""
 
+from typing import NamedTuple
+
 import torch
+
+
+class Problem(NamedTuple):
+    """
+    The fields of a config that transformers' loss reads.
+
+    It is a class that torch.compile can trace, and no field of it can be written to.
+    """
+
+    num_labels: int
+    problem_type: str
 
 
 def infer_problem_type(labels: torch.Tensor, num_labels: int) -> str:

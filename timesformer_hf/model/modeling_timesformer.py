@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable
 from functools import wraps
-from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .activation_recompute import recomputed
 from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
-from .classification_labels import check_labels, infer_problem_type
+from .classification_labels import Problem, check_labels, infer_problem_type
 from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table
 from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, has_same_structure
@@ -724,7 +723,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             labels = labels.to(torch.long)
         else:
             labels = labels.to(logits.dtype).reshape(logits.shape)
-        problem = SimpleNamespace(num_labels=self.num_labels, problem_type=problem_type)
+        problem = Problem(self.num_labels, problem_type)
         return self.loss_function(labels=labels, pooled_logits=logits, config=problem)
 
 
