@@ -164,7 +164,7 @@ CHANGED_PARAMETERS = {
     # codec: encoder, options of the first part, and of the second
     "h264 other references": (X264, x264(**OPEN), x264(**(OPEN | {"ref": 5, "bframes": 1, "cabac": 0}))),
     "h264 other picture parameters": (X264, x264(**OPEN), x264(**OPEN, weightp=0, chroma_qp_offset=5)),
-    "h264 colour range": (X264, x264(**OPEN), x264(**OPEN, range="pc")),
+    "h264 colour range": (X264, x264(**OPEN), x264(**OPEN, fullrange="on")),
     "hevc other references": (X265, x265(bframes=4, b_adapt=0), x265(bframes=2, b_adapt=0, ref=5, ctu=16)),
     "hevc other picture parameters": (X265, x265(bframes=4, b_adapt=0), x265(bframes=4, b_adapt=0, cbqpoffs=6)),
     "hevc colour range": (X265, x265(bframes=4, b_adapt=0), x265(bframes=4, b_adapt=0, range="full")),
@@ -179,7 +179,16 @@ def encode_two(folder: Path, case: str) -> tuple[Path, Path, Path]:
     for i, options in enumerate([*both, {name: both[1][name] + ":repeat-headers=1"}]):
         frames = moving_pattern(24 if i == 0 else NUM_FRAMES, 64, 96)
         paths.append(write_video(folder / f"{i}.mp4", frames, encoder, options))
+    assert header(paths[0]) != header(paths[1])
     return tuple(paths)
+
+
+def header(path: Path) -> bytes:
+    """The parameter sets in the header of a file, without the message that names the encoder's options."""
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        units = units_of_header(context.codec.canonical_name, context.extradata)
+    return b"".join(unit for unit in units if unit[0] != 0x4E)
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])

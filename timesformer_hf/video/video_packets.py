@@ -116,8 +116,8 @@ class _Scanner:
             return (), {}
 
     def _changes_header(self, packet) -> bool:
-        """Whether the container gives a new header for the packets from this one on."""
-        if not packet.has_sidedata("new_extradata"):
+        """Whether the container gives a new header for the packets from this key frame on."""
+        if not packet.is_keyframe or not packet.has_sidedata("new_extradata"):
             return False
         return bool(self.frames) or bytes(packet.get_sidedata("new_extradata")) != (self.context.extradata or b"")
 
