@@ -4,8 +4,8 @@ Fine-tuning as a bare loop with accelerate, to copy and make your own:
     python examples/finetune_accelerate.py --data videos/ --model my-checkpoint --output_dir my-model
     accelerate launch --num_processes 8 examples/finetune_accelerate.py ...
 
-One recipe (AdamW, warm-up and cosine, crop and flip), no logging service, and a run that is cut off starts anew:
-examples/finetune.py has the rest, and resumes.
+There is one recipe (AdamW, warm-up and cosine, crop and flip), no logging service, and a run that is cut off starts
+anew. `timesformer-hf finetune` has the rest, and goes on where it was cut off.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from timesformer_hf import (
 
 
 def main(arguments: list[str] | None = None) -> float:
-    """Trains, saves the model and returns its accuracy on the videos that were held out."""
+    """Train a model, save it, and return its accuracy on the videos that were held out."""
     args = parse_arguments(arguments)
     settings = {"gradient_accumulation_steps": args.gradient_accumulation_steps, "cpu": args.cpu}
     accelerator = Accelerator(mixed_precision=args.mixed_precision, **settings)
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> float:
 
 
 def make_loaders(args: argparse.Namespace, videos, processor, label2id: dict[str, int]) -> tuple:
-    """Batches to train and to validate with, and the sampler of the former."""
+    """The loaders of the batches to train and to validate with, and the sampler of the former."""
     train_videos, validation_videos = choose_splits(videos, args.validation_share)
     # Clips that can't be read are noted here; their label of -100 keeps them out of the loss and of the accuracy.
     skipped = SkippedClips(f"{args.output_dir}/_skipped_clips.csv")

@@ -1,8 +1,8 @@
 """
-What tests/test_distributed.py runs in several processes, and how it starts them.
+What tests/training/test_distributed.py runs in several processes, and how it starts them.
 
-As a script it runs another one on CPUs that accelerate takes for GPUs:
-`accelerate launch --config_file fsdp2.yaml tests/distributed_worker.py SCRIPT ...`
+As a program it runs another one, or a module, on CPUs that accelerate takes for GPUs:
+`accelerate launch --config_file fsdp2.yaml tests/distributed_worker.py -m timesformer_hf finetune ...`
 """
 
 import multiprocessing
@@ -268,5 +268,6 @@ def wait(seconds: float) -> None:
 
 if __name__ == "__main__":
     take_cpus_for_gpus()
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    is_module = sys.argv[1] == "-m"
+    sys.argv = sys.argv[1 + is_module :]
+    (runpy.run_module if is_module else runpy.run_path)(sys.argv[0], run_name="__main__")

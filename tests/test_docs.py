@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.benchmark.page import performance_page
@@ -13,7 +14,6 @@ from timesformer_hf.benchmark.results import read_results
 
 pytest.importorskip("av", reason="the pages decode the sample clip")
 
-REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md") if "```python" in path.read_text())
 
 

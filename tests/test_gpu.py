@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_modeling import SCHEMES, make_clip, make_model
+from tiny_models import SCHEMES, make_clip, make_model
 from transformers import pipeline
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_modeling import FLOAT32, TINY, make_clip, make_model
+from repository import REPOSITORY
+from tiny_models import FLOAT32, TINY, make_clip, make_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
 from timesformer_hf import (
@@ -23,7 +24,6 @@ from timesformer_hf import (
 
 pytest.importorskip("av", reason="transformers' pipeline needs PyAV")
 
-REPOSITORY = Path(__file__).parents[1]
 CLASSES_USED = """
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForVideoClassification
 from transformers import AutoVideoProcessor, pipeline

@@ -3,7 +3,7 @@ An exact TimeSformer for Hugging Face transformers.
 
 Importing this package registers its classes: `AutoConfig`, `AutoModel`, `AutoModelForVideoClassification`,
 `AutoImageProcessor`, `AutoVideoProcessor` and `pipeline("video-classification")` then use them for every checkpoint of
-model type "timesformer". `unregister()` gives the classes built into transformers back.
+model type "timesformer". `unregister()` undoes this, so that transformers uses its built-in classes again.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ from .registration import register, unregister
 from .version import __version__
 
 
-# What users import, and the module that it comes from, which is loaded when it is asked for.
+# Public names and the modules that define them. A module is imported when one of its names is first used.
 _MODULE_OF = {
     "ATTENTION_SCHEMES": "model.attention_schemes",
     "CAMERA_MOTION": "shipped_models",
@@ -45,18 +45,28 @@ _MODULE_OF = {
     "WeightsMismatchError": "model.loading_checks",
     "add_lora": "training.adapters",
     "average_views": "video.multi_view",
+    "balanced_class_weights": "training.losses",
     "choose_splits": "data.training_splits",
+    "clip_metrics": "training.trainer",
+    "confusion_matrix": "evaluation.metrics",
     "count_multiply_accumulates": "model.cost",
     "count_parameters": "model.cost",
     "decode_frames": "video.video_decoding",
+    "encode_labels": "evaluation.scoring",
+    "expected_calibration_error": "evaluation.metrics",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
     "freeze": "training.start",
     "load_adapters": "training.adapters",
     "load_feature_model": "inference.feature_extraction",
     "make_clip_transform": "data.clip_augmentation",
+    "mean_average_precision": "evaluation.metrics",
+    "mean_class_accuracy": "evaluation.metrics",
+    "multi_label_results": "evaluation.results",
     "optimize_for_inference": "inference.folding",
     "parameter_groups": "training.recipes",
+    "plot_confusion_matrix": "evaluation.confusion_plot",
+    "plot_training_curves": "training.curves",
     "quantization_config": "inference.quantization",
     "quantize": "inference.quantization",
     "read_features": "inference.feature_table",
@@ -64,8 +74,12 @@ _MODULE_OF = {
     "read_labels": "data.label_lists",
     "sample_frame_indices": "video.video_sampling",
     "score_views": "video.multi_view",
+    "single_label_results": "evaluation.results",
+    "start_for_motion": "training.motion_start",
     "start_from_checkpoint": "training.start",
     "start_from_scratch": "training.start",
+    "top_k_accuracy": "evaluation.metrics",
+    "wilson_interval": "evaluation.metrics",
 }
 
 __all__ = [*_MODULE_OF, "__version__", "register", "unregister"]

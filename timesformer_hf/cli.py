@@ -1,29 +1,58 @@
-"""The command `timesformer-hf`: parse and call. The commands are in `commands/`."""
+"""The command `timesformer-hf`: parse the words and call a command. The commands are in `commands/`."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, embed, export, info
+from .commands import bench, classify, convert, cost, embed, evaluate, export, finetune, info
 from .version import __version__
 
 
-COMMANDS = (classify, embed, convert, info, cost, export, bench)
+COMMANDS = (classify, finetune, evaluate, embed, convert, info, cost, export, bench)
+_PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
+
+FIRST_STEPS = """\
+TimeSformer, the video transformer, for Hugging Face transformers.
+
+Label a video:
+  timesformer-hf classify clip.mp4
+  timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
+
+Train a model on videos of your own, in a folder for each class, and measure it:
+  timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
+      --output_dir my-model
+  timesformer-hf evaluate --model my-model --data my-model/_split.csv --split validation --output_dir results
+
+Look at what a checkpoint is:
+  timesformer-hf info facebook/timesformer-base-finetuned-k400
+
+Measure how fast it is on this machine:
+  timesformer-hf bench
+
+Everything else:
+  timesformer-hf --help
+  timesformer-hf COMMAND --help
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
-    args = _make_parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words:
+        print(FIRST_STEPS, end="")
+        return 0
+    args = _parse(words)
     try:
-        return args.run(args)
+        with _ending_in_order():
+            return args.run(args)
     except KeyboardInterrupt:
         print("timesformer-hf: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+    except BrokenPipeError:  # the reader of our output, for example `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # bad input, each with a message of its own
@@ -31,17 +60,42 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """In the block, SIGTERM ends the program as an error does, so that nothing half-written stays."""
+    # One of several processes may wait for the others in a library, where no handler is run: SIGTERM must end it.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def stop(number: int, frame) -> None:
-    """End as after an error, so that nothing half-written stays."""
+    """Leave the program by an exception, which cleans up on its way."""
     sys.exit(128 + number)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """The parsed words; those of a command that parses its own are in `words`, as they are."""
+    own = words[1:] if words[0] in _PARSE_THEIR_OWN else []
+    args = _make_parser().parse_args(words[:1] if own else words)
+    args.words = own
+    return args
 
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="timesformer-hf", description="TimeSformer, the video transformer, for Hugging Face transformers."
+        prog="timesformer-hf",
+        description="TimeSformer, the video transformer, for Hugging Face transformers.",
+        epilog="Without a command, the program shows the first steps, as commands to copy.",
     )
     parser.add_argument("--version", action="version", version=f"timesformer_hf {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
     return parser

@@ -1,10 +1,12 @@
 """
-Registering with transformers' Auto classes and pipelines: this package's only global side effect.
+Registration with transformers' Auto classes and pipelines. It is the only global side effect of this package.
 
-Importing transformers' Auto modules takes seconds, so `register()` doesn't. It fills in those that are imported
-already, and the others right after the program imports them: each entry of `_PARTS` belongs to one of transformers'
-modules. Filling in waits until the outermost import, of transformers or of this package, is over, because our classes
-need modules that may be half-way through their own import before that.
+Importing transformers' Auto modules takes seconds, so `register()` doesn't import them. It registers with the modules
+that are imported already, and with the others right after the program imports them. Each entry of `_PARTS` belongs to
+one of these modules.
+
+Registration waits for the end of the outermost import, of transformers or of this package. Before that, modules that
+our classes need may not be fully imported.
 """
 
 import sys
@@ -26,15 +28,15 @@ def register() -> None:
     """Make transformers use this package for model type "timesformer". Calling it again changes nothing."""
     if _hook not in sys.meta_path:
         sys.meta_path.insert(0, _hook)
-    _fill_in()
+    _register_imported()
 
 
 def unregister() -> None:
-    """Give the classes built into transformers back. Calling it again changes nothing."""
+    """Make transformers use its built-in classes again. Calling it again changes nothing."""
     if _hook in sys.meta_path:
         sys.meta_path.remove(_hook)
-    while _filled_in:
-        _, undo = _filled_in.popitem()
+    while _registered:
+        _, undo = _registered.popitem()
         undo()
 
 
@@ -105,10 +107,11 @@ def _register_video_processor() -> _Undo:
 
 def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = False) -> _Undo:
     """
-    Let `auto_class.from_pretrained` return our processor in place of those named in `ours`.
+    Make `auto_class.from_pretrained` return our processor in place of those named in `ours`.
 
-    The Auto classes go by the class name in the preprocessor file before they look at the model type. All TimeSformer
-    checkpoints on the Hub name VideoMAE's there; and transformers 5.17 takes its own class where names are equal.
+    The Auto classes look at the class name in the preprocessor file before they look at the model type. All TimeSformer
+    checkpoints on the Hub name VideoMAE's class there. And if two classes have the same name, transformers 5.17 takes
+    its own one.
     """
     from .model.configuration_timesformer import stored_config_values
 
@@ -121,7 +124,7 @@ def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = 
         name = type(processor).__name__
         if name not in ours or isinstance(processor, ours[name]):
             return result
-        config = kwargs.get("config")  # a config object, or nothing, or a name
+        config = kwargs.get("config")  # a config object, a name, or nothing
         if hasattr(config, "to_dict"):
             config = config.to_dict()
         else:
@@ -144,8 +147,10 @@ def _redirect(auto_class: type, ours: dict[str, type], takes_num_frames: bool = 
 
 def _register_pipeline() -> _Undo:
     """
-    Use our pipeline for the task, which leaves other models' videos to transformers', and let `pipeline(model=DIR)`
-    find the task of a TimeSformer in a local folder, where transformers would ask the Hub.
+    Make transformers use our pipeline for the task, and find the task of a TimeSformer in a local folder.
+
+    Our pipeline leaves the videos of other models to transformers' own one. For `pipeline(model=DIR)`, transformers
+    would look for the task on the Hub.
     """
     from transformers import pipelines
 
@@ -161,7 +166,7 @@ def _register_pipeline() -> _Undo:
         return original_get_task(model, *args, **kwargs)
 
     task["impl"] = _PIPELINE
-    if not isinstance(original_impl, str):  # older versions want the class, and have imported their own already
+    if not isinstance(original_impl, str):  # older versions expect the class, and have already imported their own
         from .inference.pipeline_timesformer import TimesformerVideoClassificationPipeline
 
         task["impl"] = TimesformerVideoClassificationPipeline
@@ -174,18 +179,18 @@ def _register_pipeline() -> _Undo:
 
 
 _PARTS: dict[str, Callable[[], _Undo]] = {
-    # module of transformers: what to do once it is imported
+    # module of transformers: function to call once it is imported
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.image_processing_auto": _register_image_processors,
     "transformers.models.auto.video_processing_auto": _register_video_processor,
     "transformers.pipelines": _register_pipeline,
 }
-_filled_in: dict[str, _Undo] = {}
+_registered: dict[str, _Undo] = {}
 
 
 class _AfterImport(MetaPathFinder):
-    """Calls `_fill_in` at the end of the outermost import of a module of transformers or of this package."""
+    """An import hook that calls `_register_imported` after the outermost import in transformers or this package."""
 
     def __init__(self):
         self.nesting = threading.local()
@@ -200,7 +205,7 @@ class _AfterImport(MetaPathFinder):
         return spec
 
     def _followed(self, exec_module: Callable) -> Callable:
-        def exec_and_fill_in(module) -> None:
+        def exec_and_register(module) -> None:
             self.nesting.depth = getattr(self.nesting, "depth", 0) + 1
             try:
                 exec_module(module)
@@ -208,23 +213,27 @@ class _AfterImport(MetaPathFinder):
                 self.nesting.depth -= 1
             if self.nesting.depth == 0 and self in sys.meta_path:
                 try:
-                    _fill_in()
-                except Exception as error:  # whatever the program imports must not fail for it
+                    _register_imported()
+                except Exception as error:  # the program's own import must not fail because of this
                     warnings.warn(f"{__package__} couldn't register with transformers: {error!r}", stacklevel=2)
 
-        return exec_and_fill_in
+        return exec_and_register
 
 
 _hook = _AfterImport()
 
 
-def _fill_in() -> None:
-    """Do what is due. What that imports may make more parts due: its imports end in this function again."""
+def _register_imported() -> None:
+    """
+    Register with every module of `_PARTS` that is imported and not registered yet.
+
+    That may import further modules of `_PARTS`. Their imports end in this function again.
+    """
     for name, part in _PARTS.items():
-        if name in sys.modules and name not in _filled_in:
-            _filled_in[name] = lambda: None  # so that the imports below don't start it again
+        if name in sys.modules and name not in _registered:
+            _registered[name] = lambda: None  # so that the imports of this part don't call it again
             try:
-                _filled_in[name] = part()
+                _registered[name] = part()
             except BaseException:
-                del _filled_in[name]
+                del _registered[name]
                 raise

@@ -1,15 +1,17 @@
 """
-The paper's Table 1 at small scale: its five attention schemes on two tasks, with the same clips and steps for all.
+Make the paper's Table 1 at small scale: its five attention schemes on two tasks, with the same clips and steps.
 
     python examples/camera_motion/compare_schemes.py pictures/ table1/
 
-`camera motion` asks how the camera moves, which no single frame shows; `which picture` asks over which of ten pictures
-it moves, which every frame shows. Models of one size start alike, and all of one seed see the same clips in the same
-order. They also learn the pretext task of pretrain.py, but for space-only attention, which can't see motion. Camera
-motion is measured on pictures that no model has seen, and both tasks on new movements. Movements are between the easy
-ones that pretrain.py begins with and its last, so that short trainings get somewhere.
+The task `camera motion` asks how the camera moves. No single frame shows that. The task `which picture` asks which of
+ten pictures the camera moves over. Every frame shows that.
 
-Results come as results.json and as table1.md. A run that was interrupted goes on after the last seed that was finished.
+All models have one size and start alike. Those of one seed see the same clips in the same order. They also learn the
+pretext task of pretrain.py, except for space-only attention, which can't see motion. Camera motion is measured on
+pictures that no model has seen, and both tasks on new movements. Movements are easier than the last ones of
+pretrain.py, so that short trainings succeed.
+
+The results are results.json and table1.md. An interrupted run continues when the command is given again.
 """
 
 import argparse
@@ -31,24 +33,32 @@ TASKS = {"camera motion": False, "which picture": True}
 STRUCTURE = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 384}
 SIZE, NUM_FRAMES = 64, 8
 TEST_BATCHES = 16
-DIFFICULTY = 0.5  # of the curriculum
+DIFFICULTY = 0.5  # of the curriculum, from 0 to 1
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Return the command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path, help="a folder with train/ and test/ pictures, as sources.py makes it")
+    parser.add_argument("pictures", type=Path, help="a folder with train/ and test/ pictures, which sources.py makes")
     parser.add_argument("out", type=Path, help="a folder for the results")
-    parser.add_argument("--steps", type=int, default=400, help="batches to train on for camera motion (default: 400)")
-    parser.add_argument("--still-steps", type=int, default=150, help="and for the picture (default: 150)")
+    parser.add_argument("--steps", type=int, default=400, help="training batches for camera motion (default: 400)")
+    parser.add_argument(
+        "--still-steps", type=int, default=150, help="training batches for which picture (default: 150)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, help="clips in a batch (default: 64)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many times everything is done (default: 3)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="how often everything is repeated, each time with another seed (default: 3)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes (default: 1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
 
 def compare(args: argparse.Namespace, task: str, seed: int) -> dict[str, float]:
-    """Accuracy by scheme, of models that are trained side by side on one stream of clips."""
+    """Train one model of each scheme side by side on the same clips. Return their accuracies, from 0 to 1."""
     which_picture = TASKS[task]
     steps = args.still_steps if which_picture else args.steps
     clips = RandomClips(args.pictures / "train", SIZE, NUM_FRAMES, (seed, 0), which_picture)
@@ -72,7 +82,7 @@ def compare(args: argparse.Namespace, task: str, seed: int) -> dict[str, float]:
 
 
 def table(results: dict, args: argparse.Namespace) -> str:
-    """The results in Markdown."""
+    """Return the results as a Markdown table."""
     lines = [
         "| scheme | parameters | multiply-accumulates a clip | " + " | ".join(TASKS) + " |",
         "|---|---|---|" + "---|" * len(TASKS),
@@ -97,6 +107,7 @@ def table(results: dict, args: argparse.Namespace) -> str:
 
 
 def main() -> int:
+    """Train and measure all models, and write the results. Return the exit code."""
     args = parse_arguments()
     path = args.out / "results.json"
     settings = {"steps": args.steps, "still_steps": args.still_steps, "batch_size": args.batch_size}
@@ -104,7 +115,9 @@ def main() -> int:
     if path.exists():
         results = json.loads(path.read_text())
         if results["settings"] != settings:
-            raise ValueError(f"{path} has results of {results['settings']}, not of {settings}; give another folder")
+            raise ValueError(
+                f"{path} has results of other settings, {results['settings']}, not {settings}; give another folder"
+            )
     for seed in range(args.seeds):
         for task in TASKS:
             if str(seed) not in results[task]:
@@ -121,6 +134,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("compare_schemes.py: interrupted; the same command goes on from here")
+        sys.exit("compare_schemes.py: interrupted; the same command continues")
     except (ValueError, OSError) as error:
         sys.exit(f"compare_schemes.py: {error}")

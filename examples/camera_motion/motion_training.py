@@ -1,4 +1,4 @@
-"""Training on clips that are rendered as it goes: what pretrain.py and compare_schemes.py share."""
+"""Training on clips that are rendered during training. It is shared by pretrain.py and compare_schemes.py."""
 
 import math
 from collections.abc import Iterator
@@ -16,18 +16,23 @@ from timesformer_hf.training.motion_start import start_for_motion
 
 
 PATCH_SIZE = 16
-FLOW_SCALE = 10.0  # a tenth of half a frame from one frame to the next is a fast movement
+FLOW_SCALE = 10.0  # scales targets to about 1: a fast movement is a tenth of half a frame from one frame to the next
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class RandomClips(torch.utils.data.IterableDataset):
     """
-    Endless clips (frames, 3, size, size), their labels, and how what each patch shows moves (frames - 1, patches, 2).
+    An endless data set of rendered clips. Each item has three parts: a clip, uint8 (frames, 3, size, size), its label,
+    and the motion of each patch, float32 (frames - 1, patches, 2).
 
     Args:
-        pictures: a folder of them.
-        which_picture: the label is the picture's number, which one frame tells, in place of the camera's motion.
-        renewed: see [`TextureMix`]; without procedural textures where `None`.
+        pictures: a folder of pictures.
+        size: height and width of a frame in pixels.
+        num_frames: frames of a clip.
+        seed: numbers that decide the clips.
+        which_picture: the label is the number of the picture instead of the camera's motion. One frame is enough to
+            tell it.
+        renewed: see [`TextureMix`]; `None` for no procedural textures.
     """
 
     def __init__(
@@ -41,7 +46,9 @@ class RandomClips(torch.utils.data.IterableDataset):
     ):
         self.pictures, self.size, self.num_frames, self.seed = pictures, size, num_frames, seed
         self.which_picture, self.renewed = which_picture, renewed
-        self.difficulty = torch.ones(1).share_memory_()  # of the curriculum, 0 to 1; the workers see it change
+        self.difficulty = torch.ones(
+            1
+        ).share_memory_()  # of the curriculum, from 0 to 1; shared, so that workers see changes
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, int, torch.Tensor]]:
         torch.set_num_threads(1)
@@ -58,6 +65,7 @@ class RandomClips(torch.utils.data.IterableDataset):
             yield clip, number if self.which_picture else motion, flow
 
     def clip(self, rng: np.random.Generator, textures, label: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Render a clip of that label at the current difficulty. Return it and the motion of its patches."""
         difficulty = float(self.difficulty)
         conditions = Conditions(foreground=0.6 * difficulty, damage=difficulty)
         motion, size = between(EASY, FULL, difficulty), (self.size, self.size)
@@ -66,15 +74,17 @@ class RandomClips(torch.utils.data.IterableDataset):
         return clip, shot.patch_motion(self.size // PATCH_SIZE, self.size // PATCH_SIZE)
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+        """Return an endless iterator of batches, rendered in `workers` processes, or with 0 in this one."""
         return iter(torch.utils.data.DataLoader(self, batch_size, num_workers=workers))
 
 
 def normalised(clips: torch.Tensor) -> torch.Tensor:
+    """Return uint8 clips as normalised float32 pixels."""
     return (clips.float() / 255 - 0.45) / 0.225
 
 
 def new_model(clips: torch.Tensor, **fields) -> TimesformerForVideoClassification:
-    """A model for clips like these, uint8 (batch, frames, 3, size, size), with initial values for motion."""
+    """Return a new model for clips like these, uint8 (batch, frames, 3, size, size), with initial values for motion."""
     id2label = dict(enumerate(LABELS))
     config = TimesformerConfig(
         image_size=clips.shape[-1],
@@ -92,11 +102,15 @@ def new_model(clips: torch.Tensor, **fields) -> TimesformerForVideoClassificatio
 
 class MotionTraining:
     """
-    A model, the head of its pretext task and their optimizer.
+    A model, the head for its pretext task, and their optimizer.
 
     Args:
-        steps: that there will be; the learning rate warms up over 100 of them and then follows half a cosine.
-        flow_weight: of the pretext task's loss. 0 for a model that keeps frames apart, which can't see motion.
+        model: is trained in place.
+        steps: the number of steps in all. The learning rate warms up over the first 100 and follows half a cosine.
+        learning_rate: the highest learning rate.
+        flow_weight: the weight of the pretext task's loss. It must be 0 for a model that keeps frames apart, because
+            that can't see motion.
+        compiled: compile the model.
     """
 
     def __init__(
@@ -115,7 +129,7 @@ class MotionTraining:
         self.done = 0
 
     def step(self, batch: Batch) -> tuple[float, float]:
-        """One step of the optimizer; the losses of label and pretext task."""
+        """Train on one batch. Return the losses of the label and of the pretext task."""
         clips, labels, flow = (part.to(self.model.device) for part in batch)
         self.model.train()
         factor = min(1, (self.done + 1) / 100) * 0.5 * (1 + math.cos(math.pi * self.done / self.steps))
@@ -134,11 +148,12 @@ class MotionTraining:
         return label_loss.item(), flow_loss.item()
 
     def predict_flow(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the patches of each frame but the first say of the step before: (batch, frames - 1, patches, 2)"""
+        """Predict the motion of each patch from the previous frame to its own: (batch, frames - 1, patches, 2)."""
         patches = hidden_states[:, 1:].unflatten(1, (-1, self.model.config.num_frames))[:, :, 1:]
         return self.flow_head(patches).transpose(1, 2)
 
     def state_dict(self) -> dict:
+        """Return all that a checkpoint needs to continue the training."""
         return {
             "done": self.done,
             "model": self.model.state_dict(),
@@ -147,6 +162,7 @@ class MotionTraining:
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Continue from what `state_dict` returned."""
         self.done = state["done"]
         for name in ("model", "flow_head", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -154,6 +170,7 @@ class MotionTraining:
 
 @torch.no_grad()
 def accuracy(model: TimesformerForVideoClassification, batches: list[Batch]) -> float:
+    """Return the share of clips that the model labels correctly, from 0 to 1."""
     model.eval()
     right = [
         (model(normalised(clips.to(model.device))).logits.argmax(dim=-1).cpu() == labels)

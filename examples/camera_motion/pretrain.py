@@ -1,17 +1,20 @@
 """
-The first stage of the camera-motion model: from nothing to a model that sees motion.
+Train the first stage of the camera-motion model: from random weights to a model that sees motion.
 
     python examples/camera_motion/pretrain.py pictures/ motion-32 --size 32 --steps 3000
     python examples/camera_motion/pretrain.py pictures/ motion-64 --size 64 --steps 3000 --model motion-32
 
-Clips are rendered as training goes, so none comes twice. Beside the label the model learns a pretext task: how far what
-every patch shows comes from one frame to the next, which the virtual camera knows. That gives dozens to hundreds of
-targets a clip in place of one, and carries the model over the plateau that a label alone leaves it on. Movements are
-large and clean at first and become what they are in videos. Frames are small at first too: the motion of a patch is the
-same thing in a small frame, at a quarter of the cost. The head of the pretext task is left behind when
-examples/finetune.py takes over.
+Clips are rendered during training, so no clip is used twice.
 
-A run that was interrupted goes on from its last checkpoint when the command is given again.
+Besides the label, the model learns a pretext task: how far the content of each patch moves from one frame to the next.
+The virtual camera knows this. So a clip has dozens to hundreds of targets instead of one. With the label alone, the
+loss stays on a plateau for long.
+
+Training goes from easy to hard. Movements are large and clean at first, and later as in real videos. Frames are small
+at first, because they cost a quarter and show the same motion. The head of the pretext task is dropped when the model
+is fine-tuned.
+
+An interrupted run continues from its last checkpoint when the command is given again.
 """
 
 import argparse
@@ -36,34 +39,45 @@ SETTINGS = ("model", "size", "frames", "steps", "batch_size", "learning_rate", "
 
 
 def parse_arguments() -> argparse.Namespace:
+    """Return the command-line arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "pictures", type=Path, help="a folder with train/ and validation/ pictures; sources.py makes it"
+        "pictures", type=Path, help="a folder with train/ and validation/ pictures, which sources.py makes"
     )
-    parser.add_argument("out", type=Path, help="the model's folder")
-    parser.add_argument("--model", help="start from this model instead of nothing")
-    parser.add_argument("--size", type=int, default=64, help="pixels of a frame's side (default: 64)")
-    parser.add_argument("--attention-type", help="of a new model (default: divided_space_time)")
+    parser.add_argument("out", type=Path, help="the folder to write the model to")
+    parser.add_argument("--model", help="start from this model instead of random weights")
+    parser.add_argument("--size", type=int, default=64, help="height and width of a frame in pixels (default: 64)")
+    parser.add_argument("--attention-type", help="attention scheme of a new model (default: divided_space_time)")
     parser.add_argument("--width", type=positive, help="hidden size of a new model (default: 192)")
     parser.add_argument("--heads", type=positive, help="attention heads of a new model (default: 4)")
     parser.add_argument("--depth", type=positive, help="blocks of a new model (default: 4)")
     parser.add_argument("--frames", type=positive, default=8, help="frames of a clip (default: 8)")
-    parser.add_argument("--steps", type=positive, default=4000, help="batches to train on (default: 4000)")
+    parser.add_argument("--steps", type=positive, default=4000, help="training batches (default: 4000)")
     parser.add_argument("--batch-size", type=positive, default=64, help="clips in a batch (default: 64)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the highest (default: 0.001)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="the highest learning rate (default: 0.001)")
     parser.add_argument(
-        "--curriculum", type=float, default=0.1, help="share of the steps with easier clips, without --model (0.1)"
+        "--curriculum",
+        type=float,
+        default=0.1,
+        help="share of the steps with easier clips, only without --model (default: 0.1)",
     )
-    parser.add_argument("--flow-weight", type=float, default=2.0, help="of the pretext task's loss; 0 for none (2)")
+    parser.add_argument(
+        "--flow-weight", type=float, default=2.0, help="weight of the pretext task's loss; 0 for no task (default: 2)"
+    )
     parser.add_argument("--save-steps", type=positive, default=250, help="steps between checkpoints (default: 250)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that render (default: 1)")
-    parser.add_argument("--compile", action="store_true", help="compile the model: faster after a minute or two")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes (default: 1)")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the model: the first steps take a minute or two, later ones are faster",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and clips (default: 0)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
 
 def positive(text: str) -> int:
+    """Return the number in a command-line argument, which must be at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
@@ -72,8 +86,10 @@ def positive(text: str) -> int:
 
 def start_model(args: argparse.Namespace, clips: torch.Tensor) -> TimesformerForVideoClassification:
     """
+    Return the model to train: a new one, or that of --model at the new size.
+
     Raises:
-        ValueError: for a model of other labels, or a structure beside it.
+        ValueError: where --model has other labels, or where arguments for a new model are given with it.
     """
     given = {name: getattr(args, name) for name in STRUCTURE if getattr(args, name) is not None}
     if args.model is None:
@@ -87,7 +103,7 @@ def start_model(args: argparse.Namespace, clips: torch.Tensor) -> TimesformerFor
             attention_type=structure.attention_type,
         )
     if given:
-        raise ValueError(f"--model {args.model} has its own {', '.join(given)}; leave them out")
+        raise ValueError(f"--model {args.model} already has its own {', '.join(given)}; leave these arguments out")
     model = TimesformerForVideoClassification.from_pretrained(
         args.model, image_size=args.size, num_frames=args.frames, interpolation_mode="bicubic"
     )
@@ -98,32 +114,38 @@ def start_model(args: argparse.Namespace, clips: torch.Tensor) -> TimesformerFor
 
 def read_checkpoint(path: Path, settings: dict) -> dict | None:
     """
+    Return the state in a checkpoint, or `None` where there is no file.
+
     Raises:
-        ValueError: for one of a training with other settings.
+        ValueError: where it is from a training with other settings.
     """
     if not path.exists():
         return None
     state = torch.load(path, weights_only=True, map_location="cpu")
     if state["settings"] != settings:
         raise ValueError(
-            f"{path} is of a training with {state['settings']}, this one has {settings}; delete it, or give another OUT"
+            f"{path} is from a training with {state['settings']}, but this one has {settings}; delete it or give "
+            "another OUT"
         )
     return state
 
 
 def save_checkpoint(path: Path, **state) -> None:
     """
+    Write a checkpoint in place of the last one.
+
     Raises:
-        OSError: where it can't be written. The one before stays.
+        OSError: where it can't be written. The last checkpoint is kept.
     """
     try:
         with output_file(path, overwrite=True) as temporary:
             torch.save(state, temporary)
-    except RuntimeError as error:  # of torch.save, on a full disk
+    except RuntimeError as error:  # torch.save raises it when the disk is full
         raise OSError(f"{path} can't be written: {str(error).splitlines()[0]}. Is the disk full?") from error
 
 
 def main() -> int:
+    """Train the model and write it. Return the exit code."""
     args = parse_arguments()
     torch.manual_seed(args.seed)
     check_output_folder(args.out, overwrite=True, own_files=OWN_FILES)
@@ -163,7 +185,11 @@ def main() -> int:
 
 
 def save(model: TimesformerForVideoClassification, args: argparse.Namespace, history: list[dict]) -> None:
-    size = {"height": args.size, "width": args.size}  # whole frames, squeezed: at the sides the camera is told best
+    """Write the model, its processors and the history of losses."""
+    size = {
+        "height": args.size,
+        "width": args.size,
+    }  # whole frames, squeezed, because the sides show the camera's motion best
     processor = TimesformerVideoProcessor(
         size=size, do_center_crop=False, num_frames=args.frames, frame_sampling_rate=4
     )
@@ -178,6 +204,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("pretrain.py: interrupted; the same command goes on from the last checkpoint")
+        sys.exit("pretrain.py: interrupted; the same command continues from the last checkpoint")
     except (ValueError, OSError) as error:
         sys.exit(f"pretrain.py: {error}")

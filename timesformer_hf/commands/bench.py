@@ -1,4 +1,4 @@
-"""`timesformer-hf bench`: ours and its peers, side by side."""
+"""`timesformer-hf bench`: measure this package and its peers side by side."""
 
 import argparse
 import contextlib
@@ -22,21 +22,6 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = """\
-Measure this package against its peers on this machine: the model built into transformers, ONNX Runtime, PyAV and
-torchcodec. All do the same work in one process, with the same random weights, and take turns; before that the results
-of each are compared with a reference, and a path that disagrees is reported as failed and not timed. Beside them stands
-the machine's own limit: the model's matrix products alone, or the codec alone.
-
-Without arguments, a short run of about two minutes on two cores. --list shows all cases and who takes part in them. A
-case is chosen by its name, its kind or a tag; + joins those that must hold together, and * stands for anything. What is
-not installed is listed as missing, with the reason. Paths that take minutes to prepare, those with torch.compile, are
-measured only where --paths names them.
-
-Printed are medians and, for ratios, quartiles in brackets: 1.20x [1.18, 1.23] is 1.2 times as fast. On a machine with
-other work to do, the ratios are steadier than the times. The exit code is 1 where a path disagrees or one of ours
-breaks.
-"""
-EXAMPLES = """\
 examples:
   timesformer-hf bench
   timesformer-hf bench --list
@@ -44,44 +29,73 @@ examples:
   timesformer-hf bench --cases joint-32f-fp32 'training-base-b8-*' --threads 2
   timesformer-hf bench --cases inference+base+b32+bf16 --device cuda --paths all
   timesformer-hf bench --page docs/performance.md laptop.json server.json
+
+Measure this package and its peers on this machine: the model built into transformers, ONNX Runtime, PyAV and
+torchcodec. Without arguments this is a short run, about two minutes on two cores.
+
+A case is one piece of work, and a path is one way to do it. --list shows all of them. --cases chooses cases by name,
+kind or tag: + joins words that must all match, and * stands for any text. All paths of a case do the same work in one
+process with the same random weights, and take turns. Before that, the result of each is compared with a reference. A
+path that disagrees is reported as failed and not timed. The limit is that of the machine: the model's matrix products
+alone, or the codec alone.
+
+A path that can't run here is listed as missing, with the reason. Paths with torch.compile take minutes to prepare, so
+they are measured only where --paths names them.
+
+The numbers are medians. Ratios have their quartiles in brackets: 1.20x [1.18, 1.23] is 1.2 times as fast. On a machine
+with other work, ratios are more stable than times. The exit code is 1 where a path disagrees with the reference, or one
+of this package's paths raises an error.
 """
 
 
 def add_parser(commands) -> None:
+    """Add `bench` and its options to the command line."""
     parser = commands.add_parser(
         "bench",
         help="measure speed and memory against the peers",
         description=DESCRIPTION,
-        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "results", nargs="*", metavar="JSON", help="with --page or --plot: what earlier runs wrote; nothing is measured"
+        "results",
+        nargs="*",
+        metavar="JSON",
+        help="with --page or --plot: files that earlier runs wrote with --out; nothing is measured",
     )
-    parser.add_argument("--list", action="store_true", help="show the cases and their paths, and measure nothing")
-    parser.add_argument("--cases", nargs="+", metavar="CASE", help="which to measure (default: those tagged quick)")
+    parser.add_argument("--list", action="store_true", help="print the cases and their paths, and measure nothing")
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        metavar="CASE",
+        help="cases to measure, for example inference+base+fp32 (default: those tagged quick)",
+    )
     parser.add_argument(
         "--paths",
         nargs="+",
         metavar="PATH",
-        help='which paths of them, by name, or "all" (default: all that are prepared in seconds)',
+        help='paths to measure, by name, or "all" (default: all that are prepared in seconds)',
     )
-    parser.add_argument("--device", help='"cpu", "cuda", "cuda:1" (default: an accelerator where there is one)')
+    parser.add_argument("--device", help="for example cpu, cuda or cuda:1 (default: an accelerator if there is one)")
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="of the libraries that compute (default: torch's own choice)"
+        "--threads", type=positive, metavar="N", help="threads of the computing libraries (default: torch's own choice)"
     )
-    parser.add_argument("--repetitions", type=positive, default=3, metavar="N", help="of each path (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, clips and videos (default: 0)")
-    parser.add_argument("--out", metavar="FILE", help="write every single time, with machine and versions, as JSON")
     parser.add_argument(
-        "--page", metavar="FILE", help="write a page in Markdown, and beside it the chart that it shows, in .svg"
+        "--repetitions", type=positive, default=3, metavar="N", help="how often each path is timed (default: 3)"
     )
-    parser.add_argument("--plot", metavar="FILE", help="write the chart alone, to .svg or .png")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights, clips and videos (default: 0)")
+    parser.add_argument("--out", metavar="FILE", help="write all times, the machine and the versions to this JSON file")
+    parser.add_argument(
+        "--page", metavar="FILE", help="write a page in Markdown, and its chart to an .svg file beside it"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="write only the chart, to a file in .svg or .png")
     parser.add_argument("--overwrite", action="store_true", help="replace these files where they exist")
 
 
 def run(args: argparse.Namespace) -> int:
+    """
+    Measure cases, or read earlier results, and write the outputs. Return the exit code: 1 where something is wrong.
+    """
     from ..benchmark.cases import CASES, select_cases
 
     if args.list:
@@ -99,17 +113,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """
+    Check that the arguments fit together and the output files can be written.
+
     Raises:
-        ValueError, FileExistsError, ImportError: where arguments don't go together or a file can't be written.
+        ValueError, FileExistsError, NotADirectoryError, ImportError: where they don't or can't.
     """
     from ..output.atomic import check_output_file
     from ..output.figures import check_can_plot
 
     if args.results and not (args.page or args.plot):
-        raise ValueError(f"{args.results[0]}: results of earlier runs are for --page or --plot; give one of them")
+        raise ValueError(
+            f"{args.results[0]}: results of earlier runs are for --page or --plot; give one of these options"
+        )
     measuring = [f"--{name}" for name in ("cases", "paths", "device", "threads", "out") if getattr(args, name)]
     if args.results and measuring:
-        raise ValueError(f"{', '.join(measuring)} are for measuring, and with results of earlier runs nothing is")
+        raise ValueError(
+            f"{', '.join(measuring)} are for measuring, and earlier results are not measured again; leave them out"
+        )
     if args.page and Path(args.page).suffix != ".md":
         raise ValueError(f"--page {args.page}: the name of a page must end in .md")
     for path in plots(args):
@@ -120,7 +140,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def plots(args: argparse.Namespace) -> list[str]:
-    """The charts to write."""
+    """Return the file names of the charts to write."""
     return [*([args.plot] if args.plot else []), *([str(Path(args.page).with_suffix(".svg"))] if args.page else [])]
 
 
@@ -131,7 +151,7 @@ def _read_all(args: argparse.Namespace) -> list["Results"]:
 
 
 def _list_of_cases(cases: Sequence["Case"]) -> str:
-    """A line for each case, then who takes part, by kind."""
+    """Return the text of --list: a line for each case, then the paths of each kind."""
     from ..benchmark.cases import KINDS
 
     width = max(len(case.name) for case in cases)
@@ -148,7 +168,7 @@ def _list_of_cases(cases: Sequence["Case"]) -> str:
 
 
 def paths_of(kind: str) -> dict:
-    """The table of paths of a kind of case."""
+    """Return the table of paths of a kind of case."""
     from ..benchmark.cases import KINDS
 
     return import_module(f"..benchmark.{KINDS[kind]}", __package__).PATHS
@@ -156,10 +176,10 @@ def paths_of(kind: str) -> dict:
 
 def _run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
     """
-    Measure them, and write `--out` after each, so that what was measured stays where the rest is interrupted.
+    Measure the cases. `--out` is written after each, so that an interrupt loses only the case that is being measured.
 
     Raises:
-        ValueError: for a device that isn't there, or a path that no case has.
+        ValueError: for a device that torch can't use, or a path that no case has.
     """
     from ..benchmark.results import write_results
 
@@ -170,19 +190,20 @@ def _run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
         for number, case in enumerate(cases, start=1):
             bar.set_description(case.name)
             results.cases.append(_run_case(case, here, args, bar.update))
-            bar.n = number * steps(args)  # where a case broke off, too
+            bar.n = number * steps(args)  # also where the case ended early
             if args.out is not None:
                 write_results(args.out, results, overwrite)
-                overwrite = True  # our own
+                overwrite = True  # this run wrote the file
     return results
 
 
 def steps(args: argparse.Namespace) -> int:
-    """Of a case, for the progress bar: memory, agreement, repetitions."""
+    """Return how many steps of the progress bar a case has: memory, agreement and each repetition."""
     return 2 + args.repetitions
 
 
 def progress(num_cases: int, args: argparse.Namespace):
+    """Return a progress bar for that many cases."""
     from tqdm import tqdm
 
     return tqdm(total=num_cases * steps(args), unit="step", disable=None)
@@ -190,7 +211,7 @@ def progress(num_cases: int, args: argparse.Namespace):
 
 @contextlib.contextmanager
 def environment(device: str, args: argparse.Namespace) -> Iterator["Environment"]:
-    """A folder that goes at the end, and torch's threads set until then."""
+    """Set torch's threads and create a folder for the cases. Both end with the block."""
     import torch
 
     from ..benchmark.measuring import Environment
@@ -205,7 +226,7 @@ def environment(device: str, args: argparse.Namespace) -> Iterator["Environment"
 
 
 def _run_case(case: "Case", here: "Environment", args: argparse.Namespace, advance) -> "CaseResult":
-    """Measure one; what goes wrong with it is in its result, and the others are measured all the same."""
+    """Measure a case. If it fails, the reason is in its result, and the other cases are still measured."""
     from ..benchmark.cases import KINDS
     from ..benchmark.measuring import Stopwatch, UnavailableError, measure, one_line
     from ..benchmark.models import free_memory, synchronizer
@@ -221,7 +242,7 @@ def _run_case(case: "Case", here: "Environment", args: argparse.Namespace, advan
         result.paths = [PathResult(name, paths_of(case.kind)[name].role) for name in chosen]
         result.multiply_accumulates = workload.multiply_accumulates
         measure(result, workload, args.repetitions, Stopwatch(synchronize=synchronizer(here.device)), advance)
-    except Exception as error:  # the others are measured all the same
+    except Exception as error:  # the other cases are still measured
         result.paths, result.skipped = [], one_line(error)
         result.broken = not isinstance(error, (UnavailableError, ImportError))
     free_memory(here.device)
@@ -229,7 +250,7 @@ def _run_case(case: "Case", here: "Environment", args: argparse.Namespace, advan
 
 
 def _chosen_paths(case: "Case", names: Sequence[str] | None) -> list[str]:
-    """In the order of the case."""
+    """Return the paths to measure, in the order of the case."""
     if names is None:
         return [name for name in case.paths if not paths_of(case.kind)[name].on_request]
     return [name for name in case.paths if "all" in names or name in names]
@@ -237,19 +258,23 @@ def _chosen_paths(case: "Case", names: Sequence[str] | None) -> list[str]:
 
 def _check_paths(names: Sequence[str] | None, cases: Sequence["Case"]) -> None:
     """
+    Check that each path belongs to one of the cases.
+
     Raises:
-        ValueError: for one that none of the cases has.
+        ValueError: for a path that none of the cases has.
     """
     known = dict.fromkeys(name for case in cases for name in case.paths)
     for name in names or ():
         if name != "all" and name not in known:
-            raise ValueError(f'--paths {name}: the chosen cases have {", ".join(known)}; or "all"')
+            raise ValueError(f'--paths {name}: the chosen cases have {", ".join(known)}; give one of these or "all"')
 
 
 def check_device(device: str) -> str:
     """
+    Return the device after a check that torch can compute on it.
+
     Raises:
-        ValueError: where torch doesn't know it or it isn't there.
+        ValueError: where torch doesn't know the device or it doesn't exist.
     """
     import torch
 
@@ -257,13 +282,13 @@ def check_device(device: str) -> str:
         torch.empty(1, device=device)
         if torch.device(device).type != "meta":
             return device
-        reason = "it computes nothing"
+        reason = "it only handles shapes"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
     there = ["cpu"]
     if torch.accelerator.is_available():
         there.append(str(torch.accelerator.current_accelerator()))
-    raise ValueError(f"--device {device}: can't compute there ({reason}); this machine has {', '.join(there)}")
+    raise ValueError(f"--device {device}: torch can't compute there ({reason}); this machine has {', '.join(there)}")
 
 
 def _new_results(device: str, args: argparse.Namespace) -> "Results":
@@ -288,7 +313,7 @@ def _new_results(device: str, args: argparse.Namespace) -> "Results":
 
 
 def _command_of(args: argparse.Namespace) -> str:
-    """What to call to measure the same, wherever the outputs go."""
+    """Return the command that measures the same, without its output files."""
     words = ["timesformer-hf", "bench"]
     for name in ("cases", "paths", "device", "threads", "repetitions", "seed"):
         value = getattr(args, name)
@@ -298,7 +323,7 @@ def _command_of(args: argparse.Namespace) -> str:
 
 
 def _terminal_text(results: "Results") -> str:
-    """Each case, then all at a glance."""
+    """Return what is printed: the machine, each case, then a summary of all."""
     from ..benchmark.page import about, case_text, summary
 
     cases = [f"{case.name}\n{case_text(case)}" for case in results.cases]
@@ -306,7 +331,7 @@ def _terminal_text(results: "Results") -> str:
 
 
 def _write_outputs(args: argparse.Namespace, results: Sequence["Results"]) -> None:
-    """The page and the charts, where there is something to draw; `--out` is there already."""
+    """Write the page and the charts. A chart needs a case with a peer; `--out` was written before."""
     from ..benchmark.page import performance_page, plotted_rows
     from ..benchmark.plot import plot_ratios
     from ..output.atomic import output_file
@@ -314,7 +339,10 @@ def _write_outputs(args: argparse.Namespace, results: Sequence["Results"]) -> No
     rows = plotted_rows(results)
     charts = plots(args) if rows else []
     if plots(args) and not rows:
-        print("timesformer-hf: no chart, since no case has both ours and a peer measured", file=sys.stderr)
+        print(
+            "timesformer-hf: no chart is written, because in no case were both one of our paths and a peer measured",
+            file=sys.stderr,
+        )
     for path in charts:
         with output_file(path, args.overwrite) as temporary:
             plot_ratios(temporary, rows)

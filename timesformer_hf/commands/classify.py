@@ -1,25 +1,15 @@
-"""`timesformer-hf classify`: label videos."""
+"""`timesformer-hf classify`: print the most likely labels of videos."""
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from ..output.terminal import quiet_transformers
+from ..output.terminal import loading_model, video_error
 from ..shipped_models import CAMERA_MOTION
 from .common import default_device, optimized, positive
 
 
 DESCRIPTION = """\
-Print the most likely labels of each video. A video that can't be read is reported, and the others are
-classified all the same; the exit code is then 1.
-
-Of several videos, threads decode the next ones while the model is at work, and in the end it is said for how
-much of the time the model was. Where that is far from all of it, decoding is what takes the time: give it more
---num-workers. Where it is nearly all, it is the model: a larger --batch-size, --dtype bfloat16, a faster device.
-"""
-
-EXAMPLES = """\
 examples:
   timesformer-hf classify clip.mp4
   timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
@@ -27,6 +17,14 @@ examples:
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --views paper
   timesformer-hf classify *.mp4 --model ./my-model --device cuda --batch-size 32 --num-workers 16
   timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
+
+Print the most likely labels of each video. An unreadable video is reported, and the others are still
+classified; the exit code is then 1.
+
+With several videos, threads decode the next ones while the model computes. At the end the command prints for
+what share of the time the model was busy. If that is far below 100%, decoding takes the time: use more
+--num-workers. If it is near 100%, the model takes it: use a larger --batch-size, --dtype bfloat16 or a faster
+device.
 """
 
 _ACCELERATOR_BATCH = 8  # videos
@@ -38,11 +36,11 @@ _NO_MODEL = (
 
 
 def add_parser(commands) -> None:
+    """Add `classify` and its options to the command line."""
     parser = commands.add_parser(
         "classify",
-        help="label videos",
+        help="print the most likely labels of videos",
         description=DESCRIPTION,
-        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -52,43 +50,47 @@ def add_parser(commands) -> None:
         metavar="DIR_OR_ID",
         help="a model's folder or its name on the Hub (default: the shipped one, which tells how the camera moves)",
     )
-    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="labels a video (default: 5)")
     parser.add_argument(
-        "--num-frames", type=positive, metavar="N", help="frames to look at (default: what the model was made for)"
+        "--top-k", type=positive, default=5, metavar="K", help="how many labels to print for each video (default: 5)"
+    )
+    parser.add_argument(
+        "--num-frames", type=positive, metavar="N", help="frames of a clip (default: the number in the model's config)"
     )
     parser.add_argument(
         "--frame-sampling-rate",
         type=positive,
         metavar="R",
-        help="look at every R-th frame around the middle of the video, as the paper: 32 for 8 frames, 16 for 16, "
-        "4 for 96 (default: as saved with the model, else spread over the whole video)",
+        help="take every R-th frame around the middle of the video. The paper uses 32 for 8 frames, 16 for 16, 4 for "
+        "96 (default: the rate saved with the model, else frames spread over the whole video)",
     )
     _add_views(parser)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: an accelerator if there is one)")
+    parser.add_argument(
+        "--device", help="for example cpu, cuda, cuda:1 or mps (default: an accelerator if there is one)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="number format of the model (default: auto, the checkpoint's own)",
+        help="dtype of the model (default: auto, that of the checkpoint)",
     )
     parser.add_argument(
         "--batch-size",
         type=positive,
         metavar="B",
-        help=f"videos that the model takes at once (default: {_ACCELERATOR_BATCH} on an accelerator; 1 on the CPU, "
-        "where only small models gain by more, as the shipped one by 8). Videos that don't fit into memory together, "
-        "it takes one by one",
+        help=f"videos that the model takes at once (default: {_ACCELERATOR_BATCH} on an accelerator, 1 on the CPU, "
+        "where only small models gain from more: the shipped one from 8). If a batch doesn't fit into memory, its "
+        "videos are classified one by one",
     )
     parser.add_argument(
         "--num-workers",
         type=positive,
         metavar="W",
-        help="threads that decode the next videos meanwhile (default: one a core, 8 at most)",
+        help="threads that decode the next videos (default: one for each core, at most 8)",
     )
     parser.add_argument(
         "--json",
         action="store_true",
-        help='print one object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
+        help='print one JSON object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
     )
 
 
@@ -96,25 +98,28 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--views",
         choices=("paper", "original"),
-        help="classify several views of each video, as the paper (three crops of a clip in the middle, their "
-        "probabilities averaged) or as the authors' code (three crops of the first clip, their logits averaged); both "
-        "need a frame sampling rate (default: one view)",
+        help="average several views of each video. paper: the probabilities of three crops of a clip in the middle, as "
+        "in the paper. original: the logits of three crops of the first clip, as in the authors' code. Both need a "
+        "frame sampling rate (default: one view)",
     )
     parser.add_argument(
         "--num-clips",
         type=positive,
         metavar="K",
-        help="clips of each video, spread over it, whose probabilities are averaged (default: one)",
+        help="average the probabilities of K clips, spread over the video (default: 1)",
     )
     parser.add_argument(
         "--num-crops",
         type=int,
         choices=(1, 3),
-        help="crops of each clip: its centre, or start, centre and end of the longer side (default: its centre)",
+        help="crops of each clip. 1: the centre. 3: start, centre and end of the longer side (default: 1)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """
+    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where the model can't be loaded.
+    """
     from tqdm import tqdm
 
     from ..inference.file_classification import BusyTime, classify_files
@@ -122,8 +127,6 @@ def run(args: argparse.Namespace) -> int:
     if args.model is None:
         print(_NO_MODEL, file=sys.stderr)
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, args.device, args.dtype)
-    if classifier is None:
-        return 2
     names = ("top_k", "num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops", "num_workers")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
@@ -133,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     for result in tqdm(results, total=len(args.videos), unit="video", disable=None if several else True):
         failures += "error" in result
         if "error" in result and not args.json:
-            tqdm.write(f"timesformer-hf: {_error_line(result)}", file=sys.stderr)
+            tqdm.write(f"timesformer-hf: {video_error(**result)}", file=sys.stderr)
         else:
             tqdm.write(json.dumps(result) if args.json else table(result), file=sys.stdout)
     if several:
@@ -144,37 +147,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load_classifier(name: str, device: str | None, dtype: str):
-    """The pipeline; `None` where there is none, which is then said."""
+    """
+    Return the pipeline of a model.
+
+    Raises:
+        ValueError: where it can't be loaded.
+    """
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
     device = default_device(device)
-    with quiet_transformers():
-        try:
-            model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
-            processor = AutoVideoProcessor.from_pretrained(name)
-            return pipeline("video-classification", model=model, video_processor=processor, device=device)
-        except Exception as error:  # the boundary to the user: whatever it is, it is about this model
-            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
-            reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
-            print(f"timesformer-hf: can't load the model {name}: {missing}{reason}", file=sys.stderr)
-            return None
+    with loading_model(name):
+        model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
+        processor = AutoVideoProcessor.from_pretrained(name)
+        return pipeline("video-classification", model=model, video_processor=processor, device=device)
 
 
 def speed_line(num_videos: int, model_time) -> str:
-    """200 videos in 12.3 s, 16.3 a second; the model was busy 94% of the time"""
+    """Return the last line, for example "200 videos in 12.3 s, 16.3 a second; the model was busy 94% of the time"."""
     seconds = model_time.seconds
     speed = f"{num_videos} videos in {seconds:.1f} s, {num_videos / seconds:.1f} a second"
     return f"{speed}; the model was busy {model_time.share:.0%} of the time"
 
 
-def _error_line(result: dict) -> str:
-    """The error of a video, which names it."""
-    error = result["error"]
-    return error if result["video"] in error else f"{result['video']}: {error}"
-
-
 def table(result: dict) -> str:
-    """The labels of a video under its name, the likeliest first."""
+    """Return the name of a video, with its labels in the lines below, the most likely first."""
     width = max(len(prediction["label"]) for prediction in result["predictions"])
     rows = [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in result["predictions"]]
     return "\n".join([result["video"], *rows])

@@ -1,9 +1,10 @@
-"""What several commands share."""
+"""Types of arguments and other things that several commands share."""
 
 import argparse
 
 
 def positive(text: str) -> int:
+    """The type of an argument that is an integer from 1 on."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
@@ -19,7 +20,7 @@ def frame_size(text: str) -> int | tuple[int, ...]:
 
 
 def default_device(device: str | None) -> str:
-    """The device that was asked for, or an accelerator where there is one."""
+    """The device that the user asked for, or an accelerator where there is one, or else the CPU."""
     import torch
 
     if device is not None:
@@ -29,8 +30,8 @@ def default_device(device: str | None) -> str:
 
 def optimized(model):
     """
-    A model for a command that asks it for answers alone: by `optimize_for_inference`, or as it is where that refuses
-    it (quantized, with an adapter, of another class).
+    The model, made faster by `optimize_for_inference` for a command that only needs its outputs. A model that this
+    function refuses (quantized, with an adapter, of another class) stays as it is.
     """
     from ..inference.folding import optimize_for_inference
 

@@ -1,4 +1,4 @@
-"""`timesformer-hf cost`: parameters and multiply-accumulates."""
+"""`timesformer-hf cost`: count parameters and multiply-accumulates."""
 
 import argparse
 import dataclasses
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
     from ..output.cost_plot import Panel
 
 
-# (frames, side in pixels): the paper's base, and what grows from there
+# (frames, side in pixels): the paper's base model, and sizes that grow from there
 _BASE = (8, 224)
 _BY_FRAMES = {f"{frames} frames": (frames, _BASE[1]) for frames in (8, 16, 32, 64, 96)}
 _BY_SIDE = {f"{side} px": (_BASE[0], side) for side in (224, 336, 448, 560)}
 _COST = "10^12 multiply-accumulates over three crops"
 
 DESCRIPTION = """\
-Print what the paper's attention schemes cost, and how that grows with frames and with resolution, as Markdown tables;
-or, with --model, what a model of your own costs.
-
-Multiply-accumulates are those of the products of matrices and of the patch convolution. The paper calls them FLOPs,
-and its TFLOPs are 10^12 of them over the three spatial crops of a video; so are they here. (Many libraries count a
-multiplication and an addition as two FLOPs.) The model itself is counted, without weights: nothing is downloaded but
-a config, and no memory is taken. Where a scheme pads its groups, the padding counts: "sparse_local_global" has no
-equal halves of 21 or 35 rows, which are 336 and 560 pixels.
-"""
-EXAMPLES = """\
 examples:
   timesformer-hf cost
   timesformer-hf cost --plot attention_cost.svg
   timesformer-hf cost --model ./my-model --num-frames 32 --image-size 256x448
   timesformer-hf cost --json | jq -s 'min_by(.multiply_accumulates)'
+
+Print how many parameters and multiply-accumulates the paper's attention schemes need, and how these grow with frames
+and resolution, as Markdown tables. With --model, print those of a model of your own.
+
+Multiply-accumulates are counted for matmuls and for the patch convolution. The paper calls them FLOPs: its TFLOPs are
+10^12 of them over the three spatial crops of a video, and so are the numbers here. (Many libraries count a
+multiplication and an addition as two FLOPs.) The model is counted without weights, so only a config is downloaded and
+no memory is needed. Where a scheme pads its groups, the padding counts too: "sparse_local_global" can't halve 21 or 35
+rows equally, which are 336 and 560 pixels.
 """
 
 
 def add_parser(commands) -> None:
+    """Add `cost` and its options to the command line."""
     parser = commands.add_parser(
         "cost",
         help="count parameters and multiply-accumulates",
         description=DESCRIPTION,
-        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--model", metavar="DIR_OR_ID", help="count this model, a folder or a name on the Hub; only its config is read"
+        "--model",
+        metavar="DIR_OR_ID",
+        help="count this model: a folder or a name on the Hub, of which only the config is read",
     )
     parser.add_argument(
         "--num-frames", type=positive, metavar="N", help="with --model: frames of a clip (default: the model's own)"
@@ -62,21 +63,24 @@ def add_parser(commands) -> None:
         "--image-size",
         type=frame_size,
         metavar="SIDE_OR_HxW",
-        help="with --model: pixels of a frame, 224 or 256x448 (default: the model's own)",
+        help="with --model: pixels of a frame, for example 224 or 256x448 (default: the model's own)",
     )
     parser.add_argument(
-        "--plot", metavar="FILE", help="draw how the schemes' costs grow, like the paper's Figure 3, to .svg or .png"
+        "--plot",
+        metavar="FILE",
+        help="draw how the schemes' costs grow, like the paper's Figure 3, to a file in .svg or .png",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE where it exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.add_argument(
         "--json",
         action="store_true",
-        help='print one object a line: {"attention_type", "num_frames", "image_size", "parameters", '
-        '"multiply_accumulates"}, the last of one crop',
+        help='print one JSON object a line: {"attention_type", "num_frames", "image_size", "parameters", '
+        '"multiply_accumulates"}, the last for one crop',
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the costs, and draw them with --plot. Return the exit code."""
     check_arguments(args)
     costs = _scheme_costs() if args.model is None else [_cost_of(args.model, args.num_frames, args.image_size)]
     if args.json:
@@ -91,24 +95,32 @@ def run(args: argparse.Namespace) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """
+    Check that the arguments fit together and the plot can be written.
+
     Raises:
-        ValueError, FileExistsError, ImportError: where arguments don't go together or the plot can't be written.
+        ValueError, FileExistsError, NotADirectoryError, ImportError: where they don't or it can't.
     """
     if args.model is None and (args.num_frames is not None or args.image_size is not None):
-        raise ValueError("--num-frames and --image-size belong to --model: the tables have the paper's sizes")
+        raise ValueError(
+            "--num-frames and --image-size belong to --model, because the tables have the paper's sizes; add --model"
+        )
     if args.plot is not None:
         from ..output.figures import check_can_plot
 
         if args.model is not None:
-            raise ValueError("--plot draws the paper's schemes, and --model counts a single model; give one of them")
+            raise ValueError(
+                "--plot draws the paper's schemes, but --model counts a single model; give only one of them"
+            )
         check_can_plot(args.plot)
         check_output_file(args.plot, args.overwrite)
 
 
 def _cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int] | None) -> "ModelCost":
     """
+    Return the cost of a model by its name, without loading weights.
+
     Raises:
-        ValueError: where `name` is no model or another than a TimeSformer, or can't have that size.
+        ValueError: where there is no such model, it is not a TimeSformer, or it can't have that size.
     """
     from transformers import AutoConfig
 
@@ -118,16 +130,16 @@ def _cost_of(name: str, num_frames: int | None, image_size: int | tuple[int, int
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(name)
-        except Exception as error:  # whatever it is, it is about this config
-            missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+        except Exception as error:  # any error here is about this config
+            missing = "" if Path(name).is_dir() else "there is no such folder, and on the Hub: "
             raise ValueError(f"can't read the config of {name}: {missing}{error}") from error
         if not isinstance(config, TimesformerConfig):
-            raise ValueError(f'{name} is a "{config.model_type}" and no "timesformer"')
+            raise ValueError(f'{name} is a "{config.model_type}", not a "timesformer"; give a TimeSformer')
         return model_cost(config, num_frames, image_size)
 
 
 def _scheme_costs() -> list["ModelCost"]:
-    """Of every scheme, at every size of the tables."""
+    """Return the costs of every scheme at every size of the tables."""
     from ..model.attention_schemes import ATTENTION_SCHEMES
     from ..model.cost import PAPER_VARIANTS, scheme_cost
 
@@ -140,6 +152,7 @@ def _tera(cost: "ModelCost") -> str:
 
 
 def parameters(cost: "ModelCost") -> str:
+    """Return the number of parameters as text with commas."""
     return f"{cost.parameters:,}"
 
 
@@ -150,7 +163,7 @@ def _further_parameters(cost: "ModelCost") -> str:
 
 
 def _scheme_tables() -> str:
-    """The paper's variants of every scheme, then how cost and parameters grow, as Markdown."""
+    """Return Markdown tables: the paper's variants of every scheme, then how cost and parameters grow."""
     from ..model.cost import KINETICS_400_LABELS, PAPER_VARIANTS
 
     frames, side = _BASE
@@ -171,7 +184,9 @@ def _scheme_tables() -> str:
 
 
 def _scheme_table(columns: dict) -> str:
-    """A row for each scheme. `columns` is heading -> (what to say of a cost, (frames, side))."""
+    """
+    Return a table with a row for each scheme. `columns` is heading -> (function from a cost to text, (frames, side)).
+    """
     from ..model.attention_schemes import ATTENTION_SCHEMES
     from ..model.cost import scheme_cost
 
@@ -183,7 +198,7 @@ def _scheme_table(columns: dict) -> str:
 
 
 def _model_table(cost: "ModelCost") -> str:
-    """A single model, one crop and three."""
+    """Return the table of a single model, with the cost of one crop and of three."""
     size = "x".join(str(side) for side in cost.image_size)
     row = [f"`{cost.attention_type}`", str(cost.num_frames), size, parameters(cost)]
     counts = [f"{cost.multiply_accumulates / 1e12:.4g}", f"{cost.tera_over_crops:.4g}"]
@@ -199,7 +214,7 @@ def _write_plot(path: str, overwrite: bool) -> None:
 
 
 def _plot_panels() -> list["Panel"]:
-    """The paper's Figure 3: cost by resolution on the left, by frames on the right."""
+    """Return the panels of the paper's Figure 3: cost by resolution on the left, by frames on the right."""
     from ..model.attention_schemes import ATTENTION_SCHEMES
     from ..model.cost import scheme_cost
     from ..output.cost_plot import Panel

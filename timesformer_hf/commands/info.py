@@ -1,4 +1,4 @@
-"""`timesformer-hf info`: what a checkpoint is."""
+"""`timesformer-hf info`: describe a checkpoint."""
 
 import argparse
 import json
@@ -7,21 +7,22 @@ from ..output.terminal import quiet_transformers
 from .common import positive
 
 
-EXAMPLES = """\
+DESCRIPTION = """\
 examples:
   timesformer-hf info TimeSformer_divST_8x32_224_K400.pyth
   timesformer-hf info facebook/timesformer-base-finetuned-k400 --json
+
+Describe a checkpoint of any format that convert knows, without loading a model: format, attention scheme, frames,
+size, classes, parameters, and what is missing. Code in a file is never run.
 """
 
 
 def add_parser(commands) -> None:
+    """Add `info` and its options to the command line."""
     parser = commands.add_parser(
         "info",
-        help="say what a checkpoint is",
-        description="Say what a checkpoint is, without loading a model: format, attention scheme, frames, size, "
-        "classes, parameters, and what is missing. It knows every format that convert knows. A file is never allowed "
-        "to run code.",
-        epilog=EXAMPLES,
+        help="describe a checkpoint",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
@@ -30,12 +31,13 @@ def add_parser(commands) -> None:
         "--num-attention-heads",
         type=positive,
         metavar="N",
-        help="weights alone don't tell it (default: the config's, or one for every 64 channels)",
+        help="the number of heads, which weights don't tell (default: the config's, or one for every 64 channels)",
     )
-    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the description of a checkpoint. Return the exit code."""
     with quiet_transformers():
         from ..checkpoints.info import describe_checkpoint
 
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _as_text(about: dict) -> str:
-    """A line a fact."""
+    """Return the description as text, one fact a line."""
     heads = f"{about['num_attention_heads']} heads"
     classes = f"{about['num_labels']}{', those of ' + about['label_list'] if about['label_list'] else ''}"
     lines = {
@@ -65,9 +67,11 @@ def _as_text(about: dict) -> str:
 
 
 def numbers(values) -> str:
+    """Return the different numbers of a list as text; equal ones are written once."""
     return ", ".join(str(value) for value in dict.fromkeys(values if isinstance(values, list) else [values]))
 
 
 def shorten(names: list[str]) -> str:
+    """Return the first six names as text, and how many more there are."""
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return (", ".join(names[:6]) or "nothing") + more

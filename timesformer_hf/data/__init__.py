@@ -1,5 +1,5 @@
 """
-Labelled videos for training and evaluation: reading them, splitting them, making clips of them.
+Labelled videos for training and evaluation: reading them, splitting them, and making clips from them.
 
-May import: `output` and `video`. Start with `reading.py`, which chooses between folders, tables and the Hub.
+This folder may import `output` and `video`. Start with `reading.py`, which chooses between folders, tables and the Hub.
 """

@@ -1,13 +1,14 @@
 """
-Videos -> clips to train on and to validate with, as datasets for a `DataLoader`: decoded in its worker processes, only
-the frames that are needed.
+From labelled videos to clips for training and validation, as datasets for a `DataLoader`.
 
-What is random of a training clip (its frames, crop, flip) depends on the seed, the epoch and the clip's place in the
-dataset alone, not on which worker draws it, how many there are or what was drawn before. So a run that is continued in
-the middle of an epoch goes on exactly as it would have.
+Its worker processes decode only the frames that are needed.
 
-A clip that can't be read is named in a report, and nothing is put in its place: a blank clip keeps the batch's shape,
-and its label of -100 keeps it out of the loss and of the metrics.
+The random choices for a training clip (its frames, crop and flip) depend only on the seed, the epoch and the index of
+the clip in the dataset. They don't depend on which worker makes the clip, how many workers there are, or what was drawn
+before. So a run that is continued in the middle of an epoch goes on exactly as it would have done.
+
+An unreadable clip is named in a report. A blank clip keeps the shape of the batch, and its label of -100 keeps it out
+of the loss and the metrics.
 """
 
 import csv
@@ -45,15 +46,25 @@ __all__ = [
     "train_validation_split",
 ]
 
-IGNORED_LABEL = -100  # transformers' and torch's
+IGNORED_LABEL = -100  # the label that the losses of transformers and torch ignore
+
+
+def readable_clips(labels):
+    """
+    Which clips of a batch could be read: booleans (batch,), of torch for a tensor and of numpy for an array.
+
+    Args:
+        labels: of the clips, (batch,) or (batch, labels).
+    """
+    return labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
 
 
 class SkippedClips:
     """
-    The clips that couldn't be read, as a CSV file of `video` and `reason`, which any number of processes append to.
+    The unreadable clips, in a CSV file with the columns `video` and `reason`. Many processes can append to it.
 
     Args:
-        path: of the file. One that is there is continued.
+        path: path of the CSV file. An existing file is continued.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -62,27 +73,28 @@ class SkippedClips:
         self.known: dict[str, str] = {}
         self.size_read = 0
         try:
-            self.path.open("x").close()  # one process makes it
+            self.path.open("x").close()  # only one process creates the file
         except FileExistsError:
             return
         self.append("video", "reason")
 
     def append(self, *row: str) -> None:
+        """Append a row to the file."""
         line = io.StringIO()
         csv.writer(line).writerow(row)
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:  # one write, so that lines of several processes don't mix
+        try:  # a single write, so that lines of several processes don't mix
             os.write(file, line.getvalue().encode(errors="replace"))
         finally:
             os.close(file)
 
     def add(self, video: str, reason: str) -> None:
-        """Note a clip, once in however many epochs it fails."""
+        """Note an unreadable clip. A clip that fails in several epochs is noted once."""
         if video not in self.read():
             self.append(video, " ".join(reason.split()))
 
     def read(self) -> dict[str, str]:
-        """The reason of each video, of all processes."""
+        """Return the reason for each unreadable video that any process has noted."""
         size = self.path.stat().st_size
         if size != self.size_read:
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -93,22 +105,24 @@ class SkippedClips:
 
 class ClipLoader:
     """
-    Loads a labelled video as a sample: `pixel_values` (frames, channels, height, width) and `labels`, a class or with
-    `multi_label` 0/1 for each class.
+    Loads a labelled video as a sample: `pixel_values` (frames, channels, height, width) and `labels`.
+
+    `labels` is the index of a class, or with `multi_label` 0 or 1 for each class.
 
     Args:
-        processor: a [`TimesformerVideoProcessor`], which says how many frames are taken and how, and what becomes of
-            pixels. Without `transform` it does all there is to do, as in the pipeline.
-        label2id: the number of each label.
+        processor: a [`TimesformerVideoProcessor`], which chooses the frames and processes their pixels. Without
+            `transform` it does everything, as in the pipeline.
+        label2id: index of each label.
         multi_label: whether a video can have several labels.
-        num_labels: of the model, where that knows more than the data's.
-        transform: for training: a clip (frames, channels, height, width), uint8, to another one of the processor's
-            size, at random from torch's default generator. Frames are then drawn at random too.
-        seed: of what is random.
-        skipped: where clips that can't be read are noted; they are an error where it is `None`.
+        num_labels: number of labels of the model, if it is larger than that of the data.
+        transform: augmentation for training. It turns a clip (frames, channels, height, width), uint8, into a clip of
+            the processor's size, with randomness from torch's default generator. With it, frames are drawn at random
+            too.
+        seed: seed of all random choices.
+        skipped: where unreadable clips are noted. `None` makes them an error.
 
     Raises:
-        ValueError: for a processor whose clips differ in frames or size, or whose sampling can't be.
+        ValueError: if the processor's clips differ in size or number of frames, or its sampling is not allowed.
     """
 
     def __init__(
@@ -124,22 +138,29 @@ class ClipLoader:
         fixed = processor.fps is None and processor.do_sample_frames and processor.clip_size is not None
         if not fixed or processor.view_settings().has_views:
             raise ValueError(
-                "Clips of a batch have one number of frames, one size and one view; set the processor's "
-                "do_sample_frames, num_frames and do_center_crop (or a size with height and width), and no fps, "
+                "The clips of a batch need one number of frames, one size and one view. In the processor, set "
+                "do_sample_frames, num_frames and do_center_crop (or a size with height and width), but not fps, "
                 "num_clips, num_crops or views"
             )
-        processor.sample_frames(VideoMetadata(total_num_frames=1, fps=30.0), **_sampling_of(processor))  # checks it
+        # This call raises an error if the sampling is not allowed.
+        processor.sample_frames(VideoMetadata(total_num_frames=1, fps=30.0), **_sampling_of(processor))
         self.processor, self.label2id, self.multi_label = processor, dict(label2id), multi_label
         self.num_labels = len(self.label2id) if num_labels is None else num_labels
         self.transform, self.seed, self.skipped = transform, seed, skipped
 
     def __call__(self, video: LabelledVideo, draw: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         """
+        Return the sample of a video.
+
         Args:
-            draw: epoch and place of the clip, which its random choices depend on.
+            video: the video to load.
+            draw: epoch and index of the clip, on which its random choices depend.
 
         Returns:
-            the sample; of a training clip also `seed`, for what is random of the batch.
+            The sample. For a training clip it also has a `seed` for the random choices of the batch.
+
+        Raises:
+            VideoReadError, OSError: if the video is unreadable and there is no place to note it.
         """
         rng = np.random.default_rng((self.seed, *draw))
         try:
@@ -154,9 +175,11 @@ class ClipLoader:
         return sample if self.transform is None else sample | {"seed": _draw_seed(rng)}
 
     def load(self, video: LabelledVideo) -> torch.Tensor:
+        """Return the clip that the processor makes from a video: (frames, channels, height, width)."""
         return self.processor(video.source, return_tensors="pt").pixel_values[0]
 
     def load_at_random(self, video: LabelledVideo, rng: np.random.Generator) -> torch.Tensor:
+        """Return a clip of random frames after the random transform: (frames, channels, height, width)."""
         processor = self.processor
 
         def choose(about: VideoMetadata) -> list[int]:
@@ -171,7 +194,7 @@ class ClipLoader:
         return processor(clip, input_data_format="channels_first", return_tensors="pt", **settings).pixel_values[0]
 
     def encode(self, labels: Sequence[str]) -> torch.Tensor:
-        """Names of labels as what the model takes: int64 (), or float32 (labels,)."""
+        """Return labels as the model takes them: an index, int64 (), or 0/1 for each class, float32 (num_labels,)."""
         if not self.multi_label:
             (label,) = labels
             return torch.tensor(self.label2id[label])
@@ -180,7 +203,7 @@ class ClipLoader:
         return targets
 
     def blank(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What stands for a clip that can't be read."""
+        """Return a blank clip and the label -100, which stand for an unreadable clip."""
         channels = len(self.processor.image_mean)
         clip = torch.zeros(self.processor.num_frames, channels, *self.processor.clip_size)
         shape = (self.num_labels,) if self.multi_label else ()
@@ -197,10 +220,11 @@ def _draw_seed(rng: np.random.Generator) -> int:
 
 class ClipDataset(Dataset):
     """
-    Labelled videos as samples.
+    Labelled videos as samples, for a `DataLoader`.
 
-    `dataset[i]` is clip i in epoch 0, and `dataset[i + epoch * len(dataset)]` the same one in another epoch: the epoch
-    travels with the index ([`EpochSampler`] draws such ones), so it reaches worker processes that outlive an epoch.
+    `dataset[i]` is clip i in epoch 0, and `dataset[i + epoch * len(dataset)]` is the same clip in another epoch. So the
+    index contains the epoch, and worker processes that outlive an epoch receive it. [`EpochSampler`] draws such
+    indices.
     """
 
     def __init__(self, videos: Sequence[LabelledVideo], load: ClipLoader):
@@ -216,18 +240,20 @@ class ClipDataset(Dataset):
 
 class EpochSampler(Sampler[int]):
     """
-    The clips of a [`ClipDataset`] in an order that the seed and the epoch alone decide, however many processes share
-    them.
+    Draws the clips of a [`ClipDataset`] in an order that depends only on the seed and the epoch.
+
+    The order is the same however many processes share the clips.
 
     Args:
-        num_clips: the length of the dataset.
-        seed: of the order.
+        num_clips: length of the dataset.
+        seed: seed of the order.
     """
 
     def __init__(self, num_clips: int, seed: int = 0):
         self.num_clips, self.seed, self.epoch = num_clips, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which decides the order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -240,14 +266,16 @@ class EpochSampler(Sampler[int]):
 
 class ClipStream(IterableDataset):
     """
-    The videos of a stream as samples, for sets larger than the disk. What is random of a clip depends on its name in
-    place of its index.
+    The videos of a stream as samples, for data sets larger than the disk.
+
+    The random choices for a clip depend on its name instead of its index.
     """
 
     def __init__(self, videos: VideoStream, load: ClipLoader):
         self.videos, self.load, self.epoch = videos, load, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which decides the order and the random choices."""
         self.epoch = epoch
         self.videos.set_epoch(epoch)
 

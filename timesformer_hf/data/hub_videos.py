@@ -1,4 +1,4 @@
-"""Labelled videos of data sets on the Hub, by the library `datasets`; whole, or as a stream that is never stored."""
+"""Labelled videos of data sets on the Hub, by the library `datasets`: all at once, or as a stream."""
 
 import os
 import zlib
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from ..output.extras import missing_package
 from ..video.video_sources import VideoSource, is_url
 from .labelled_videos import (
     LabelledVideo,
@@ -21,11 +22,14 @@ from .text_tables import TEXT_TABLES
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
     """
-    The videos of all splits, and the class names where the data set has them. A split whose labels are kept back, as
-    that of a contest, is left out.
+    Return the videos of all splits, and the class names if the data set has them.
+
+    A split whose labels are not public, for example the test split of a contest, is left out.
 
     Raises:
-        ValueError: for a number that no class has.
+        FileNotFoundError: if there is no such data set.
+        ImportError: if the library `datasets` is missing.
+        ValueError: if a column is missing, or a label is a number that no class has.
     """
     videos, names = [], None
     for split, rows in _load_data_set(source, config).items():
@@ -45,16 +49,16 @@ def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple
 
 def _load_data_set(source: str | os.PathLike, config: str | None = None, **settings):
     """
-    `datasets.load_dataset`.
+    Load a data set with `datasets.load_dataset`, and add the name of the source to its errors.
 
     Raises:
-        FileNotFoundError: where there is no such data set.
-        ImportError: where `datasets` is missing.
+        FileNotFoundError: if there is no such data set.
+        ImportError: if the library `datasets` is missing.
     """
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('a data set needs datasets: pip install "timesformer_hf[train]"') from error
+        raise missing_package("Reading a data set", "datasets", "train") from error
     try:
         return datasets.load_dataset(os.fspath(source), config, **settings)
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -65,8 +69,7 @@ def _load_data_set(source: str | os.PathLike, config: str | None = None, **setti
 
 def _open_columns(source: str | os.PathLike, rows) -> tuple:
     """
-    A data set whose videos stay undecoded, the names of its columns of videos and labels, and its class names if it
-    has them.
+    Return the data set with undecoded videos, the names of its video and label columns, and its class names or `None`.
     """
     import datasets
 
@@ -81,7 +84,7 @@ def _open_columns(source: str | os.PathLike, rows) -> tuple:
 
 
 def _list_titles(rows, column: str) -> list[str | None]:
-    """What a data set calls its videos, without reading them."""
+    """Return the names that a data set gives to its videos, without reading the videos."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -103,7 +106,7 @@ def _fetch_row(rows, index: int, column: str) -> VideoSource:
 
 
 def _fetch_value(value: dict | str | bytes) -> VideoSource:
-    """What a data set gives for a video, as something to decode: the bytes of a file, a path or a URL."""
+    """Return a video in a data set as a source for decoding: the bytes of a file, a path or a URL."""
     if not isinstance(value, dict):
         return value
     if value.get("bytes") is not None:
@@ -111,7 +114,7 @@ def _fetch_value(value: dict | str | bytes) -> VideoSource:
     path = value["path"]
     if "://" not in path or is_url(path):
         return path
-    from datasets.utils.file_utils import xopen  # hf://, zip:// and the like
+    from datasets.utils.file_utils import xopen  # hf://, zip:// and similar
 
     with xopen(path, "rb") as file:
         return file.read()
@@ -119,16 +122,20 @@ def _fetch_value(value: dict | str | bytes) -> VideoSource:
 
 class VideoStream:
     """
-    The labelled videos of a split of a data set, read as they are needed, never stored: for sets larger than the disk.
+    The labelled videos of a split of a data set, for data sets larger than the disk.
+
+    Videos are read when they are needed, and never stored.
 
     Args:
-        source, config, label_names, multi_label: as for [`read_labelled_videos`]. A data set that doesn't name its
-            classes needs `label_names`.
-        buffer_size, seed: of the shuffling; 0 keeps the order.
+        source, config, label_names, multi_label: the same as in [`read_labelled_videos`]. `label_names` is required if
+            the data set doesn't name its classes.
+        split: name of the split.
+        buffer_size, seed: number of videos that are shuffled at a time, and seed of the order. A size of 0 keeps the
+            order.
 
     Raises:
-        ValueError: where the class names are not known, there is no such split, or the source is a table; and on the
-            way for a video whose labels are none of the classes or, without `multi_label`, not one.
+        ValueError: if the class names are unknown, the split doesn't exist, or the source is a table. Iterating raises
+            it too, if a label is not a class or, without `multi_label`, a video doesn't have exactly one label.
     """
 
     def __init__(
@@ -143,7 +150,7 @@ class VideoStream:
     ):
         if Path(source).suffix.lower() in (*TEXT_TABLES, ".parquet") and Path(source).is_file():
             raise ValueError(
-                f"{source} is a table, whose videos are read as they are needed without being a stream; leave "
+                f"{source} is a table, so its videos are read when they are needed even without a stream; leave "
                 "--streaming out"
             )
         splits = _load_data_set(source, config, streaming=True)
@@ -152,7 +159,9 @@ class VideoStream:
             raise ValueError(f"{source} has no split {split!r}; its splits are {', '.join(splits)}")
         rows, self.video_column, self.label_column, names = _open_columns(source, splits[found])
         if label_names is None and names is None:
-            raise ValueError(f"{source} doesn't name its classes; give their names, a streamed set can't be searched")
+            raise ValueError(
+                f"{source} doesn't name its classes; give their names (--labels), because a stream can't be searched"
+            )
         self.source, self.split, self.multi_label = source, split, multi_label
         self.label_names = list(label_names or names)
         self.known = frozenset(self.label_names)
@@ -160,11 +169,11 @@ class VideoStream:
         self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle in another way."""
+        """Set the epoch, which decides the order if the stream is shuffled."""
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[LabelledVideo]:
-        """In a worker process of a DataLoader, the part of the videos that is the worker's."""
+        """Yield the videos. A worker process of a DataLoader yields only its part."""
         for row in self.rows:
             value = row[self.video_column]
             name = _title_of_value(value) or f"{self.source}, {self.split}, {zlib.crc32(_fetch_value(value)):08x}"
@@ -174,6 +183,12 @@ class VideoStream:
             yield video
 
     def labels_of(self, row: dict, name: str) -> tuple[str, ...]:
+        """
+        Return the names of the labels of a row.
+
+        Raises:
+            ValueError: if a label is not among the classes.
+        """
         labels = _name_labels(row[self.label_column], self.name_of, name, self.source)
         if unknown := [label for label in labels if label not in self.known]:
             raise ValueError(
@@ -184,6 +199,6 @@ class VideoStream:
 
 
 def _title_of_value(value: dict | str | bytes) -> str | None:
-    """What a data set calls a video, if it calls it anything."""
+    """Return the name that a data set gives to a video, or `None`."""
     name = value.get("path") if isinstance(value, dict) else value
     return name if isinstance(name, str) else None

@@ -1,11 +1,11 @@
-"""Labels of data and of a model that are the same but for case and white space: `Air_Drumming` and `air drumming`."""
+"""Matching of labels that differ only in case and white space, for example `Air_Drumming` and `air drumming`."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 
-def letters(name: str) -> str:
-    """Return the letters and digits of a label, in lower case. They tell one published list of labels from another."""
+def normalized_name(name: str) -> str:
+    """Return the letters and digits of a label, without case. They tell one published list of labels from another."""
     return "".join(filter(str.isalnum, name)).casefold()
 
 

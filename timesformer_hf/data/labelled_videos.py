@@ -1,4 +1,4 @@
-"""A labelled video, a list of them, and what names of columns, splits, groups and labels mean."""
+"""A labelled video, a list of them, and the meaning of the names of columns, splits, groups and labels."""
 
 import os
 import re
@@ -18,19 +18,21 @@ _PATH_COLUMNS = ("path", "video", "file_name", "clip", "file")
 _LABEL_COLUMNS = ("label", "labels", "class")
 _COLUMNS = (_PATH_COLUMNS, _LABEL_COLUMNS)
 
-# File names of public sets that say which film a clip was cut from: UCF101 and Kinetics.
+# File names of UCF101 and Kinetics, which contain the name of the film that a clip was cut from.
 _CLIP_NAMES = (re.compile(r"(v_\w+_g\d+)_c\d+"), re.compile(r"(.{11})_\d{6}_\d{6}"))
 
 
 @dataclass(frozen=True)
 class LabelledVideo:
     """
+    A video and its labels.
+
     Attributes:
-        name: its path or URL, or what its data set calls it.
-        labels: one, or with several labels a video any number of them.
-        group: of videos that must stay on one side of a split.
-        split: `"train"`, `"validation"`, `"test"`, another name of its source's, or `None`.
-        fetch: gives what to decode where that isn't a file of that name.
+        name: path or URL of the video, or its name in its data set.
+        labels: names of its labels: one, or any number if videos can have several.
+        group: name of its group. The videos of a group must stay on one side of a split.
+        split: `"train"`, `"validation"`, `"test"`, another name that its source uses, or `None`.
+        fetch: function that returns the source to decode. `None` if that is a file or URL of this name.
     """
 
     name: str
@@ -41,16 +43,18 @@ class LabelledVideo:
 
     @property
     def source(self) -> VideoSource:
-        """What [`~timesformer_hf.decode_frames`] takes."""
+        """The source that [`~timesformer_hf.decode_frames`] decodes."""
         return self.name if self.fetch is None else self.fetch()
 
 
 @dataclass(frozen=True)
 class LabelledVideos(Sequence):
     """
+    A list of labelled videos, with the names of all classes.
+
     Attributes:
-        videos: in the order of their source.
-        label_names: all classes, sorted or in the order in which the source numbers them.
+        videos: the videos, in the order of their source.
+        label_names: names of all classes, sorted, or in the order in which the source numbers them.
         multi_label: whether a video can have several labels, or none.
     """
 
@@ -66,17 +70,18 @@ class LabelledVideos(Sequence):
 
     @property
     def splits(self) -> list[str]:
+        """The names of the splits, in the order of the videos."""
         return list(dict.fromkeys(video.split for video in self.videos if video.split is not None))
 
     def of_split(self, split: str) -> "LabelledVideos":
         """
-        The videos of one split, with the label names of all.
+        Return the videos of one split, with the label names of all splits.
 
         Args:
-            split: its name, or another one for it, such as `val` for `validation`.
+            split: name of the split, or a synonym, for example `val` for `validation`.
 
         Raises:
-            ValueError: where there is no such split; the message lists those that there are.
+            ValueError: if there is no such split. The message lists the splits.
         """
         split = name_split(split)
         videos = [video for video in self.videos if video.split == split]
@@ -86,7 +91,7 @@ class LabelledVideos(Sequence):
 
 
 def sort_names(names: set[str]) -> list[str]:
-    """Alphabetically, as videofolder does; numbers by their value."""
+    """Sort names alphabetically, as videofolder does, but sort numbers by their value."""
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
 
 
@@ -94,10 +99,10 @@ def name_classes(
     videos: list[LabelledVideo], label_names: Sequence[str] | None, source: str | os.PathLike
 ) -> list[LabelledVideo]:
     """
-    Labels that are places in `label_names` as the names there.
+    Return the videos with names from `label_names` in place of labels that are indices into it.
 
     Raises:
-        ValueError: for a label that has no place in it.
+        ValueError: if a label is neither a name nor an index in it.
     """
     if label_names is None:
         return videos
@@ -115,48 +120,50 @@ def name_classes(
 
 def check_number_of_labels(videos: list[LabelledVideo], multi_label: bool, source: str | os.PathLike) -> None:
     """
+    Check that there are videos, and that each has exactly one label unless the task is multi-label.
+
     Raises:
-        ValueError: where a video doesn't have one label, unless it may have any number; and for no videos at all.
+        ValueError: if there is no video, or one has the wrong number of labels. The message names the video.
     """
     if not videos:
-        raise ValueError(f"{source} holds no labelled video")
+        raise ValueError(f"{source} contains no labelled video")
     wrong = next((video for video in videos if len(video.labels) != 1), None)
     if wrong is not None and not multi_label:
         got = f"{len(wrong.labels)} labels, {', '.join(wrong.labels)}" if wrong.labels else "no label"
         raise ValueError(
             f"{wrong.name} in {source} has {got}; one is expected, unless the task is multi-label "
-            "(finetune.py: --multi_label true)"
+            "(finetune: --multi_label true)"
         )
 
 
 def group_of_name(path: str) -> str:
-    """The film that a clip was cut from, where its name says so as those of UCF101 and Kinetics do; or its name."""
+    """Return the film that a clip was cut from, if its file name tells, as in UCF101 and Kinetics; else its path."""
     stem = Path(path).stem
     matches = (pattern.fullmatch(stem) for pattern in _CLIP_NAMES)
     return next((match.group(1) for match in matches if match), path)
 
 
 def _is_missing(value) -> bool:
-    """Whether a cell of a table is empty: 0 isn't, and NaN is what pandas makes of an empty one."""
+    """Whether a cell of a table is empty. 0 is not empty; NaN is, because pandas makes it from empty cells."""
     return value is None or value == "" or value != value
 
 
 def name_split(name) -> str | None:
-    """`"train"`, `"validation"` or `"test"` for whatever name they go by; others as they are."""
+    """Return `"train"`, `"validation"` or `"test"` for their synonyms, other names unchanged, `None` for none."""
     return None if _is_missing(name) else SPLIT_NAMES.get(str(name).strip().lower(), str(name))
 
 
 def name_group(value, name: str) -> str:
-    """The group that a table gives a video of that name, 0 being one too; without, what the name says."""
+    """Return the group that a table gives to a video (0 is one too). If it gives none, the file name decides."""
     return group_of_name(name) if _is_missing(value) else str(value)
 
 
 def find_columns(source: str | os.PathLike, names: Sequence[str]) -> tuple[str, str]:
     """
-    The column of videos and that of labels.
+    Return the names of the column of videos and of the column of labels.
 
     Raises:
-        ValueError: where one isn't there.
+        ValueError: if one of them is missing. The message lists the allowed names.
     """
     lowered = {str(name).strip().lower(): name for name in reversed(names)}
     found = [next((lowered[name] for name in columns if name in lowered), None) for columns in _COLUMNS]
@@ -176,7 +183,7 @@ def has_columns(names: Iterable[str]) -> bool:
 
 
 def as_labels(value, name_of: Callable[[int], str] = str) -> tuple[str, ...]:
-    """A label, a list of them, or the names of several between bars, as the names of labels."""
+    """Return the names of labels. `value` is a label, a list of labels, or several names separated by bars."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -187,8 +194,10 @@ def as_labels(value, name_of: Callable[[int], str] = str) -> tuple[str, ...]:
 
 def name_class(names: Sequence[str], number: int) -> str:
     """
+    Return the name of the class with this number.
+
     Raises:
-        ValueError: for a number that no class has, such as the -1 of data sets that keep their labels to themselves.
+        ValueError: if no class has this number, for example the -1 of data sets whose labels are not public.
     """
     if not 0 <= number < len(names):
         raise ValueError(f"There is no class {number}; the {len(names)} classes are 0 to {len(names) - 1}")
@@ -197,11 +206,13 @@ def name_class(names: Sequence[str], number: int) -> str:
 
 def check_text(values: Iterable[str]) -> None:
     """
+    Check that names of files and folders are text in UTF-8, so that a table can store them.
+
     Raises:
-        ValueError: for a name on disk that is no text, which no table can hold.
+        ValueError: if a name is not.
     """
     for value in values:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"The name {value!a} of a file or folder is no text in UTF-8; rename it") from error
+            raise ValueError(f"The name {value!a} of a file or folder is not text in UTF-8; rename it") from error

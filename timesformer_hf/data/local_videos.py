@@ -1,4 +1,4 @@
-"""Labelled videos of folders and tables on this machine."""
+"""Labelled videos in folders and tables on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -22,16 +22,18 @@ from .text_tables import TEXT_TABLES, read_text_table
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
     """
+    Return the videos of a folder that contains a folder for each class, or for each split with class folders in it.
+
     Raises:
-        ValueError: for a folder without class folders, a class folder without a video, or splits beside classes.
+        ValueError: if there is no class folder, a class folder contains no video, or classes lie beside splits.
     """
     folders = _class_folders(folder)
     splits = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
-    if "train" not in splits.values():  # a lone `test` may be a class
+    if "train" not in splits.values():  # `test` alone may be the name of a class
         return [video for path in folders for video in _read_class_folder(path)]
     if others := [path.name for path in folders if path not in splits]:
         raise ValueError(
-            f"{folder} holds both splits ({', '.join(path.name for path in splits)}) and other folders "
+            f"{folder} contains both splits ({', '.join(path.name for path in splits)}) and other folders "
             f"({', '.join(others[:5])}); put the class folders into the splits"
         )
     return [
@@ -53,19 +55,19 @@ def _class_folders(folder: Path) -> list[Path]:
         path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and not contains(path, folder)
     )
     if not folders:
-        raise ValueError(f"{printable(folder)} must hold a folder of videos for each class; it holds no folder")
+        raise ValueError(f"{printable(folder)} must contain a folder of videos for each class; it contains no folder")
     return folders
 
 
 def _read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
     """
-    The videos anywhere below the folder of a class, without hidden ones.
+    Yield the videos in the folder of a class and below it, without hidden ones.
 
     Raises:
-        ValueError: where there is none, or the name can't be one label in a table.
+        ValueError: if there is no video, or the name of the folder can't be a label in a table.
     """
     if "|" in folder.name:
-        raise ValueError(f"The class folder {folder} has a | in its name, which parts labels in a table; rename it")
+        raise ValueError(f"The class folder {folder} has a | in its name, which separates labels in a table; rename it")
     found = False
     for directory, files in walk_folder(folder, follow_links=True):
         for file in files:
@@ -76,16 +78,18 @@ def _read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
                 yield LabelledVideo(path, (folder.name,), group)
     if not found:
         raise ValueError(
-            f"The class folder {folder} holds no video (a file with {' '.join(VIDEO_EXTENSIONS)}); add some, or remove "
-            "the folder"
+            f"The class folder {folder} contains no video (a file with {' '.join(VIDEO_EXTENSIONS)}); add some, or "
+            "remove the folder"
         )
 
 
 def read_table(path: Path) -> list[LabelledVideo]:
     """
+    Return the videos of a .csv or .parquet table.
+
     Raises:
-        FileNotFoundError: where there is no such file, or none of the files that it names.
-        ValueError: for missing columns, no rows, or a row without a path.
+        FileNotFoundError: if the table doesn't exist, or none of the files that it names.
+        ValueError: if a column is missing, there is no row, or a row has no path.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}")
@@ -122,22 +126,24 @@ def _read_parquet(path: Path) -> list[dict]:
         schema = pa.parquet.read_schema(path)
         videos = [name for name in schema.names if pa.types.is_struct(schema.field(name).type)]
         if videos:
-            raise ValueError(f"{path} holds videos themselves ({', '.join(videos)}); give the folder it lies in")
+            raise ValueError(f"{path} contains the videos themselves ({', '.join(videos)}); give its folder instead")
         return pa.parquet.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no Parquet file ({error})") from error
+        raise ValueError(f"{path} is not a Parquet file ({error})") from error
 
 
 def _check_some_exist(table: Path, paths: list[str]) -> None:
     """
-    Single files that are missing are found out when they are read. That all are missing is worth knowing at once.
+    Check that some of the files that a table names exist.
+
+    A single missing file is found when it is read. But if all are missing, the user should know at once.
 
     Raises:
-        FileNotFoundError: where none of a hundred paths is there.
+        FileNotFoundError: if none of about a hundred sampled paths exists.
     """
     sample = paths[:: max(1, len(paths) // 100)]
     if sample and not any(map(os.path.exists, sample)):
         raise FileNotFoundError(
-            f"None of the files that {table} names is there, {sample[0]} for one; relative paths start at the folder "
-            f"of the table"
+            f"None of the files that {table} names exists, for example {sample[0]}; relative paths start at the folder "
+            "of the table"
         )

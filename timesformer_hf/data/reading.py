@@ -1,15 +1,16 @@
 """
 Reading labelled videos from folders, tables and data sets.
 
-- A folder per class: `cats/a.mp4` is a video of the class `cats`; also below `train/`, `validation/` and `test/`, as
-  with `datasets`' videofolder. What lies in one folder below a class folder, `cats/tape_3/a.mp4`, is one group.
-- A .csv, .tsv, .txt or .parquet file with columns `path` and `label`, and `group` and `split` where there are any.
-  Relative paths start at the file's folder. A list of labels, in a CSV `a|b`, makes the task multi-label. A text file
-  without these names is a list with a path and a label in each line.
-- A data set of the Hub, or a folder of its Parquet or WebDataset files: a column of videos and one of labels, found by
-  their types and names.
+- A folder for each class: `cats/a.mp4` is a video of the class `cats`. The class folders may also lie below `train/`,
+  `validation/` and `test/`, as with `datasets`' videofolder. The videos in a folder below a class folder, for example
+  `cats/tape_3/a.mp4`, form a group.
+- A .csv, .tsv, .txt or .parquet file with the columns `path` and `label`, and optionally `group` and `split`. Relative
+  paths start at the folder of the file. A list of labels, `a|b` in a text file, makes the task multi-label. A text file
+  without these names is a list: each line has a path and a label.
+- A data set on the Hub, or a folder with its Parquet or WebDataset files. The columns of videos and of labels are found
+  by their types and names.
 
-A group is what must not be torn apart between training and validation, such as clips cut from one film.
+The videos of a group, for example clips cut from one film, must not be separated between training and validation.
 """
 
 import os
@@ -33,20 +34,20 @@ def read_labelled_videos(
     config: str | None = None,
 ) -> LabelledVideos:
     """
-    Every labelled video of a source, without opening one.
+    Return every labelled video of a source, without opening a video.
 
     Args:
-        source: a folder, a table or a data set; see the module.
-        split: only the videos of it; those of all splits where `None`.
-        label_names: all classes, in order. Labels that are whole numbers are then places in it, as in the authors'
-            tables.
-        multi_label: whether a video may have several labels or none; where `None`, whether one has several.
-        config: of a data set on the Hub that has several.
+        source: a folder, a table or a data set, as described at the top of this module.
+        split: name of the split to return. `None` returns all splits.
+        label_names: names of all classes, in order. Labels that are whole numbers are then indices into it, as in the
+            authors' tables.
+        multi_label: whether a video may have several labels or none. `None` means whether any video has several.
+        config: name of the configuration, for a data set on the Hub that has several.
 
     Raises:
-        FileNotFoundError: where there is no such source.
-        ValueError: for an empty class folder, a table without the columns, labels that are not in `label_names`,
-            several labels without `multi_label`, or fewer than two classes.
+        FileNotFoundError: if there is no such source.
+        ValueError: if a class folder is empty, a table lacks a column, a label is not in `label_names`, a video has
+            several labels without `multi_label`, or there are fewer than two classes.
     """
     path = Path(source)
     if path.suffix.lower() in (*TEXT_TABLES, ".parquet") and not path.is_dir():
@@ -63,11 +64,11 @@ def read_labelled_videos(
     check_number_of_labels(videos, multi_label, source)
     names = list(label_names or names or sort_names({label for video in videos for label in video.labels}))
     if len(names) < 2 and not multi_label:
-        raise ValueError(f"{source} has one class only, {', '.join(names)}: there is nothing to tell apart")
+        raise ValueError(f"{source} has one class only, {', '.join(names)}; a classifier needs two or more")
     result = LabelledVideos(videos, names, multi_label)
     return result if split is None else result.of_split(split)
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Whether a folder holds the files of a data set instead of class folders."""
+    """Whether a folder contains the files of a data set instead of class folders."""
     return any(next(folder.glob(pattern), None) is not None for pattern in _SHARDS)

@@ -1,9 +1,9 @@
 """
-Splits of labelled videos that do not leak: what belongs together stays on one side.
+Splits of labelled videos that do not leak: videos that belong together stay on one side.
 
-Two clips of one film look alike down to the curtains. Where one is trained on and the other tested with, the accuracy
-is that of recognising films. So a split tears apart no group: clips with the same group (a column of the table, a
-folder below the class folder, a name as in UCF101) and files of the same content.
+Two clips of one film look alike in many details. If one is used for training and the other for testing, the accuracy
+measures how well films are recognised. So a split never separates clips of one group (a column of the table, a folder
+below the class folder, or a name as in UCF101) or files with the same content.
 """
 
 import hashlib
@@ -26,15 +26,18 @@ def train_validation_split(
     videos: LabelledVideos, share: float = 0.2, seed: int = 0
 ) -> tuple[LabelledVideos, LabelledVideos]:
     """
-    Two parts that share no group, each class with about `share` of its videos in the second. A class of one group
-    stays in the first, with a warning.
+    Split videos into a training part and a validation part that share no group.
+
+    The validation part gets about `share` of the videos of each class. A class with only one group stays in the
+    training part, with a warning.
 
     Args:
-        share: of the videos, in (0, 1).
-        seed: of the choice.
+        videos: the videos to split.
+        share: share of the videos for validation, in (0, 1).
+        seed: seed of the random choice.
 
     Raises:
-        ValueError: for another share, or where the second part would be empty.
+        ValueError: if the share lies outside (0, 1), or the validation part would be empty.
     """
     if not 0 < share < 1:
         raise ValueError(f"The share for validation, {share}, must lie between 0 and 1")
@@ -45,7 +48,7 @@ def train_validation_split(
     if not chosen:
         raise ValueError(
             f"{len(videos)} videos in {len(groups)} groups can't be split: no class has two groups. Add videos, or "
-            "validate with a set of its own"
+            "give a separate data set for validation"
         )
     held_out = {video.name for index in chosen for video in groups[index]}
     train = [replace(video, split="train") for video in videos if video.name not in held_out]
@@ -61,27 +64,31 @@ def train_validation_split(
 
 def choose_groups(groups: Sequence[Counter], share: float, seed: int) -> set[int]:
     """
-    Which groups are held out, by iterative stratification: the rarest label first (Sechidis et al. 2011), at random
-    among its groups. Every label keeps a group for training.
+    Choose the groups for validation by iterative stratification (Sechidis et al. 2011), and return their indices.
+
+    The rarest label comes first, and groups are drawn at random among those with the label. Every label keeps a group
+    for training.
 
     Args:
-        groups: how many videos of each label are in a group.
+        groups: for each group, the number of videos of each label.
+        share: share of the videos for validation.
+        seed: seed of the random choice.
     """
     of_label = defaultdict(list)
     for index in np.random.default_rng(seed).permutation(len(groups)).tolist():
         for label in groups[index]:
             of_label[label].append(index)
-    totals, held = Counter(), Counter()  # videos of each label, and those that are held out
+    totals, held = Counter(), Counter()  # number of videos of each label, and of those for validation
     for group in groups:
         totals.update(group)
-    left = {label: len(indices) for label, indices in of_label.items()}  # groups to train with
+    left = {label: len(indices) for label, indices in of_label.items()}  # number of groups for training
     chosen: set[int] = set()
     for label in sorted(of_label, key=lambda label: (len(of_label[label]), label)):
         wanted = max(1, round(share * totals[label]))
-        # those that fit first, at random, then from the smallest
+        # first the groups that fit, in random order, then larger ones by size
         for index in sorted(of_label[label], key=lambda index: max(groups[index][label], wanted)):
             size = groups[index][label]
-            # A group too large by less than what is missing brings the label nearer to its share.
+            # A larger group still helps if it exceeds the missing number by less than that number.
             helps = held[label] == 0 or size < 2 * (wanted - held[label])
             if index not in chosen and helps and all(left[other] > 1 for other in groups[index]):
                 chosen.add(index)
@@ -93,13 +100,14 @@ def choose_groups(groups: Sequence[Counter], share: float, seed: int) -> set[int
 
 def _group_videos(videos: Iterable[LabelledVideo]) -> list[list[LabelledVideo]]:
     """
-    The videos that must stay together: those of a group, and all of groups that share a file's content. Warns of copies
-    that have other labels.
+    Return the videos in lists that must stay together, and warn of copies of a file with other labels.
+
+    The videos of a group stay together, and so do groups that share the content of a file.
     """
     groups = defaultdict(list)
     for video in videos:
         groups[video.group].append(video)
-    merged = {name: name for name in groups}  # a forest: a group points to one that it was merged into
+    merged = {name: name for name in groups}  # a forest: each group points to the one into which it was merged
 
     def root(name: str) -> str:
         while merged[name] != name:
@@ -121,13 +129,19 @@ def _warn_of_contradictions(copies: Iterable[list[LabelledVideo]]) -> None:
     copies = [sorted(alike, key=lambda video: video.name) for alike in copies]
     pairs = [(one, other) for one, *others in copies for other in others if set(other.labels) != set(one.labels)]
     if pairs:
-        example = min(pairs, key=lambda pair: pair[1].name)  # the same one however they are ordered
+        example = min(pairs, key=lambda pair: pair[1].name)  # the same example in any order of the videos
         one, other = (f"{video.name} ({', '.join(video.labels) or 'no label'})" for video in example)
-        logger.warning_once(f"Copies of a file that have other labels than it: {len(pairs)}, {other} of {one} for one")
+        logger.warning_once(
+            f"Copies of a file have other labels than the file: {len(pairs)}, for example {other}, a copy of {one}"
+        )
 
 
 def _same_content(videos: Iterable[LabelledVideo]) -> list[list[LabelledVideo]]:
-    """Videos whose files are equal. Only files of one size are read; what is no file here is left out."""
+    """
+    Return lists of videos whose files are equal.
+
+    Only files of the same size are read. Videos that are not files on this machine are left out.
+    """
     by_size, by_content = defaultdict(list), defaultdict(list)
     for video in videos:
         if video.fetch is None and os.path.isfile(video.name):
@@ -144,7 +158,11 @@ def _hash_file(path: str) -> bytes:
 
 
 def find_leaks(train: Iterable[LabelledVideo], validation: Iterable[LabelledVideo]) -> list[str]:
-    """The videos of `validation` that share a group or their content with one of `train`, for splits made elsewhere."""
+    """
+    Return the names of the videos in `validation` that share a group or their content with a video in `train`.
+
+    It checks splits that were made elsewhere.
+    """
     train, validation = list(train), list(validation)
     held_out = {id(video) for video in validation}
     leaks = []

@@ -1,4 +1,4 @@
-"""Which of the labelled videos are trained and which validated with, where their source has splits or has none."""
+"""The choice of videos for training and for validation, for sources with and without splits."""
 
 from collections import Counter
 
@@ -20,16 +20,20 @@ def choose_splits(
     validation: LabelledVideos | None = None,
 ) -> tuple[LabelledVideos, LabelledVideos]:
     """
-    What is trained and what validated with: the splits of those names; or where there is none to validate with, two
-    parts of the former that share no group. Other splits, such as `test`, are left alone.
+    Return the videos for training and the videos for validation.
+
+    They are the splits with the given names. If there is no split for validation, the training videos are divided into
+    two parts that share no group. Other splits, for example `test`, are not used.
 
     Args:
-        share: of each class, what is held out where there is no split to validate with.
-        seed: of that choice.
-        validation: a set of its own to validate with.
+        videos: the videos of the source.
+        share: share of each class for validation, if there is no split for it.
+        seed: seed of the choice of that share.
+        train_split, validation_split: names of the splits.
+        validation: a separate data set for validation.
 
     Raises:
-        ValueError: where the first or the second would be empty, or has a label to validate with that isn't trained.
+        ValueError: if one of the two would be empty, or validation has a label that training lacks.
     """
     train = videos.of_split(train_split) if videos.splits else videos
     if validation is None and name_split(validation_split) in videos.splits:
@@ -43,28 +47,30 @@ def choose_splits(
 
 
 def _warn_of_unused(videos: LabelledVideos, known: set[str]) -> None:
-    """Warns of videos in other splits than the known ones, or in none; their names may be misspelt."""
+    """Warn of videos in no split or in a split with an unknown name, which may be misspelt."""
     unused = Counter(video.split for video in videos if video.split not in known)
     if unused:
         places = (f"{count} in " + ("no split" if split is None else repr(split)) for split, count in unused.items())
-        logger.warning(f"Videos that are neither trained nor validated with: {', '.join(places)}")
+        logger.warning(f"Some videos are used neither for training nor for validation: {', '.join(places)}")
 
 
 def _check_splits(train: LabelledVideos, validation: LabelledVideos) -> None:
     """
-    Warns of videos that are in both.
+    Check that the labels for validation are trained, and warn of videos that are in both parts.
 
     Raises:
-        ValueError: for a class that is validated and not trained, or no label to validate with.
+        ValueError: if a label for validation is not trained, or no video for validation has a label.
     """
     trained = {label for video in train for label in video.labels}
     validated = {label for video in validation for label in video.labels}
     if missing := sorted(validated - trained):
-        raise ValueError(f"No training video has the label {', '.join(missing[:5])}, with which it is validated")
+        raise ValueError(
+            f"No training video has the label {', '.join(missing[:5])}, but validation videos have it; add some"
+        )
     if not validated:
-        raise ValueError("No video to validate with has a label: there is nothing to measure")
+        raise ValueError("No validation video has a label, so there is nothing to measure; add labels")
     if leaks := find_leaks(train, validation):
         logger.warning(
-            f"{len(leaks)} videos to validate with are also trained with, or cut from the same source, {leaks[0]} for "
-            "one: the accuracy will be too good"
+            f"{len(leaks)} validation videos are also training videos, or cut from the same source as one, for example "
+            f"{leaks[0]}: the accuracy will be too high"
         )

@@ -1,5 +1,6 @@
 """
-How good a model is: scores to metrics, reports and plots.
+How good a model is: the scores of labelled videos, metrics, results and plots.
 
-May import: `data`, `inference`, `model`, `output` and `video`. Start with `results.py`.
+May import: `data`, `inference`, `model`, `output` and `video`. Start with `measuring.py`, which calls
+the others in order.
 """

@@ -1,4 +1,4 @@
-"""Drawing what a classifier confuses. Knows counts and names, no model."""
+"""Drawing which labels a classifier confuses, from counts and names."""
 
 import os
 from collections.abc import Sequence
@@ -14,16 +14,17 @@ MAX_NAMED = 60  # classes, beyond which names can't
 
 def plot_confusion_matrix(path: str | os.PathLike, counts: np.ndarray, names: Sequence[str], title: str = "") -> None:
     """
-    Draw a confusion matrix and write it to `path`, a name in .png or .svg. The colour of a cell is its share of the
-    row, so that classes with few videos show as those with many; the number in it is the count. Of many classes only
-    the colours are drawn.
+    Draw a confusion matrix and write it to a file. The colour of a cell is its share of the row, so that classes with
+    few videos are as visible as those with many. The number in a cell is the count. For more than 60 classes the names
+    are left out, and for more than 25 the numbers.
 
     Args:
+        path: the file, whose name ends in .png or .svg.
         counts: (labels, labels), a row for each label and a column for each prediction.
-        names: of the labels.
+        names: the names of the labels.
 
     Raises:
-        ValueError: where names and counts don't fit, or the name of the file ends in no format that can be drawn.
+        ValueError: where names and counts don't fit, or the name of the file has another ending.
         ImportError: where matplotlib is missing.
     """
     check_can_plot(path)
@@ -43,7 +44,7 @@ def plot_confusion_matrix(path: str | os.PathLike, counts: np.ndarray, names: Se
 
 
 def _row_shares(counts: np.ndarray) -> np.ndarray:
-    """Each row divided by its sum; a row of nothing stays zero."""
+    """Each row divided by its sum. A row of zeros stays zero."""
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
@@ -57,7 +58,7 @@ def _label_axes(axes, names: Sequence[str], title: str) -> None:
 
 
 def _write_counts(axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    """The counts that aren't zero, white where the cell is dark."""
+    """Write the counts that aren't zero, in white where the cell is dark."""
     for row, column in np.argwhere(counts):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)

@@ -1,11 +1,11 @@
 """
-[`classification_metrics`] as metrics of the library `evaluate`: by class, so that nothing is fetched from the Hub.
+The metrics of this package as metrics of the library `evaluate`. They are classes, so nothing is fetched from the Hub.
 
     metric = TopKAccuracy()
     metric.add_batch(predictions=outputs.logits, references=labels)
     metric.compute(k=5)
 
-All of them take scores (videos, labels) as predictions, so that `evaluate.combine` can hold several.
+All of them take scores (videos, labels) as predictions, so that `evaluate.combine` can combine several.
 """
 
 import datasets
@@ -21,7 +21,7 @@ from .metrics import (
 )
 
 
-if not hasattr(evaluate, "Metric"):  # a script beside examples/evaluate.py finds that first
+if not hasattr(evaluate, "Metric"):  # a program beside examples/evaluate.py imports that instead
     raise ImportError(f"{evaluate.__file__} hides the library `evaluate`; start Python with -P")
 
 SCORES = datasets.Sequence(datasets.Value("float64"))
@@ -43,7 +43,7 @@ class _ScoresMetric(evaluate.Metric):
 
 
 class TopKAccuracy(_ScoresMetric):
-    """`compute(k=5)` gives `{"top_5_accuracy": ...}`, without `k` top-1. Predictions are logits or probabilities."""
+    """`compute(k=5)` gives `{"top_5_accuracy": ...}`. The default is top-1. Predictions are logits or probabilities."""
 
     description = "The share of videos whose label is among the k with the highest scores."
 
@@ -52,7 +52,7 @@ class TopKAccuracy(_ScoresMetric):
 
 
 class MeanClassAccuracy(_ScoresMetric):
-    """Gives `{"mean_class_accuracy": ...}`. Predictions are logits or probabilities."""
+    """`compute()` gives `{"mean_class_accuracy": ...}`. Predictions are logits or probabilities."""
 
     description = "The mean over classes of the share of their videos that is predicted right."
 
@@ -63,7 +63,7 @@ class MeanClassAccuracy(_ScoresMetric):
 
 
 class ExpectedCalibrationError(_ScoresMetric):
-    """Gives `{"expected_calibration_error": ...}`. Predictions are probabilities: the softmax of logits."""
+    """`compute()` gives `{"expected_calibration_error": ...}`. Predictions are probabilities: the softmax of logits."""
 
     description = "How far the confidence of predictions and their accuracy are apart."
 
@@ -75,7 +75,7 @@ class ExpectedCalibrationError(_ScoresMetric):
 
 
 class MeanAveragePrecision(_ScoresMetric):
-    """Gives `{"mean_average_precision": ...}` for videos of several labels. References are 0 or 1 for each label."""
+    """`compute()` gives `{"mean_average_precision": ...}` for several labels a video. References are zeros and ones."""
 
     description = "The mean over labels of the area under their precision-recall curve."
     references = datasets.Sequence(datasets.Value("int64"))

@@ -1,9 +1,9 @@
 """
 How well scores fit labels: pure functions of numpy arrays. Scores may be logits or probabilities where only their order
-counts; calibration needs probabilities. [`evaluate_metrics`] has them as metrics of the library `evaluate`.
+matters. Calibration needs probabilities.
 
-Of equal scores the label with the smaller number comes first, everywhere, as in `argmax`. So the numbers don't depend
-on a sorting algorithm, and top-1 is the share of videos whose prediction is right.
+Among equal scores, the label with the smaller number always comes first, as in `argmax`. So the numbers don't depend on
+a sorting algorithm, and top-1 is the share of videos whose prediction is right.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ import numpy as np
 
 def check_scores(scores: np.ndarray, labels: np.ndarray) -> None:
     """
+    Check scores (videos, labels) and labels (videos,) before a metric is computed.
+
     Raises:
-        ValueError: where `scores` (videos, labels) and `labels` (videos,) don't fit, or hold what can't be counted.
+        ValueError: where the two don't fit, there are none, scores aren't finite, or a label isn't a class.
     """
     if scores.ndim != 2 or labels.ndim != 1 or len(scores) != len(labels):
         raise ValueError(
@@ -30,8 +32,10 @@ def check_scores(scores: np.ndarray, labels: np.ndarray) -> None:
 
 def _check_classes(classes: np.ndarray, num_labels: int, name: str) -> None:
     """
+    Check that classes are integers from 0 to `num_labels` - 1.
+
     Raises:
-        ValueError: for a class that isn't an integer from 0 to `num_labels` - 1.
+        ValueError: for another class. `name` is what the message calls them.
     """
     wrong = classes[(classes < 0) | (classes >= num_labels)] if np.issubdtype(classes.dtype, np.integer) else classes
     if wrong.size:
@@ -40,11 +44,11 @@ def _check_classes(classes: np.ndarray, num_labels: int, name: str) -> None:
 
 def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
-    How many labels stand before the right one: 0 where the prediction is right.
+    The number of labels that come before the right one: 0 where the prediction is right.
 
     Args:
         scores: (videos, labels).
-        labels: the right ones, integers (videos,).
+        labels: the right labels, integers (videos,).
 
     Returns:
         integers (videos,).
@@ -61,10 +65,14 @@ def label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     """
-    The share of videos whose label is among the `k` with the highest scores. Arguments as of [`label_ranks`].
+    The share of videos whose label is among the `k` with the highest scores.
+
+    Args:
+        scores: (videos, labels).
+        labels: the right labels, integers (videos,).
 
     Raises:
-        ValueError: where they don't fit, or `k` is below 1.
+        ValueError: where scores and labels don't fit, or `k` is below 1.
     """
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
@@ -73,8 +81,7 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
 
 def mean_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """
-    The mean over the classes that occur of the share of their videos that is predicted right: each class counts alike,
-    however many videos it has.
+    The mean accuracy of the classes that occur. Each class counts the same, however many videos it has.
 
     Args:
         predictions, labels: classes, integers (videos,).
@@ -107,8 +114,12 @@ def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_labels: in
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """
-    Wilson's score interval of a share: where the accuracy on ever more videos of this kind lies, with this confidence.
-    Unlike the normal one it stays within [0, 1] and has a width where all or none are right.
+    Wilson's score interval of an accuracy, which contains the accuracy on very many such videos with this confidence.
+    Unlike the normal interval, it stays within [0, 1] and has a width where all or none are right.
+
+    Args:
+        correct: how many videos are right.
+        total: how many videos there are.
 
     Raises:
         ValueError: for no videos, or more right ones than there are.
@@ -125,13 +136,13 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 @dataclass(frozen=True)
 class _ReliabilityBin:
     """
-    The videos whose prediction is about equally sure.
+    The videos whose predictions have about the same confidence.
 
     Attributes:
-        lower, upper: their confidences are in (lower, upper]; 0 is in the first.
-        videos: how many there are.
-        confidence: the mean of theirs, `None` where there is none.
-        accuracy: the share of them that is right, `None` where there is none.
+        lower, upper: the confidences are in (lower, upper]; 0 is in the first bin.
+        videos: how many videos there are.
+        confidence: their mean confidence, `None` where there is no video.
+        accuracy: the share of them that is right, `None` where there is no video.
     """
 
     lower: float
@@ -143,11 +154,11 @@ class _ReliabilityBin:
 
 def reliability_bins(confidences: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> list[_ReliabilityBin]:
     """
-    What a reliability diagram shows, in bins of equal width.
+    The bins of a reliability diagram, which have equal widths.
 
     Args:
         confidences: the probability of each prediction, (videos,).
-        correct: whether it is right, booleans (videos,).
+        correct: whether each prediction is right, booleans (videos,).
 
     Raises:
         ValueError: for a confidence outside of [0, 1], other shapes, or no bin.
@@ -173,11 +184,15 @@ def reliability_bins(confidences: np.ndarray, correct: np.ndarray, num_bins: int
 
 def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, num_bins: int = 15) -> float:
     """
-    How far confidence and accuracy are apart, the mean over all videos of the difference in their bin (Guo et al. 2017,
-    "On Calibration of Modern Neural Networks"). Arguments as of [`reliability_bins`].
+    The mean over all videos of the difference between confidence and accuracy in their bin (Guo et al. 2017, "On
+    Calibration of Modern Neural Networks").
+
+    Args:
+        confidences: the probability of each prediction, (videos,).
+        correct: whether each prediction is right, booleans (videos,).
 
     Raises:
-        ValueError: as there, and for no videos.
+        ValueError: for a confidence outside of [0, 1], other shapes, no bin, or no videos.
     """
     bins = [one for one in reliability_bins(confidences, correct, num_bins) if one.videos]
     if not bins:
@@ -188,15 +203,14 @@ def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, num
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """
-    The mean over the videos that have the label of the precision among the videos with at least their score: the area
-    under the steps of the precision-recall curve. Equal scores are one step.
+    The area under the precision-recall curve of one label. The curve has steps, and equal scores are one step.
 
     Args:
-        scores: of one label, (videos,).
-        targets: whether they have it, booleans (videos,).
+        scores: the scores of the label, (videos,).
+        targets: whether each video has the label, booleans (videos,).
 
     Raises:
-        ValueError: where none has it.
+        ValueError: where no video has it.
     """
     scores, targets = np.asarray(scores), np.asarray(targets, dtype=bool)
     if not targets.any():
@@ -211,7 +225,7 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
 def mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     """
-    The mean over the labels that occur of [`average_precision`], for videos that may have several labels.
+    The mean of [`average_precision`] over the labels that occur, for videos that may have several labels.
 
     Args:
         scores: (videos, labels).

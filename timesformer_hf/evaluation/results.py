@@ -1,4 +1,4 @@
-"""From the scores of videos to what a report says of a classifier: as JSON can hold it, as a table, as text."""
+"""Results of a classifier, from the scores of videos: a dictionary for JSON, a table of the videos, a text."""
 
 import json
 from collections.abc import Sequence
@@ -24,12 +24,15 @@ _MAX_CONFUSIONS = 20
 
 def single_label_results(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict:
     """
-    Accuracies with Wilson's intervals of 95 %, every class that occurs, calibration, and what is confused.
+    Accuracies with Wilson's intervals of 95 %, every class that occurs, calibration, and the most common confusions.
 
     Args:
         scores: probabilities (videos, labels).
-        labels: the right ones, integers (videos,).
-        names: of the labels.
+        labels: the right labels, integers (videos,).
+        names: the names of the labels.
+
+    Returns:
+        a dictionary that can be written as JSON.
 
     Raises:
         ValueError: where scores and labels don't fit, or there are none.
@@ -51,13 +54,14 @@ def single_label_results(scores: np.ndarray, labels: np.ndarray, names: Sequence
 
 
 def _class_result(name: str, correct: np.ndarray) -> dict:
+    """The accuracy of one class, with its interval."""
     videos, right = len(correct), int(correct.sum())
     accuracy, interval = right / videos, wilson_interval(right, videos)
     return {"label": name, "videos": videos, "correct": right, "accuracy": accuracy, "interval": interval}
 
 
 def _common_confusions(counts: np.ndarray, names: Sequence[str]) -> list[dict]:
-    """What is taken for what, the most common first."""
+    """The pairs of a label and a wrong prediction, the most common first."""
     wrong = counts * ~np.eye(len(names), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_CONFUSIONS]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
@@ -70,7 +74,7 @@ def _common_confusions(counts: np.ndarray, names: Sequence[str]) -> list[dict]:
 
 def multi_label_results(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> dict:
     """
-    Mean average precision, and that of every label that occurs.
+    The mean average precision, and the average precision of every label that occurs.
 
     Args:
         scores: (videos, labels).
@@ -92,8 +96,8 @@ def multi_label_results(scores: np.ndarray, targets: np.ndarray, names: Sequence
 
 def video_table(paths: Sequence[str], targets: np.ndarray, scores: np.ndarray, names: Sequence[str]):
     """
-    An Arrow table with a row a video: `path`, `label` and `prediction`, or `labels` where there may be several, and
-    `scores`, whose labels stand in the metadata of the schema, as JSON.
+    An Arrow table with a row for each video: `path`, `label` and `prediction` (or `labels`, where a video may have
+    several) and `scores`. The metadata of the schema names the labels of the scores, as JSON.
     """
     from ..output.parquet import import_pyarrow
 
@@ -110,7 +114,7 @@ def video_table(paths: Sequence[str], targets: np.ndarray, scores: np.ndarray, n
 
 
 def summary(results: dict) -> str:
-    """What is worth reading at once, of the results of either kind."""
+    """The most important results as text, for one label a video or several."""
     lines = [
         f"{name.replace('_', ' '):<27}{value:8.2%}{_describe_interval(results, name)}"
         for name, value in results.items()
@@ -125,5 +129,6 @@ def summary(results: dict) -> str:
 
 
 def _describe_interval(results: dict, name: str) -> str:
+    """The interval of an accuracy as text, if it has one."""
     interval = results.get(f"{name.removesuffix('accuracy')}interval")
     return f"  ({interval[0]:.2%} to {interval[1]:.2%}; {results['interval']})" if interval else ""

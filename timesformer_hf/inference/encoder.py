@@ -53,6 +53,7 @@ class FoldedLinear(_RearrangedWeights):
         self.register_buffer("like", linear.weight.new_empty(()), persistent=False)  # keeps dtype and device
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the input unchanged."""
         return hidden_states
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -77,6 +78,7 @@ class HeadMajorLinear(_RearrangedWeights, nn.Linear):
             self.register_parameter("bias", None)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return (..., 3 * dim) in the order of the ordinary layer: all queries, then all keys, then all values."""
         by_head = super().forward(hidden_states).unflatten(-1, (-1, 3, self.head_dim))
         return by_head.transpose(-3, -2).flatten(-3)
 

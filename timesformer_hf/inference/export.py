@@ -6,7 +6,6 @@ runtime on clips of the traced size and of other sizes, and compared with the mo
 """
 
 import copy
-import importlib.util
 import logging
 import os
 import shutil
@@ -23,6 +22,8 @@ from torch.export import Dim, ExportedProgram
 from ..model.attention_schemes import ATTENTION_SCHEMES
 from ..model.configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
 from ..output.atomic import output_folder
+from ..output.extras import check_packages
+from ..output.terminal import loading_error
 
 
 INPUT, OUTPUT = "pixel_values", "logits"
@@ -134,11 +135,7 @@ def check_can_export(format: str, dtype: str) -> None:
     for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in choices:
             raise ExportError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
-    missing = [name for name in FORMATS[format].packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f'format "{format}" needs {", ".join(missing)}, not installed: pip install "timesformer_hf[export]"'
-        )
+    check_packages(f'format "{format}"', FORMATS[format].packages, "export")
     if format == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise ExportError('format "aoti" needs a C++ compiler and found none: install g++, or set CXX to a compiler')
 
@@ -164,7 +161,7 @@ def load_classifier(folder: str | os.PathLike) -> nn.Module:
             folder, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
     except Exception as error:  # any error here is about this folder
-        raise ExportError(f"can't load {folder}: {error}") from error
+        raise ExportError(loading_error(folder, error)) from error
     if info["missing_keys"] or model.num_labels < 1:
         missing = ", ".join(sorted(info["missing_keys"])) or "any label"
         raise ExportError(f"{folder} is not a complete classifier: it lacks {missing}")

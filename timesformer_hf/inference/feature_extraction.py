@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..video.video_sources import VideoSource
+
 
 @dataclass
 class EmbeddedVideo:
@@ -20,7 +22,7 @@ class EmbeddedVideo:
         feature: a float32 array, one row of [`TimesformerModel.clip_features`]. `None` where there is an `error`.
         frame_indices: the indices of the frames that the model got.
         error: why there is no feature.
-        pixel_values: (frames, channels, height, width). It is set only between decoding and the model.
+        pixel_values: ([views,] frames, channels, height, width). It is set only between decoding and the model.
     """
 
     video: str
@@ -118,7 +120,7 @@ def extract_features(
         return load_video(processor, video, sampling)
 
     for batch in read_ahead(load, batches, num_workers):
-        _embed_batch(model, [video for video in batch if video.error is None], level)
+        compute_features(batch, lambda pixel_values: model.clip_features(pixel_values, level).float(), model)
         yield batch
 
 
@@ -139,27 +141,44 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def load_video(processor, video: str, sampling: dict) -> EmbeddedVideo:
-    """Decode and sample one video. If that fails, the result has the error."""
+def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoSource] | None = None) -> EmbeddedVideo:
+    """
+    Decode and sample one video. If that fails, the result has the error.
+
+    Args:
+        video: its name, and what is decoded unless `fetch` is given.
+        fetch: returns what is decoded.
+    """
+    settings = {"do_sample_frames": True, "return_metadata": True, "return_tensors": "pt"}
     try:
         video.encode()  # fails for a file name that is not valid text, which a table can't store
-        inputs = processor(video, do_sample_frames=True, return_metadata=True, return_tensors="pt", **sampling)
+        inputs = processor(video if fetch is None else fetch(), **settings, **sampling)
     except ImportError:  # no decoder is installed, so every video would fail
         raise
-    except Exception as error:  # the other videos are embedded anyway
+    except Exception as error:  # the other videos are processed anyway
         return EmbeddedVideo(video, error=str(error) or type(error).__name__)
     indices = [int(index) for index in inputs["video_metadata"][0].frames_indices]
     return EmbeddedVideo(video, frame_indices=indices, pixel_values=inputs["pixel_values"][0])
 
 
 @torch.inference_mode()
-def _embed_batch(model, videos: list[EmbeddedVideo], level: str) -> None:
-    """Set the features of loaded videos, with one forward pass for each clip shape (cropped videos have one shape)."""
-    for shape in dict.fromkeys(video.pixel_values.shape for video in videos):
-        group = [video for video in videos if video.pixel_values is not None and video.pixel_values.shape == shape]
+def compute_features(
+    videos: Iterable[EmbeddedVideo], compute: Callable[[torch.Tensor], torch.Tensor], model, what: str = "features"
+) -> None:
+    """
+    Set the features of loaded videos. There is a forward pass for each shape: one, if all are cropped to one size.
+
+    Args:
+        compute: `pixel_values` (videos, [views,] frames, channels, height, width) -> a row for each video.
+        model: the model that computes them, which says on which device.
+        what: the name of the features, for error messages.
+    """
+    loaded = [video for video in videos if video.error is None]
+    shapes = [video.pixel_values.shape for video in loaded]
+    for shape in dict.fromkeys(shapes):
+        group = [video for video, its_shape in zip(loaded, shapes, strict=True) if its_shape == shape]
         try:
-            pixel_values = torch.stack([video.pixel_values for video in group]).to(model.device)
-            features = model.clip_features(pixel_values, level).float().cpu().numpy()
+            features = compute(torch.stack([video.pixel_values for video in group]).to(model.device)).cpu().numpy()
         except ValueError as error:  # the model doesn't take this shape
             features = [None] * len(group)
             for video in group:
@@ -167,4 +186,4 @@ def _embed_batch(model, videos: list[EmbeddedVideo], level: str) -> None:
         for video, feature in zip(group, features, strict=True):
             video.feature, video.pixel_values = feature, None
             if feature is not None and not np.isfinite(feature).all():
-                video.feature, video.error = None, f"its features are not finite in {model.dtype}; use dtype float32"
+                video.feature, video.error = None, f"its {what} are not finite in {model.dtype}; use dtype float32"

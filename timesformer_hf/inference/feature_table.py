@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -192,6 +193,16 @@ def source_of(video: str) -> str:
         return video
     stat = os.stat(video)
     return json.dumps([video, os.path.abspath(video), stat.st_size, stat.st_mtime_ns])
+
+
+def unfinished_batches(videos: Sequence, batch_size: int, is_done: Callable) -> list[list]:
+    """
+    Batches of the videos that are not done. A run that is continued forms the batches of an unbroken one, because the
+    size of a batch changes the last digits of a feature.
+    """
+    batches = [videos[start : start + batch_size] for start in range(0, len(videos), batch_size)]
+    batches = [[video for video in batch if not is_done(video)] for batch in batches]
+    return [batch for batch in batches if batch]
 
 
 def _as_arrow(videos: list[EmbeddedVideo], sources: list[str]):

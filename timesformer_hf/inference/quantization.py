@@ -4,6 +4,8 @@ import warnings
 
 from torch import nn
 
+from ..output.extras import missing_package
+
 
 # name -> torchao's config, which has one scale for each token and each row of a weight
 CONFIGS = {"int8": "Int8DynamicActivationInt8WeightConfig", "fp8": "Float8DynamicActivationFloat8WeightConfig"}
@@ -27,7 +29,7 @@ def quantization_config(name: str):
             warnings.simplefilter("ignore")
             from torchao import quantization
     except ImportError as error:
-        raise ImportError(f'{name} needs torchao: pip install "timesformer_hf[quantization]"') from error
+        raise missing_package(name, "torchao", "quantization") from error
     return getattr(quantization, CONFIGS[name])()
 
 

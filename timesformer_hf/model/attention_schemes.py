@@ -181,7 +181,7 @@ def _average_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def num_halves(length: int) -> int:
-    """Return in how many parts a side is halved: two, or one for a single patch. (Exported graphs pad it to two.)"""
+    """Return in how many parts a side is halved: two, or one for a single patch. Exported graphs pad it to two."""
     return 2 if torch.compiler.is_exporting() else min(length, 2)
 
 

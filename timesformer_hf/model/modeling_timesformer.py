@@ -377,6 +377,7 @@ class TimesformerEncoder(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
+        """Run all blocks on tokens. With `cls_only`, the last block may return CLS alone."""
         last = len(self.layer) - 1
         for number, layer in enumerate(self.layer):
             hidden_states = layer(hidden_states, grid, cls_only=cls_only and number == last, **kwargs)

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from .extras import missing_package
+
 
 FORMATS = (".svg", ".png")
 # The palette of Okabe and Ito, whose colours colour-blind readers can tell apart. Markers serve print without colours.
@@ -23,7 +25,7 @@ def check_can_plot(path: str | os.PathLike) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError('a plot needs matplotlib: pip install "timesformer_hf[viz]"') from error
+        raise missing_package("a plot", "matplotlib", "viz") from error
 
 
 def new_figure(width: float, height: float):

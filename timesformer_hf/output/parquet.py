@@ -1,5 +1,7 @@
 """Parquet files, read and written by the optional package pyarrow."""
 
+from .extras import missing_package
+
 
 def import_pyarrow():
     """
@@ -12,5 +14,5 @@ def import_pyarrow():
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ImportError('Tables of features need pyarrow: pip install "timesformer_hf[embed]"') from error
+        raise missing_package("a Parquet file", "pyarrow", "embed") from error
     return pyarrow

@@ -1,7 +1,9 @@
 """Controls what the commands print besides their results."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -18,3 +20,30 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if progress_bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading_model(name: str | os.PathLike) -> Iterator[None]:
+    """
+    The block loads the model `name`, with transformers quiet.
+
+    Raises:
+        ValueError: for whatever goes wrong in the block. The message names the model and says why.
+    """
+    with quiet_transformers():
+        try:
+            yield
+        except Exception as error:  # the boundary to the user: whatever it is, it is about this model
+            raise ValueError(loading_error(name, error)) from error
+
+
+def loading_error(name: str | os.PathLike, error: Exception) -> str:
+    """The message that says why a model can't be loaded. `name` is a folder or a name on the Hub."""
+    missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
+    reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
+    return f"can't load the model {name}: {missing}{reason}"
+
+
+def video_error(video: str, error: str) -> str:
+    """What is wrong with a video, in a line that names the video once."""
+    return error if video in error else f"{video}: {error}"

@@ -4,6 +4,7 @@ import os
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.modeling_timesformer import TimesformerForVideoClassification
+from ..output.extras import missing_package
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .start import start_from_checkpoint, stored_processor
 
@@ -29,13 +30,15 @@ def add_lora(
     train_embeddings: bool = False,
 ):
     """
-    The model with low-rank adapters (Hu et al. 2022) on the linear layers of its blocks, which alone are trained,
-    with the head.
+    Put low-rank adapters (Hu et al. 2022) on the linear layers of a model's blocks. Only they and the head are trained.
 
     Args:
-        rank: of the adapters.
-        alpha: their scale is `alpha` / `rank`; twice the rank by default.
-        train_embeddings: train the embeddings too: for a start from an image ViT, whose time table is zero.
+        rank: the rank of the adapters.
+        alpha: the scale of the adapters is `alpha` / `rank`; by default it is twice the rank.
+        train_embeddings: train the embeddings too, which a start from an image ViT needs, whose time table is zero.
+
+    Returns:
+        the model, wrapped by PEFT.
 
     Raises:
         ImportError: where PEFT is missing.
@@ -43,7 +46,7 @@ def add_lora(
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError('LoRA needs PEFT: pip install "timesformer_hf[train]"') from error
+        raise missing_package("LoRA", "PEFT", "train") from error
     settings = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
@@ -58,14 +61,17 @@ def load_adapters(
     folder: str | os.PathLike, base: str | os.PathLike
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
     """
-    The model that adapters of [`add_lora`] make of another one, merged into it, and its processor.
+    Load a model and merge into it the adapters that [`add_lora`] added to it.
 
     Args:
-        folder: of the adapters, or their Hub name, with the config and processor that `ClipTrainer` saves beside them.
-        base: what they were trained on, as of [`start_from_checkpoint`].
+        folder: folder or Hub name of the adapters, with the config and processor that `ClipTrainer` saves beside them.
+        base: the checkpoint that they were trained on, as for [`start_from_checkpoint`].
+
+    Returns:
+        the merged model in evaluation mode, and its processor.
 
     Raises:
-        OSError, ValueError: where there is no such thing, or the one doesn't fit the other.
+        OSError, ValueError: where there is no such checkpoint, or the two don't fit each other.
     """
     from peft import PeftModel
 

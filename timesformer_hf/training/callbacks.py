@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: epochs are told, unreadable clips counted, signals heeded."""
+"""What happens beside the steps of a training: the epoch is set, unreadable clips are counted, signals are answered."""
 
 import json
 import os
@@ -11,18 +11,19 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.clip_dataset import EpochSampler, SkippedClips
+from ..output.terminal import video_error
 
 
 class UnreadableClipsError(ValueError):
     """More clips can't be read than the caller allows. The message names some and says why."""
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - no error
+class TrainingInterrupted(Exception):  # noqa: N818 - it is not an error
     """
-    The training was asked to stop, by a signal. The message says how it goes on.
+    A signal asked the training to stop. The message says how it goes on.
 
     Attributes:
-        signal_number: of the signal.
+        signal_number: the number of the signal.
     """
 
     def __init__(self, message: str, signal_number: int):
@@ -32,8 +33,8 @@ class TrainingInterrupted(Exception):  # noqa: N818 - no error
 
 def last_checkpoint(folder: str | os.PathLike) -> Path | None:
     """
-    The newest checkpoint of a Trainer in its output folder that is whole. The Trainer writes the file that is looked
-    for last, so one that was cut off has none, or a damaged one.
+    The newest whole checkpoint in the output folder of a Trainer, if there is one. The Trainer writes
+    `trainer_state.json` last, so in a checkpoint that was cut off it is missing or damaged.
     """
     numbered = {
         int(path.name.removeprefix("checkpoint-")): path
@@ -44,6 +45,7 @@ def last_checkpoint(folder: str | os.PathLike) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
+    """Whether the file that is written last can be read."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -52,7 +54,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def resume_hint(folder: str | os.PathLike) -> str:
-    """How a training that ended early goes on."""
+    """A sentence that says how a training that ended early goes on."""
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         return "There is no checkpoint yet; start anew."
@@ -61,8 +63,8 @@ def resume_hint(folder: str | os.PathLike) -> str:
 
 class EpochCallback(TrainerCallback):
     """
-    Tells the sampler its epoch. accelerate does too, but not where it skips what is done of an epoch that is continued
-    on several processes.
+    Sets the epoch of the sampler. accelerate sets it too, but not in several processes that go on in the middle of an
+    epoch.
     """
 
     def __init__(self, sampler: EpochSampler):
@@ -74,19 +76,20 @@ class EpochCallback(TrainerCallback):
 
 class UnreadableClipsCallback(TrainerCallback):
     """
-    Stops where more than `max_unreadable` clips can't be read.
+    Stops the training when more than `max_unreadable` clips can't be read.
 
     Raises:
-        UnreadableClipsError: after the step in which it is found out.
+        UnreadableClipsError: after the step in which there are too many.
     """
 
     def __init__(self, skipped: SkippedClips, max_unreadable: int):
         self.skipped, self.max_unreadable = skipped, max_unreadable
 
     def check(self, *args, **kwargs) -> None:
+        """Raise the error if too many clips can't be read."""
         unreadable = self.skipped.read()
         if len(unreadable) > self.max_unreadable:
-            examples = [reason if name in reason else f"{name}: {reason}" for name, reason in unreadable.items()]
+            examples = [video_error(name, reason) for name, reason in unreadable.items()]
             more = f"\n  and {len(examples) - 3} more" if len(examples) > 3 else ""
             raise UnreadableClipsError(
                 f"Clips that can't be read: {len(examples)}; allowed are {self.max_unreadable} (--max_unreadable, "
@@ -102,11 +105,11 @@ class UnreadableClipsCallback(TrainerCallback):
 
 class InterruptionCallback(TrainerCallback):
     """
-    On ctrl-C or SIGTERM, ends the step, saves a checkpoint and stops; on a second one it stops at once. Of several
-    processes, which may be at different steps, none saves: they stop at once and leave the last checkpoint.
+    On ctrl-C or SIGTERM, ends the step, saves a checkpoint and stops the training. A second signal stops it at once.
+    Several processes may be at different steps, so none of them saves: they stop at once and leave the last checkpoint.
 
     Raises:
-        TrainingInterrupted: when it has stopped.
+        TrainingInterrupted: when the training has stopped.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -119,11 +122,12 @@ class InterruptionCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.folder, self.process = args.output_dir, os.getpid()
         self.can_save = args.world_size == 1 and args.save_strategy != IntervalStrategy.NO
-        in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python takes no handlers
+        in_main_thread = threading.current_thread() is threading.main_thread()  # no other thread can set handlers
         for number in self.SIGNALS if in_main_thread else ():
             self.handlers[number] = signal.signal(number, self.receive)
 
     def receive(self, number: int, frame) -> None:
+        """Handle a signal."""
         if os.getpid() != self.process:  # a worker, which has inherited this; ctrl-C reaches it too
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
@@ -134,10 +138,12 @@ class InterruptionCallback(TrainerCallback):
         self.received = number
 
     def stop(self, number: int) -> None:
+        """Stop the training at once."""
         self.restore()
         raise TrainingInterrupted(f"interrupted. {resume_hint(self.folder)}", number)
 
     def restore(self) -> None:
+        """Set the handlers that were there before the training."""
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}

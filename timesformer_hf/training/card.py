@@ -1,4 +1,4 @@
-"""The README.md of a model that was trained here: what it is, what it learnt from, how well, and how to use it."""
+"""The model card of a trained model: what it is, what it was trained with, how good it is, and how to use it."""
 
 import json
 import os
@@ -45,8 +45,8 @@ A [TimeSformer](https://arxiv.org/abs/2102.05095) that tells {num_labels} {kinds
 
 ## Limits
 
-It knows these labels only, and will give one of them to any video. The numbers above are of videos like those that it
-was trained with; of others, test it before you rely on it.
+It knows only these labels, and gives one of them to any video. The numbers above are for videos like those that it was
+trained with. For other videos, test it before you rely on it.
 """
 
 _MODEL_USAGE = """\
@@ -65,17 +65,17 @@ model(**processor("clip.mp4", return_tensors="pt")).logits"""
 @dataclass
 class TrainingCard:
     """
-    What a model card says that the model itself doesn't.
+    What a model card says that the model itself doesn't know.
 
     Attributes:
-        name: of the model.
-        data: of the data, as the reader shall see it.
-        base_model: what it started from, a Hub name or a folder; `None` from scratch.
-        licence: by its identifier on the Hub.
-        metrics: of the validation, by name, in [0, 1] but for the loss.
-        training: a setting a row, by name.
+        name: the name of the model.
+        data: the name of the data, as the reader shall see it.
+        base_model: the Hub name or folder of the model that the training started from; `None` from scratch.
+        licence: the licence, by its identifier on the Hub.
+        metrics: the metrics of the validation by name, all but the loss in [0, 1].
+        training: the settings of the training by name, each a row of a table.
         multi_label: whether a video can have several labels.
-        adapters: whether it is adapters of `base_model`, which are not merged into it.
+        adapters: whether the model is adapters of `base_model`, which are not merged into it.
     """
 
     name: str
@@ -88,7 +88,7 @@ class TrainingCard:
     adapters: bool = False
 
     def render(self, config: TimesformerConfig, processor) -> str:
-        """The text, for a model with this config and video processor."""
+        """The text of the card, for a model with this config and video processor."""
         from ..version import __version__
 
         height, width = as_pair(config.image_size)
@@ -120,7 +120,7 @@ class TrainingCard:
         )
 
     def header(self) -> ModelCardData:
-        """The part that the Hub reads."""
+        """The header of the card, which the Hub reads."""
         results = [
             EvalResult("video-classification", self.data, self.data, name, value, task_name="Video Classification")
             for name, value in self.metrics.items()
@@ -138,6 +138,7 @@ class TrainingCard:
 
 
 def table(rows: Sequence[tuple[str, object]]) -> str:
+    """A table in Markdown with two columns."""
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

@@ -1,4 +1,4 @@
-"""Drawing how a training went: loss, accuracy and learning rate over its steps. Knows a Trainer's log, no model."""
+"""Drawing loss, accuracy and learning rate over the steps of a training, from the log of a Trainer."""
 
 import os
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ NAMES = {
 
 def read_curves(log: Sequence[dict]) -> dict[str, tuple[list[int], list[float]]]:
     """
-    The steps and values of each quantity that [`plot_training_curves`] draws and `log` holds.
+    The steps and values of each quantity in a log that [`plot_training_curves`] draws.
 
     Args:
-        log: entries with `step`, as `trainer.state.log_history`.
+        log: `trainer.state.log_history`.
     """
     curves = {}
     for name in NAMES:
@@ -40,14 +40,15 @@ def read_curves(log: Sequence[dict]) -> dict[str, tuple[list[int], list[float]]]
 
 def plot_training_curves(path: str | os.PathLike, log: Sequence[dict]) -> None:
     """
-    Draw a panel each for loss, accuracy and learning rate, of what there is, and write them to `path`, a name in .png
-    or .svg.
+    Draw loss, accuracy and learning rate, a panel each, and write them to a file. A panel is left out where the log has
+    no values for it.
 
     Args:
-        log: as of [`read_curves`].
+        path: the file, whose name ends in .png or .svg.
+        log: `trainer.state.log_history`.
 
     Raises:
-        ValueError: where the log holds nothing of it, or the name of the file ends in no format that can be drawn.
+        ValueError: where the log has no values at all, or the name of the file has another ending.
         ImportError: where matplotlib is missing.
     """
     check_can_plot(path)
@@ -62,6 +63,7 @@ def plot_training_curves(path: str | os.PathLike, log: Sequence[dict]) -> None:
 
 
 def draw_panel(axes, label: str, curves: dict[str, tuple[list[int], list[float]]]) -> None:
+    """Draw curves over the same steps."""
     for (name, (steps, values)), colour, line in zip(curves.items(), COLOURS, ("-", "--", ":"), strict=False):
         marker = "o" if len(steps) < 30 else None  # a line alone would hide a single value
         axes.plot(steps, values, line, label=NAMES[name], color=colour, marker=marker, markersize=4)

@@ -1,5 +1,5 @@
 """
-The folder of a training: whether one may begin or go on there, and the table of what it trains and validates with.
+The folder of a training: whether a training may begin or go on there, and the table of its videos.
 """
 
 import csv
@@ -17,20 +17,20 @@ from .callbacks import last_checkpoint
 from .trainer import ClipTrainingArguments
 
 
-# Of a model's config, what a training that goes on may have otherwise: weights keep their shapes and their meaning.
+# The fields of a config that may change when a training goes on: weights keep their shapes and their meaning.
 _MAY_CHANGE = ("drop_path_rate", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
 
 
 def find_checkpoint(training: ClipTrainingArguments, *data: str | None) -> str | None:
     """
-    The checkpoint to go on from, if there is one and it is asked for.
+    The checkpoint to go on from, if there is one and the options ask for it.
 
     Args:
-        data: what is trained and what validated with.
+        data: the sources of the training and the validation videos.
 
     Raises:
-        ValueError: where the output folder holds a training that isn't to go on, or something else that would be
-            overwritten, or where it lies in the folder of the data.
+        ValueError: where the output folder holds a training that must not be overwritten, or other files that would be,
+            or where it is in the folder of the data.
     """
     folder = Path(training.output_dir)
     for videos in filter(None, data):
@@ -50,6 +50,8 @@ def find_checkpoint(training: ClipTrainingArguments, *data: str | None) -> str |
 
 def check_same_model(model, checkpoint: str) -> None:
     """
+    Check that a training of `model` can go on from a checkpoint.
+
     Raises:
         ValueError: for a checkpoint of another model, whose weights don't fit or would mean something else.
     """
@@ -67,10 +69,14 @@ def check_same_model(model, checkpoint: str) -> None:
 
 def write_splits(splits: Mapping[str, LabelledVideos], path: Path, resumed: bool) -> None:
     """
-    What is trained and what validated with, by names of splits, as a table that [`read_labelled_videos`] takes.
+    Write the videos of each split to a table that [`read_labelled_videos`] takes.
+
+    Args:
+        splits: name of a split -> its videos.
+        resumed: whether the training goes on; then the table that is there must be the same.
 
     Raises:
-        ValueError: where a run that is continued began with something else, or a name is no text.
+        ValueError: where a training that goes on began with other videos, or a name is not text.
     """
     check_text(text for videos in splits.values() for video in videos for text in (video.name, *video.labels))
     rows = [["path", "label", "group", "split"]]

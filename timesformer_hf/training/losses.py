@@ -5,20 +5,22 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch.nn import functional as F
 
+from ..data.clip_dataset import readable_clips
+
 
 class ClipLoss:
     """
-    The mean over the clips of a batch of the (binary) cross entropy, as a `compute_loss_func` of transformers' Trainer.
+    The mean (binary) cross entropy of the clips of a batch, for the `compute_loss_func` of transformers' Trainer.
 
-    Labels are classes (batch,); shares (batch, num_labels), as mixing makes them; or, with `multi_label`, the shares of
-    independent yes-no questions. A clip whose labels are -100 counts for nothing: the mean is over the others, so the
-    gradient is that of the batch without it. With gradient accumulation and many processes it is over the clips of all
-    of them, as Trainer counts them.
+    Labels are classes (batch,); or shares (batch, num_labels), which mixing makes; or, with `multi_label`, the shares
+    of independent yes-no questions. A clip whose labels are -100 is left out of the mean, so the gradient is that of
+    the batch without it. With gradient accumulation and several processes, the mean is over the clips of all of them.
 
     Args:
-        multi_label: binary cross entropy of every label, in place of one cross entropy.
-        class_weights: (num_labels,), see [`balanced_class_weights`]; with `multi_label` the weight of a yes.
-        label_smoothing: the share of a label that is spread over all, in training only and not with `multi_label`.
+        multi_label: use the binary cross entropy of every label instead of one cross entropy.
+        class_weights: (num_labels,), see [`balanced_class_weights`]; with `multi_label` the weights of a yes.
+        label_smoothing: the share of a label that is spread over all labels, in training only and not with
+            `multi_label`.
     """
 
     def __init__(
@@ -29,12 +31,16 @@ class ClipLoss:
 
     def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
         """
+        The loss, a scalar.
+
         Args:
-            outputs: with `logits` (batch, num_labels).
-            num_items_in_batch: entries of `labels` other than -100 in the whole batch; where `None`, those here.
+            outputs: the outputs of a model, with `logits` (batch, num_labels).
+            labels: see above.
+            num_items_in_batch: the number of entries of `labels` other than -100, in all batches of the step and all
+                processes; by default in this batch.
         """
         logits = outputs["logits"].float()
-        readable = labels.reshape(len(labels), -1)[:, 0] != -100
+        readable = readable_clips(labels)
         smoothing = self.label_smoothing if self.training else 0.0
         if self.multi_label:
             loss = self.binary(logits[readable], labels[readable])
@@ -46,11 +52,13 @@ class ClipLoss:
         return loss / (clips.clamp(min=1) if isinstance(clips, torch.Tensor) else max(clips, 1))
 
     def categorical(self, logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+        """The sum of the cross entropies of clips."""
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         labels = labels.to(logits.dtype) if labels.ndim == 2 else labels
         return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing, reduction="sum")
 
     def binary(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sum over clips of the mean binary cross entropy of their labels."""
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         targets = labels.to(logits.dtype)
         return (
@@ -62,11 +70,13 @@ def balanced_class_weights(
     labels: Iterable[Sequence[str]], label_names: Sequence[str], multi_label: bool = False
 ) -> torch.Tensor:
     """
-    Weights with which each class has the same say, however few videos it has: inverse to their number, with a mean over
-    the videos of 1. With `multi_label` the weight of a yes is the number of videos without the label for one with it.
+    Weights that make each class count the same in the loss, however few videos it has. They are inverse to the number
+    of videos, and their mean over the videos is 1. With `multi_label`, the weight of a yes is the number of videos
+    without the label for each video with it.
 
     Args:
-        labels: of each video, its labels.
+        labels: the labels of each video.
+        label_names: all labels, in order.
 
     Returns:
         float32 (labels,). A class without videos has the weight 1.

@@ -1,19 +1,19 @@
 """
-Initial values for a small TimeSformer that learns motion from nothing.
+Initial values for a small TimeSformer that learns motion from scratch.
 
-From the original's initial values, which suit a start from an image ViT, the direction of a movement is found only
-after a long plateau: it lies in products of one patch's pixels with the next frame's, and a model must first tell
-frames and places apart, attend to neighbouring frames, and see past a patch's mean brightness before any gradient
-points to those products. Here all three are there from the start, as weights like any others:
+The original's initial values suit a start from an image ViT. From them, a model learns the direction of a movement only
+after a long plateau. The direction is in products of the pixels of a patch with those of the next frame. Before a
+gradient can point to those products, the model must tell frames and places apart, attend to neighbouring frames, and
+ignore the mean brightness of a patch. The values here do all three from the start, and are weights like any others:
 
 - The patch projection whitens: principal components of the data's patches at nearly the same strength (Coates and Ng
   2012).
 - The tables are sines of time and place, in channels of their own.
-- In the first steps that cross frames each head looks at the same place a frame before, a frame after, two before, and
-  so on, and takes the patch's strongest components along (in the spirit of Trockman and Kolter 2023, mimetic
-  initialisation).
+- In the first steps across frames, each head attends to the same place in another frame: one before, one after, two
+  before, and so on. Its values are the patch's strongest components (compare mimetic initialisation, Trockman and
+  Kolter 2023).
 
-Linear weights have a deviation of 0.6 / sqrt(inputs) instead of 0.02.
+Linear weights have a standard deviation of 0.6 / sqrt(inputs) instead of 0.02.
 """
 
 import math
@@ -41,12 +41,12 @@ def start_for_motion(model: TimesformerForVideoClassification, pixel_values: tor
     Give a model initial values from which it learns motion.
 
     Args:
-        model: of any attention scheme.
+        model: a model of any attention scheme.
         pixel_values: some clips of the data (batch, frames, channels, height, width), normalised; a thousand frames are
-            plenty.
+            enough.
 
     Raises:
-        ValueError: for a model narrower than 32 channels, which has no room for the codes of time and place.
+        ValueError: for a model with fewer than 32 channels, which is too narrow for the codes of time and place.
     """
     config = model.config
     if config.hidden_size < 32:
@@ -67,7 +67,12 @@ def start_for_motion(model: TimesformerForVideoClassification, pixel_values: tor
 
 
 def _start_patches(projection: nn.Conv2d, frames: torch.Tensor, components: int) -> None:
-    """The strongest principal components of the patches of frames (frames, channels, height, width), whitened."""
+    """
+    Let the projection compute the strongest principal components of patches, whitened.
+
+    Args:
+        frames: the frames that the components are found in, (frames, channels, height, width).
+    """
     patches = F.unfold(frames.to(projection.weight), projection.kernel_size, stride=projection.stride)
     patches = patches.transpose(1, 2).flatten(0, 1).double()
     patches -= patches.mean(dim=0)
@@ -85,7 +90,7 @@ def _start_patches(projection: nn.Conv2d, frames: torch.Tensor, components: int)
 
 
 def _start_tables(embeddings: nn.Module, first: int) -> None:
-    """Time and place as sines in the channels from `first` on, and zero elsewhere; a random CLS."""
+    """Set the tables to sines of time and place in the channels from `first` on, elsewhere to zero. CLS is random."""
     place = first + _TIME_CHANNELS
     rows, columns = embeddings.grid_size
     row = _half_waves(rows, _PLACE_CHANNELS // 4)[:, None].expand(-1, columns, -1)
@@ -107,6 +112,7 @@ def _half_waves(length: int, count: int) -> torch.Tensor:
 
 
 def _time_frequencies(period: int) -> torch.Tensor:
+    """The frequencies of the codes of time, in radians a frame: (_TIME_CHANNELS / 2,)"""
     return 2 * math.pi / period * torch.arange(1, _TIME_CHANNELS // 2 + 1)
 
 
@@ -117,8 +123,8 @@ def waves(angles: torch.Tensor) -> torch.Tensor:
 
 def _start_attention(layer: TimesformerLayer, step, num_heads: int, content: int, period: int) -> None:
     """
-    Let each head look at the same place in one neighbouring frame: its keys are the codes of time, turned by that many
-    frames (a sine code turns with time), and those of place.
+    Let each head attend to the same place in one neighbouring frame. Its queries are the codes of time and place, and
+    its keys are the same codes, with those of time turned back by that many frames.
     """
     attention = getattr(layer, step.attention)
     query, key, value = attention.attention.qkv.weight.unflatten(0, (3, num_heads, -1)).unbind(0)

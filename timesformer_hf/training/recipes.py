@@ -1,6 +1,6 @@
 """
-Training recipes by name, as data: what a name stands for are defaults of the training script's arguments, and any of
-them can be given beside it. With it the arithmetic that they need: groups of parameters and learning rates.
+Training recipes by name, each a set of defaults for the options of `timesformer-hf finetune`, and the arithmetic that
+they need: groups of parameters and learning rates.
 """
 
 import re
@@ -13,9 +13,11 @@ from torch import nn
 @dataclass(frozen=True)
 class _Recipe:
     """
+    A named set of defaults.
+
     Attributes:
-        about: for whom it is and why it is so.
-        defaults: of the arguments of `examples/finetune.py`, by their names.
+        about: what the recipe is for, and why its values are what they are.
+        defaults: values of the options of `timesformer-hf finetune`, by their names.
     """
 
     about: str
@@ -53,10 +55,10 @@ RECIPES = {
         _PAPER | {"flip": 0.0, "frame_sampling": "segments"},
     ),
     "modern": _Recipe(
-        "To fine-tune a trained model on a set of your own, from some hundred videos. AdamW forgives a rate that is "
-        "off by a factor, which SGD doesn't; a lower rate for the lower blocks (each 0.75 of the next above it) leaves "
-        "what they have learnt in place; RandAugment, mixup, cutmix and label smoothing keep a large model from "
-        "learning few videos by heart; warm-up and a cosine need no tuning when the number of epochs changes.",
+        "To fine-tune a trained model on a set of your own, from some hundred videos. AdamW tolerates a rate that is "
+        "somewhat too high or too low; SGD doesn't. A lower rate for the lower blocks (each 0.75 of the next above it) "
+        "keeps what they have learnt. RandAugment, mixup, cutmix and label smoothing reduce overfitting. Warm-up and a "
+        "cosine need no tuning when the number of epochs changes.",
         {
             "optim": "adamw_torch_fused",
             "base_learning_rate": 5e-4,
@@ -78,10 +80,10 @@ RECIPES = {
         },
     ),
     "scratch": _Recipe(
-        "For a small model that starts from nothing, on tasks of motion. A higher rate, the same for all blocks, and "
+        "For a small model that starts from scratch, on tasks of motion. A higher rate, the same for all blocks, and "
         "many epochs. Initial values from which motion can be learnt (motion_start): with the original's, which suit "
-        "a start from an image ViT, training stays for long where every direction looks alike. No flip and no mixing, "
-        "which motion doesn't survive.",
+        "a start from an image ViT, training stays at the accuracy of chance for a long time. No flip and no mixing, "
+        "because they change the motion.",
         {
             "optim": "adamw_torch_fused",
             "base_learning_rate": 1e-3,
@@ -101,6 +103,8 @@ RECIPES = {
 
 def find_recipe(name: str) -> _Recipe:
     """
+    The recipe of that name.
+
     Raises:
         ValueError: for another name than those of `RECIPES`.
     """
@@ -120,7 +124,7 @@ square root for Adam (Malladi et al. 2022)."""
 
 def scaled_learning_rate(base: float, base_batch_size: int, batch_size: int, scaling: str = "linear") -> float:
     """
-    The learning rate for a batch of `batch_size` clips, where `base` is that for `base_batch_size`.
+    The learning rate for a batch of `batch_size` clips, where `base` is the rate for `base_batch_size` clips.
 
     Raises:
         ValueError: for a scaling that isn't in `_LR_SCALING`.
@@ -131,21 +135,24 @@ def scaled_learning_rate(base: float, base_batch_size: int, batch_size: int, sca
 
 
 def drop_factor(step: int, num_training_steps: int, drops: Sequence[float], num_warmup_steps: int = 0) -> float:
-    """The factor on the learning rate at a step: a tenth for each of `drops`, shares of the training, that is over."""
+    """
+    The factor on the learning rate at a step. It rises from 0 to 1 in the warm-up, and becomes a tenth at each of
+    `drops`, which are shares of the training.
+    """
     if step < num_warmup_steps:
         return step / num_warmup_steps
     return 0.1 ** sum(step >= round(drop * num_training_steps) for drop in drops)
 
 
 def layer_depth(name: str, num_layers: int) -> int:
-    """How deep a parameter lies: 0 in the embeddings, i + 1 in block i, `num_layers` + 1 after the blocks."""
+    """The depth of a parameter: 0 in the embeddings, i + 1 in block i, `num_layers` + 1 after the blocks."""
     if block := re.search(r"encoder\.layer\.(\d+)\.", name):
         return int(block.group(1)) + 1
     return 0 if "embeddings." in name else num_layers + 1
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay makes sense of a parameter: of matrices, not of biases, norms and embedding tables."""
+    """Whether weight decay suits a parameter. It suits matrices, but not biases, norms and embedding tables."""
     return parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "time_embeddings"))
 
 
@@ -160,8 +167,8 @@ def parameter_groups(
     The trainable parameters of a model as groups for an optimizer, those with the highest rate first.
 
     Args:
-        layer_decay: learning rate of a block over that of the one above it (Clark et al. 2020), the head having
-            `learning_rate` itself.
+        learning_rate: the rate of the head.
+        layer_decay: the rate of a block divided by that of the block above it (Clark et al. 2020).
         decay_everything: decay biases, norms and tables too, as the authors do.
     """
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}

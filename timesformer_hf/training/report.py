@@ -1,4 +1,4 @@
-"""What stands beside a trained model: results.json, README.md, curves.png and confusion_matrix.png."""
+"""The files beside a trained model: results.json, README.md, curves.png and confusion_matrix.png."""
 
 import json
 from dataclasses import dataclass, field
@@ -26,13 +26,16 @@ SETTINGS += ("seed", "bf16")
 @dataclass
 class TrainingReport:
     """
+    What is known of a training when it has ended, and the files that say it.
+
     Attributes:
         data: a name of the data, as the reader of the model card shall see it.
-        base_model: what the training started from; `None` from scratch.
-        settings: what else the reader would ask for, by names.
+        base_model: the model that the training started from; `None` from scratch.
+        settings: further settings that the reader would ask for, by name.
         multi_label: whether a video can have several labels.
-        metrics: of the validation, by name; empty without one.
-        scores, labels: of the validation clips that could be read, (clips, labels) and (clips,) or (clips, labels).
+        metrics: the metrics of the validation by name; empty without a validation.
+        scores, labels: those of the validation clips that could be read, (clips, labels) and (clips,) or
+            (clips, labels).
     """
 
     data: str
@@ -44,14 +47,14 @@ class TrainingReport:
     labels: np.ndarray | None = None
 
     def validate(self, trainer: ClipTrainer) -> None:
-        """Measure the model; on every process."""
+        """Measure the model. To be called in every process."""
         prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
         self.scores, self.labels = readable(prediction.predictions, prediction.label_ids)
         found = {name.removeprefix("validation_"): value for name, value in prediction.metrics.items()}
         self.metrics = {name: found[name] for name in _METRICS if name in found}
 
     def write(self, trainer: ClipTrainer) -> None:
-        """Write all of it into the trainer's output folder; on the main process."""
+        """Write the files into the output folder of the trainer. To be called in the main process."""
         training, folder = trainer.args, Path(trainer.args.output_dir)
         config = base_model(trainer.model).config
         settings = self.settings | {
@@ -80,6 +83,7 @@ class TrainingReport:
             plot_confusion_matrix(folder / "confusion_matrix.png", counts, names, "validation")
 
     def results(self, trainer: ClipTrainer, settings: dict) -> dict:
+        """The contents of results.json."""
         from ..version import __version__
 
         speed = next((entry for entry in reversed(trainer.state.log_history) if "train_runtime" in entry), {})
@@ -100,7 +104,7 @@ class TrainingReport:
         }
 
     def summary(self) -> str:
-        """The accuracy of the validation, or with several labels a clip the mean average precision, in a line."""
+        """A line with the accuracy of the validation, or for clips with several labels the mean average precision."""
         name = "mean_average_precision" if self.multi_label else "accuracy"
         if name not in self.metrics:
             return "no validation"
@@ -111,5 +115,6 @@ class TrainingReport:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
     with output_file(path, overwrite=True) as new:
         new.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """
-What stands between a checkpoint and its training on other data: the model with the right head, size and labels, what of
-it is trained, and the video processor that fits.
+How a training starts: a checkpoint becomes a model with the head, size and labels of the data, and with a video
+processor that fits.
 """
 
 import os
@@ -37,15 +37,15 @@ def start_from_checkpoint(
     """
     A model to train on other data, its processor, and the number that it gives each of the data's labels.
 
-    A TimeSformer whose labels include those of the data, but for case and punctuation, keeps its head and its
-    numbers. One without names of labels, and an image ViT, get a new head.
+    A TimeSformer that knows all labels of the data, whatever their case and punctuation, keeps its head and its
+    numbers. A TimeSformer without names of labels and an image ViT get a new head.
 
     Args:
         name: folder or Hub name of a TimeSformer or an image ViT, or a file of the latter.
-        label_names: of the data.
-        reset_head: start a new head for the data's labels, whatever the checkpoint's are.
-        settings: `attention_type`, `num_frames`, `image_size`, `drop_path_rate`, `attn_implementation`, where they
-            shall not be the checkpoint's (or, from an image ViT, the paper's).
+        label_names: the labels of the data.
+        reset_head: start a new head for the labels of the data, whatever the checkpoint's are.
+        settings: `attention_type`, `num_frames`, `image_size`, `drop_path_rate` or `attn_implementation`, for values
+            other than the checkpoint's (from an image ViT: other than the paper's).
 
     Raises:
         LabelMismatchError: where the checkpoint has other labels, unless `reset_head`.
@@ -69,7 +69,7 @@ def start_from_checkpoint(
 
 @torch.no_grad()
 def _replace_head(model: TimesformerForVideoClassification, label2id: Mapping[str, int]) -> None:
-    """A head for other labels, with the original's initial values."""
+    """Give a model a head for other labels, with the original's initial values."""
     model.config.id2label = {number: label for label, number in label2id.items()}
     model.config.label2id = dict(label2id)
     model.num_labels = len(label2id)
@@ -81,7 +81,7 @@ def _replace_head(model: TimesformerForVideoClassification, label2id: Mapping[st
 def _start_from_image_vit(
     name: str | os.PathLike, label2id: Mapping[str, int], fields: dict
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
-    """A TimeSformer from an image ViT, with a new head; pixels are normalised as the ViT's were."""
+    """A TimeSformer from an image ViT, with a new head, and a processor that normalises pixels as the ViT's does."""
     checkpoint = read_checkpoint(name)
     id2label = {number: label for label, number in label2id.items()}
     model = TimesformerForVideoClassification.from_image_vit(checkpoint, id2label=id2label, **fields)
@@ -95,7 +95,7 @@ def start_from_scratch(
     label_names: Sequence[str],
     problem_type: str = "single_label_classification",
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor, dict[str, int]]:
-    """A model with the original's initial values, its processor and the numbers of the labels."""
+    """A model with the original's initial values, its processor and the number of each label."""
     id2label = dict(enumerate(label_names))
     label2id = {label: number for number, label in id2label.items()}
     values = config.to_dict() | {"id2label": id2label, "label2id": label2id, "problem_type": problem_type}
@@ -107,7 +107,7 @@ def match_labels(
     checkpoint: str | os.PathLike, label_names: Sequence[str], known: Mapping[int, str]
 ) -> dict[str, int] | None:
     """
-    The number of each label in a checkpoint; `None` where that doesn't name its labels.
+    The number of each label in a checkpoint, or `None` where the checkpoint doesn't name its labels.
 
     Raises:
         LabelMismatchError: where it lacks one.
@@ -126,12 +126,13 @@ def match_labels(
 
 
 def listing(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are in all."""
     more = f", ... ({len(names)} in all)" if len(names) > _LABELS_SHOWN else ""
     return ", ".join(names[:_LABELS_SHOWN]) + more
 
 
 def stored_processor(name: str | os.PathLike) -> TimesformerVideoProcessor:
-    """The video processor of a checkpoint; one with the paper's settings where it has none."""
+    """The video processor of a checkpoint, or one with the paper's settings where it has none."""
     from transformers import AutoVideoProcessor
 
     try:
@@ -145,8 +146,8 @@ def stored_processor(name: str | os.PathLike) -> TimesformerVideoProcessor:
 
 def _fit_processor(processor: TimesformerVideoProcessor, config: TimesformerConfig) -> TimesformerVideoProcessor:
     """
-    The processor with the model's frames and size, and one view of a video. It squeezes whole frames into that size
-    where it did so before, and crops them else.
+    The processor with the model's frames and size, and one view of a video. If it squeezed whole frames into a size
+    before, it does so with the new size; otherwise it crops.
     """
     height, width = as_pair(config.image_size)
     size = {"height": height, "width": width}
@@ -165,10 +166,10 @@ def freeze(model: TimesformerForVideoClassification, what: str) -> None:
     Keep a part of the model as it is.
 
     Args:
-        what: `"backbone"`, all but the head; `"embeddings"`; or a number, the embeddings and so many first blocks.
+        what: `"backbone"` (all but the head), `"embeddings"`, or a number N (the embeddings and the first N blocks).
 
     Raises:
-        ValueError: for something else, or more blocks than there are.
+        ValueError: for another value, or more blocks than there are.
     """
     backbone = model.timesformer
     if what == "backbone":

@@ -1,5 +1,5 @@
 """
-transformers' Trainer for clips: the recipes' optimizer and schedule, a loss that knows mixed and unreadable clips, and
+transformers' Trainer for clips, with the recipes' optimizer and schedule, a loss for mixed and unreadable clips, and
 checkpoints that are whole or not there.
 """
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..data.clip_dataset import IGNORED_LABEL, ClipStream, EpochSampler, SkippedClips
+from ..data.clip_dataset import ClipStream, EpochSampler, SkippedClips, readable_clips
 from ..evaluation.metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
 from .callbacks import (
     EpochCallback,
@@ -28,12 +28,12 @@ from .recipes import drop_factor, parameter_groups, scaled_learning_rate
 
 
 class CheckpointError(OSError):
-    """A checkpoint that couldn't be written. The message says which one is the last that is whole."""
+    """A checkpoint couldn't be written. The message says which one is the last whole one."""
 
 
 @dataclass
 class ClipTrainingArguments(TrainingArguments):
-    """transformers' own, and what the recipes need beyond them."""
+    """The `TrainingArguments` of transformers, and further ones that the recipes need."""
 
     _argument_group_name = "training: transformers' TrainingArguments, and some more"
 
@@ -70,25 +70,25 @@ class ClipTrainingArguments(TrainingArguments):
 
     @property
     def total_batch_size(self) -> int:
-        """Clips that a step of the optimizer sees, on all devices."""
+        """The number of clips in a step of the optimizer, on all devices."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
 class ClipTrainer(Trainer):
     """
-    A Trainer of clip classifiers. It stops in good order on ctrl-C and SIGTERM, and goes on from a checkpoint exactly
-    as it would have: stochastic depth and dropout depend on the seed and the step, as the clips on their epoch, and not
-    on what drew random numbers before.
+    A Trainer of clip classifiers. On ctrl-C and SIGTERM it saves a checkpoint and stops. From a checkpoint it goes on
+    exactly as it would have: stochastic depth and dropout depend only on the seed and the step, and the random choices
+    of a clip only on the seed and its epoch.
 
     Args:
-        loss: see [`ClipLoss`].
-        skipped: where the datasets note clips that can't be read.
-        max_unreadable: how many of them there may be; with 0 the first one stops the training.
-        settings: as of `Trainer`, with `args` a [`ClipTrainingArguments`] and `processing_class` a
-            [`TimesformerVideoProcessor`].
+        loss: a [`ClipLoss`].
+        skipped: the list in which the datasets note clips that can't be read.
+        max_unreadable: how many of these there may be; with 0 the first one stops the training.
+        settings: further arguments of `Trainer`, with a [`ClipTrainingArguments`] as `args` and a
+            [`TimesformerVideoProcessor`] as `processing_class`.
 
     Raises:
-        UnreadableClipsError: while training or evaluating; also where no clip to evaluate with can be read.
+        UnreadableClipsError: while training or evaluating, for too many of them, or if no validation clip can be read.
         TrainingInterrupted: on a signal.
         CheckpointError: where a checkpoint can't be written.
     """
@@ -145,9 +145,9 @@ class ClipTrainer(Trainer):
 
     def _init_training_state(self, max_steps, steps_of_epoch, num_epochs, checkpoint, trial) -> tuple[int, int]:
         """
-        The epoch that is gone on with, and how many batches of it are done. Trainer takes a pass over a stream to be as
-        long as the training, so how often one has ended stands in its state alone; and it would add a step to a
-        training that is finished.
+        The epoch to go on with, and how many of its batches are done. Trainer believes that a pass over a stream is as
+        long as the training, so only its state says how many passes have ended. It would also add a step to a training
+        that is finished.
         """
         place = super()._init_training_state(max_steps, steps_of_epoch, num_epochs, checkpoint, trial)
         if self.state.global_step >= max_steps:
@@ -160,7 +160,7 @@ class ClipTrainer(Trainer):
         return int(passes), 0 if self.args.ignore_data_skip else batches
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        """The loss is the mean over the clips that could be read, each once; Trainer's is one over batches."""
+        """The Trainer's evaluation, with a loss that is the mean over all readable clips and not over batches."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.predictions is not None and output.label_ids is not None:
             scores, labels = readable(output.predictions, output.label_ids)
@@ -183,7 +183,7 @@ class ClipTrainer(Trainer):
         return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Adds the clips a second since the last time, evaluations in between included."""
+        """Log, with the number of clips a second since the last time, including evaluations in between."""
         if "loss" in logs and self.last_log is not None:
             (then, step), now = self.last_log, (time.monotonic(), self.state.global_step)
             logs["samples_per_second"] = (now[1] - step) * self.args.total_batch_size / (now[0] - then)
@@ -191,7 +191,7 @@ class ClipTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
-        """Also what Trainer leaves out: config and processor beside FSDP's shards and adapters, and one of frames."""
+        """Save also what Trainer leaves out: the image processor, and the config and processor beside FSDP's shards."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
@@ -212,19 +212,19 @@ class ClipTrainer(Trainer):
             ) from error
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Keep the README.md that is there, which `push_to_hub` would replace by one that says less."""
+        """Keep the README.md that is there. `push_to_hub` would replace it by one that says less."""
 
 
 def _mixed_seed(*numbers: int) -> int:
-    """One seed of several numbers, a quite different one if any of them changes."""
+    """A seed made of several numbers, which is quite different if any of them changes."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[str, float]:
     """
-    The metrics of a validation, over the clips that could be read, as `compute_metrics` of a Trainer: `accuracy`,
-    `top_5_accuracy` and `mean_class_accuracy`; or with several labels a clip `mean_average_precision`, where any clip
-    has a label, and `label_accuracy`, the share of right answers to its yes-no questions, most of which are no.
+    The metrics of the clips that could be read, for `compute_metrics` of a Trainer: `accuracy`, `top_5_accuracy` (with
+    more than five labels) and `mean_class_accuracy`. With `multi_label`: `mean_average_precision` (if any clip has a
+    label) and `label_accuracy`, the share of right answers to the yes-no questions, most of which are no.
     """
     scores, labels = readable(prediction.predictions, prediction.label_ids)
     if not len(labels):
@@ -240,5 +240,5 @@ def clip_metrics(prediction: EvalPrediction, multi_label: bool = False) -> dict[
 
 def readable(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scores and labels without those of clips that couldn't be read."""
-    kept = labels.reshape(len(labels), -1)[:, 0] != IGNORED_LABEL
+    kept = readable_clips(labels)
     return scores[kept], labels[kept]

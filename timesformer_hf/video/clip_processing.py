@@ -58,6 +58,7 @@ class ClipProcessingMixin:
         return _nest_clips(images, expected_ndims)
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
+        """Return a frame in the form that the backend processes, with RGB channels if `do_convert_rgb` is set."""
         image = writable_array(image)
         if do_convert_rgb:
             image, input_data_format = _as_rgb_frame(image, input_data_format)

@@ -1,0 +1,110 @@
+"""`timesformer-hf` itself: the first steps, the list of commands, and how it ends."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import timesformer_hf
+from timesformer_hf import cli
+from timesformer_hf.cli import main
+
+
+NAMES = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+
+
+def show_help(*words: str) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--help"])
+    assert exit_info.value.code == 0
+
+
+class TestFirstSteps:
+    def test_alone_it_shows_the_way_and_ends_well(self, capsys):
+        assert main([]) == 0
+        shown = capsys.readouterr().out
+        for words in ("Label a video", "Train a model", "Look at what a checkpoint is", "Measure how fast"):
+            assert words in shown
+
+    def test_the_commands_that_it_shows_exist(self, capsys):
+        main([])
+        text = capsys.readouterr().out.replace("\\\n", " ")
+        commands = [shlex.split(line) for line in text.splitlines() if line.startswith("  timesformer-hf")]
+        assert {words[1] for words in commands} - {"--help", "COMMAND"} <= set(NAMES)
+        assert len(commands) > 6
+
+    @pytest.mark.parametrize("program", [["-m", "timesformer_hf"], ["-m", "timesformer_hf.cli"]])
+    def test_python_m_is_the_same_program(self, program):
+        process = subprocess.run([sys.executable, *program, "--version"], capture_output=True, text=True, timeout=300)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout == f"timesformer_hf {timesformer_hf.__version__}\n"
+
+
+class TestHelp:
+    def test_it_lists_every_command(self, capsys):
+        show_help()
+        shown = capsys.readouterr().out
+        for name in NAMES:
+            assert f"\n    {name} " in shown
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_that_of_every_command_begins_with_examples(self, name, capsys):
+        show_help(name)
+        usage, description = capsys.readouterr().out.split("\n\n", 1)
+        assert usage.startswith(f"usage: timesformer-hf {name} ")
+        assert description.startswith(f"examples:\n  timesformer-hf {name}")
+
+    def test_no_heavy_library_is_loaded_for_it(self):
+        code = """
+import sys
+from timesformer_hf.cli import main
+
+try:
+    main(["--help"])
+finally:
+    heavy = ("accelerate", "av", "datasets", "matplotlib", "numpy", "torch", "transformers")
+    print([name for name in heavy if name in sys.modules], file=sys.stderr)
+"""
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+        assert process.stderr == "[]\n"
+
+
+class TestEnds:
+    @pytest.fixture
+    def failing(self, monkeypatch):
+        """A command that ends as it is told."""
+
+        def make(action):
+            monkeypatch.setattr(cli.info, "run", lambda args: action())
+            return main(["info", "checkpoint"])
+
+        return make
+
+    @pytest.mark.parametrize("error", [ValueError, OSError, ImportError])
+    def test_bad_input_is_a_message_and_2(self, error, failing, capsys):
+        def action():
+            raise error("this can't be")
+
+        assert failing(action) == 2
+        assert capsys.readouterr().err == "timesformer-hf: this can't be\n"
+
+    def test_sigterm_ends_it_as_an_error_does_and_the_handler_before_comes_back(self, failing):
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as exit_info:
+            failing(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert exit_info.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is before
+
+    def test_sigterm_of_one_of_several_processes_is_the_systems(self, failing, monkeypatch):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        before = signal.getsignal(signal.SIGTERM)
+        assert failing(lambda: signal.getsignal(signal.SIGTERM) is before) is True
+
+    def test_words_of_a_command_that_parses_its_own_stay_as_they_are(self, monkeypatch):
+        seen = []
+        monkeypatch.setattr(cli.finetune, "run", lambda args: seen.append(args.words) or 0)
+        assert main(["finetune", "settings.yaml", "--flip", "-1", "--", "--help"]) == 0
+        assert seen == [["settings.yaml", "--flip", "-1", "--", "--help"]]

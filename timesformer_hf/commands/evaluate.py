@@ -1,0 +1,72 @@
+"""`timesformer-hf evaluate`: measure a classifier on labelled videos."""
+
+import argparse
+import sys
+
+
+DESCRIPTION = """\
+examples:
+  timesformer-hf evaluate --model my-model --data videos/ --output_dir results
+  timesformer-hf evaluate --model my-model --data videos/ --output_dir results --views paper --frame_sampling_rate 32
+  accelerate launch --num_processes 8 -m timesformer_hf evaluate --model my-model --data videos/ --output_dir results
+
+Measure a classifier on labelled videos. This writes results.json (accuracies with intervals, every class, calibration),
+videos.parquet (path, label, prediction and scores of every video) and confusion_matrix.png. Any number of processes
+gives the same numbers, except for the last digits of float32, and the same command continues a run that was cut off.
+docs/evaluation.md says what it all means.
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser("evaluate", help="measure a classifier on labelled videos", add_help=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure as `args.words` say, and print the results."""
+    from datetime import timedelta
+
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from tqdm import tqdm
+
+    from ..evaluation.measuring import evaluate_model
+    from ..evaluation.results import summary
+
+    def report(error: str) -> None:
+        tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
+
+    options = parse_arguments(args.words)
+    waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # for the slowest share
+    accelerator = Accelerator(cpu=options.use_cpu, kwargs_handlers=[waiting])
+    try:
+        results = evaluate_model(options, accelerator, report)
+    except torch.OutOfMemoryError as error:
+        message = f"out of memory: repeat it with a smaller --batch_size; what is done is kept ({error})"
+        print(f"timesformer-hf: {message}", file=sys.stderr)
+        return 2
+    except BrokenPipeError as error:  # of a worker process: the main program would take it for the end of `| head`
+        print(f"timesformer-hf: {error}", file=sys.stderr)
+        return 2
+    if results is not None:
+        print(f"{results['videos']} videos measured, {len(results['failed'])} failed")
+        print(summary(results))
+    accelerator.end_training()
+    return 0
+
+
+def parse_arguments(words: list[str]):
+    """The options, as an `EvaluationArguments`."""
+    from transformers import HfArgumentParser
+
+    from ..evaluation.arguments import EvaluationArguments
+    from ..output.options import HelpFormatter
+
+    parser = HfArgumentParser(
+        EvaluationArguments,
+        prog="timesformer-hf evaluate",
+        description=DESCRIPTION,
+        formatter_class=HelpFormatter,
+    )
+    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    return options

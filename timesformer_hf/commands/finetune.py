@@ -1,0 +1,127 @@
+"""`timesformer-hf finetune`: train a model on videos of your own."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..training.report import TrainingReport
+    from ..training.trainer import ClipTrainer, ClipTrainingArguments
+
+
+PROGRAM = "timesformer-hf finetune"
+USAGE = f"{PROGRAM} [SETTINGS.yaml] --data DATA --model MODEL --output_dir FOLDER [options]"
+DESCRIPTION = """\
+examples:
+  timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
+      --output_dir my-model
+  timesformer-hf finetune settings.yaml --output_dir my-model --learning_rate 1e-4
+  timesformer-hf finetune settings.yaml --output_dir my-model --resume
+  torchrun --nproc_per_node 8 -m timesformer_hf finetune settings.yaml --output_dir my-model
+
+Train a model on videos of your own. videos/ has a folder for each class. A part of the videos is held out, and the
+accuracy on them is printed at the end. Then my-model is a model like any other:
+
+  timesformer-hf classify clip.mp4 --model my-model
+
+docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streaming, and what to do when something fails.
+"""
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser("finetune", help="train a model on videos of your own", add_help=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as `args.words` say; returns 128 + the number of a signal that stopped it, 1 where memory is too small."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+    from transformers.utils import logging
+
+    from ..training.callbacks import TrainingInterrupted
+
+    logging.disable_progress_bar()  # of single files; that of the training stays
+    *others, training = parse_arguments(args.words)
+    try:
+        finetune(*others, training)
+    except TrainingInterrupted as stop:
+        print(f"timesformer-hf: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except BrokenPipeError as error:  # of a worker process: the main program would take it for the end of `| head`
+        print(f"timesformer-hf: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+            raise
+        print(f"timesformer-hf: {out_of_memory_message(training, error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(words: Sequence[str]) -> tuple:
+    """
+    The options of model, data, augmentation and training.
+
+    Raises:
+        ValueError: for a file of settings that can't be used, or an unknown recipe.
+    """
+    from ..training.arguments import ARGUMENTS, default_arguments, parse_with_recipe
+
+    return parse_with_recipe(ARGUMENTS, words, default_arguments(), DESCRIPTION, PROGRAM, USAGE)
+
+
+def finetune(model_args, data_args, augmentation_args, training: "ClipTrainingArguments") -> None:
+    """Train, measure and save the model, and say how good it is."""
+    from ..training.finetune import finish_training, prepare_training
+
+    prepared = prepare_training(model_args, data_args, augmentation_args, training)
+    trainer = prepared.trainer
+    is_main = trainer.is_world_process_zero()
+    if is_main and (model_args.freeze is not None or model_args.lora_rank):
+        print(f"timesformer-hf: {trained_share(trainer)}", file=sys.stderr)
+    trainer.train(resume_from_checkpoint=prepared.checkpoint)
+    report = finish_training(trainer, prepared.data, model_args, data_args)
+    if is_main:
+        print(summary(trainer, report))
+    if training.push_to_hub:
+        trainer.push_to_hub()
+
+
+def trained_share(trainer: "ClipTrainer") -> str:
+    """How many parameters are trained: `1,010 of 121,259,000 parameters are trained (0.00%)`."""
+    trained, total = trainer.get_num_trainable_parameters(), sum(p.numel() for p in trainer.model.parameters())
+    return f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+
+
+def summary(trainer: "ClipTrainer", report: "TrainingReport") -> str:
+    """The last lines of a training: how good the model is, where it is, and how it is tried."""
+    from ..training.adapters import has_adapters
+    from ..training.finetune import SKIPPED_FILE
+
+    folder, unreadable = trainer.args.output_dir, len(trainer.skipped.read())
+    lines = [report.summary()]
+    if unreadable:
+        lines.append(f"clips that couldn't be read: {unreadable}, see {Path(folder, SKIPPED_FILE)}")
+    names = ("README.md", "results.json", "curves.png", "confusion_matrix.png")
+    files = ", ".join(name for name in names if Path(folder, name).exists())
+    if has_adapters(trainer.model):
+        lines.append(f"{folder}: adapters of {report.base_model}, {files}; README.md shows how they are used")
+    else:
+        lines.append(f"{folder}: the model, {files}")
+        lines.append(f"try it: timesformer-hf classify CLIP.mp4 --model {folder}")
+    return "\n".join(lines)
+
+
+def out_of_memory_message(training: "ClipTrainingArguments", error: Exception) -> str:
+    """What to do where the memory is too small for a step."""
+    return (
+        f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"
+        "  Lower --per_device_train_batch_size, and raise --gradient_accumulation_steps by as much: the result is the "
+        "same,\n  but for --mixup and --cutmix, which mix the clips that are computed at once.\n"
+        "  --gradient_checkpointing and --bf16 need less memory a clip, as do fewer --num_frames, a smaller "
+        "--image_size,\n  --freeze and --lora_rank. While validating: --per_device_eval_batch_size"
+    )
