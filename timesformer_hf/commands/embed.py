@@ -5,6 +5,7 @@ import sys
 
 from ..output.atomic import check_output_file
 from ..output.terminal import loading_model, video_error
+from ..video.printable import printable
 from .common import default_device, optimized, positive
 
 
@@ -142,6 +143,7 @@ def store(results, sources: dict[str, str], parts, total: int) -> int:
             for video in batch:
                 if video.error is not None:
                     failures += 1
-                    progress.write(f"timesformer-hf: {video_error(video.video, video.error)}", file=sys.stderr)
+                    error = video_error(printable(video.video), printable(video.error))
+                    progress.write(f"timesformer-hf: {error}", file=sys.stderr)
             progress.update(len(batch))
     return failures

@@ -29,7 +29,7 @@ def read_text_table(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{printable(path)} is no text in UTF-8 ({error}); save it in that encoding") from error
+        raise ValueError(f"{printable(path)} is not text in UTF-8 ({error}); save it in that encoding") from error
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = next((separator for separator in _SEPARATORS if _is_header(_split(first, separator))), None)
     if separator is None and _is_list_entry(first):

@@ -12,8 +12,11 @@ def printable(text, keep: str = "") -> str:
         text: anything that `str` takes.
         keep: characters that stay as they are, for example `"\n"`.
     """
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(
-        character if character.isprintable() or character in keep else _escape(character) for character in str(text)
+        character if character.isprintable() or character in keep else _escape(character) for character in text
     )
 
 
