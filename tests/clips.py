@@ -9,6 +9,8 @@ import pytest
 
 av = pytest.importorskip("av", reason="making and decoding videos needs PyAV")
 
+X264, X265, SVT = "libx264", "libx265", "libsvtav1"
+
 
 def moving_pattern(num_frames: int, height: int = 48, width: int = 64) -> list[np.ndarray]:
     """Frames (height, width, 3) of a picture that drifts and brightens, with some noise for the codec to chew on."""
@@ -67,3 +69,12 @@ def decode_all(path: Path) -> list[np.ndarray]:
     """Every frame, by the plainest loop there is: the twin of sparse decoding."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def x264(**params) -> dict[str, str]:
+    return {"x264-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in params.items())}
+
+
+def x265(**params) -> dict[str, str]:
+    listed = {"log-level": "none", "keyint": 12, "min-keyint": 4} | params
+    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in listed.items())}

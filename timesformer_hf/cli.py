@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from .commands import bench, classify, convert, cost, embed, evaluate, export, finetune, info
+from .commands.common import escaped_output
 from .version import __version__
 
 
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         print(FIRST_STEPS, end="")
         return 0
-    args = _parse(words)
+    with escaped_output():
+        return _run(_parse(words))
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a parsed command and return its exit code."""
     try:
         with _ending_in_order():
             return args.run(args)

@@ -9,23 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import av, decode_all, moving_pattern, write_video
+from clips import SVT, X264, X265, av, decode_all, moving_pattern, write_video, x264, x265
 
-from timesformer_hf.video import decoding_plan, video_decoding
+from timesformer_hf.video import video_decoding
 from timesformer_hf.video.video_decoding import decode_frames
 
 
 NUM_FRAMES = 60
-X264, X265, SVT = "libx264", "libx265", "libsvtav1"
-
-
-def x264(**params) -> dict[str, str]:
-    return {"x264-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in params.items())}
-
-
-def x265(**params) -> dict[str, str]:
-    listed = {"log-level": "none", "keyint": 12, "min-keyint": 4} | params
-    return {"x265-params": ":".join(f"{name.replace('_', '-')}={value}" for name, value in listed.items())}
 
 
 PYRAMID = {"keyint": 16, "bframes": 4, "b_adapt": 0, "b_pyramid": "normal", "ref": 5}
@@ -121,20 +111,6 @@ def subsets(seed: int, repetitions: int) -> list[list[int]]:
     random = np.random.default_rng(seed)
     chosen = [random.integers(0, NUM_FRAMES, random.integers(1, 9)).tolist() for _ in range(repetitions)]
     return [[0], [NUM_FRAMES - 1], list(range(NUM_FRAMES))[::-1], *chosen]
-
-
-@pytest.fixture(params=["one thread", "four decoders", "two decoders of two threads", "one decoder of eight threads"])
-def shared_out(request, monkeypatch):
-    """As if the frames were large and the cores many."""
-    monkeypatch.setattr(video_decoding, "cores_for_decoding", lambda: 1 if request.param == "one thread" else 4)
-    monkeypatch.setattr(decoding_plan, "WORTH_THREADS", 0)
-    monkeypatch.setattr(decoding_plan, "MAX_JOINED_WORK", 0)
-    decoders = {"two decoders of two threads": 2, "one decoder of eight threads": 1}.get(request.param, 4)
-    monkeypatch.setattr(
-        decoding_plan,
-        "estimated_time",
-        lambda shares, cores_each: abs(len(shares) - decoders),
-    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

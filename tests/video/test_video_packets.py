@@ -1,6 +1,7 @@
 """What packets tell, against what FFmpeg's own decoder makes of them; and the plan of what to decode."""
 
 import multiprocessing
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from clips import av, moving_pattern, write_video
 
 from timesformer_hf.video import decoding_plan
+from timesformer_hf.video.coded_headers import BitReader, H264Sequence, UnclearError
 from timesformer_hf.video.decoding_plan import (
     Stretch,
     cores_for_decoding,
@@ -16,7 +18,9 @@ from timesformer_hf.video.decoding_plan import (
     make_plan,
     share_out,
 )
-from timesformer_hf.video.video_packets import PacketInspector, PacketScan, is_order_of_decoding, scan_packets
+from timesformer_hf.video.nal_units import units_of_header
+from timesformer_hf.video.picture_order import _av1_headers, make_order
+from timesformer_hf.video.video_packets import PacketInspector, PacketScan, scan_packets
 
 
 AVCC = b"\1" + bytes(3) + b"\xff" + bytes(20)  # lengths of four bytes
@@ -154,34 +158,112 @@ def test_leaves_out_what_the_decoder_would(codec, options, name, tmp_path):
         assert len(left_out) >= 17
 
 
-@pytest.mark.parametrize("bframes", [0, 2])
-@pytest.mark.parametrize("profile", ["baseline", "main", "high", "high10", "high422", "high444"])
-def test_h264_in_order_of_decoding(profile, bframes, tmp_path):
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("bframes", [0, 3])
+@pytest.mark.parametrize("profile", ["main", "high", "high10", "high422", "high444"])
+def test_places_of_pictures(codec, profile, bframes, tmp_path):
+    """The order of display from the pictures alone equals that of the timestamps, in MP4 and in a transport stream."""
     formats = {"high10": "yuv420p10le", "high422": "yuv422p", "high444": "yuv444p"}
     arguments = {"pix_fmt": formats.get(profile, "yuv420p")}
-    options = {"profile": profile, "x264-params": f"bframes={bframes}:b-adapt=0"}
-    for name in ("a.mp4", "a.avi"):
-        path = write_video(tmp_path / name, moving_pattern(24), "libx264", options, **arguments)
+    parameters = f"bframes={bframes}:b-adapt=0:keyint=9"
+    options = {"profile": profile, "x264-params": parameters}
+    if codec == "libx265":
+        options = {"x265-params": f"{parameters}:log-level=none"}
+    for name in ("a.mp4", "a.ts"):
+        path = write_video(tmp_path / name, moving_pattern(24), codec, options, **arguments)
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            times = [packet.pts for packet in container.demux(stream) if packet.size]
-            keeps_order = PacketInspector(stream).keeps_order
-        if name == "a.mp4":
-            expected = times == sorted(times)
-            assert expected == (bframes == 0)
-    assert keeps_order == expected
+            order = make_order(stream.codec_context, PacketInspector(stream).nal_units)
+            placed = [(packet.pts, order.place(packet)[0]) for packet in container.demux(stream) if packet.size]
+        assert [pts for pts, _ in sorted(placed)] == [pts for pts, _ in sorted(placed, key=lambda pair: pair[1])]
+        assert (sorted(placed) == placed) == (bframes == 0)
 
 
-@pytest.mark.parametrize("matrices", [0, 1])
-def test_h264_scaling_matrices_are_not_read(matrices):
-    """What stands behind them isn't looked for."""
-    parameters = bytes([0x67, 100, 0, 30, 0b10101100 | matrices, 0b10111111])  # numbers 0 1 0 0, flags, numbers 0 2
-    assert is_order_of_decoding(parameters) == (matrices == 0)
+def test_h264_scaling_matrices(tmp_path):
+    """They lie before the numbers that are needed."""
+    options = {"profile": "high", "x264-params": "cqm=jvt:bframes=2"}
+    path = write_video(tmp_path / "a.mp4", moving_pattern(24), "libx264", options)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        (sps, _) = units_of_header("h264", stream.codec_context.extradata)
+        assert H264Sequence.read(sps).only_frames
+        assert scan_packets(container.demux(stream), stream).is_exact
 
 
-@pytest.mark.parametrize("sps", [b"\x67\x42\0\x1e", b"\x67\x64\0\x1e\0\0\0"])
-def test_h264_parameters_cut_off_promise_no_order(sps):
-    assert not is_order_of_decoding(sps)
+@pytest.mark.parametrize("sps", [b"\x67\x42\0\x1e", b"\x67\x64\0\x1e\0\0\0", b"\x67"])
+def test_h264_parameters_cut_off(sps):
+    with pytest.raises(UnclearError):
+        H264Sequence.read(sps)
+
+
+def test_numbers():
+    """The codes of H.264, 9.1: 1 010 011 00100 as ue(v) and se(v)."""
+    bits = BitReader(bytes([0b10100110, 0b01000000]))
+    assert [bits.take_ue() for _ in range(4)] == [0, 1, 2, 3]
+    bits = BitReader(bytes([0b10100110, 0b01000000]))
+    assert [bits.take_se() for _ in range(4)] == [0, 1, -1, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"\x82I", 1),
+        (b"\x80I", 0),
+        (b"\x88", 1),  # show_existing_frame
+        (b"\xb1\0", 1),  # profile 3: show_frame is one bit later
+        (b"\x80ab\x82cd\xc1\x03\x03\xc1", 1),  # hidden and shown
+        (b"\x82ab\x82cd\xc1\x03\x03\xc1", None),
+    ],
+)
+def test_vp9_frames_in_a_packet(data, shown):
+    assert inspector("vp9", None).count_shown(av.Packet(data)) == shown
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "options"),
+    [
+        ("libx264", "a.mp4", {"x264-params": "bframes=2:keyint=9:repeat-headers=1"}),
+        ("libx264", "a.ts", {"x264-params": "bframes=2:keyint=9"}),
+        ("libx265", "a.mp4", {"x265-params": "log-level=none:keyint=9:repeat-headers=1"}),
+        ("libx265", "a.ts", {"x265-params": "log-level=none:keyint=9"}),
+        ("mpeg2video", "a.ts", {"bf": "2", "g": "9"}),
+        ("mpeg4", "a.avi", {"bf": "2", "g": "9"}),
+        ("libvpx-vp9", "a.webm", {"g": "9", "cpu-used": "8"}),
+        ("libsvtav1", "a.mkv", {"g": "9", "preset": "12"}),
+        ("mjpeg", "a.avi", {}),
+    ],
+)
+def test_damaged_packets_are_unclear_at_worst(codec, name, options, tmp_path):
+    """Packets cut off, with other bytes, or with the bytes of another codec: no other error than `UnclearError`."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"this build of PyAV has no {codec}")
+    formats = {"mjpeg": "yuvj420p"}
+    frames = moving_pattern(20, 64, 96)
+    path = write_video(tmp_path / name, frames, codec, options, pix_fmt=formats.get(codec, "yuv420p"))
+    random = np.random.default_rng(0)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        inspector = PacketInspector(stream)
+        for _ in range(30):
+            order = make_order(stream.codec_context, inspector.nal_units)
+            for packet in packets:
+                data = bytearray(bytes(packet)[: random.integers(1, packet.size + 1)])
+                for place in random.integers(0, min(len(data), 60), random.integers(0, 4)):
+                    data[place] = random.choice([0, 1, 255, random.integers(256)])
+                changed = av.Packet(bytes(data))
+                changed.is_keyframe = packet.is_keyframe
+                inspector.count_shown(changed)
+                inspector.is_clean_start(changed)
+                inspector.is_non_reference(changed)
+                with suppress(UnclearError):
+                    order.place(changed)
+
+
+def test_av1_sequence_headers():
+    """Behind a temporal delimiter, in a packet and in the header of a file."""
+    sequence = b"\x0a\x03abc"
+    assert dict(_av1_headers(b"\x12\0" + sequence + b"\x32\x01x")) == {(1,): b"abc"}
 
 
 def test_a_scan_knows_times_keys_and_order(tmp_path):

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..video.printable import printable
+from .limits import CheckpointLimits, check_pickled_file, check_tensors
+
 
 _CONTAINERS = ("model_state", "state_dict", "model", "module")  # entries of a file that can contain its weights
 _WRAPPER = "module."  # distributed training puts this before every name
@@ -43,7 +46,12 @@ class Checkpoint:
     preprocessor: dict = field(default_factory=dict)
 
 
-def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False, path: Path | None = None) -> Checkpoint:
+def read_checkpoint(
+    source: str | os.PathLike,
+    shapes_only: bool = False,
+    path: Path | None = None,
+    limits: CheckpointLimits | None = None,
+) -> Checkpoint:
     """
     Read a file (.pyth, .pth, .pt, .bin, .safetensors), a folder with a config.json, or a model on the Hub.
 
@@ -51,39 +59,40 @@ def read_checkpoint(source: str | os.PathLike, shapes_only: bool = False, path: 
         source: a path, or a name on the Hub, for example `"facebook/timesformer-base-finetuned-k400"`.
         shapes_only: read only names, shapes and dtypes. The weights are then on the meta device.
         path: where `source` is on this machine, if that is known already (see [`find_source`]).
+        limits: how large the parts of the checkpoint may be.
 
     Raises:
         FileNotFoundError: where there is no such file, folder or model.
-        ValueError: for a file that is damaged, that could only be read by running code from it, or that has no weights.
+        ValueError: for a file that is damaged, that could only be read by running code from it, that exceeds a limit,
+            or that has no weights.
     """
-    path = find_source(source) if path is None else path
+    path, limits = find_source(source) if path is None else path, limits or CheckpointLimits()
     if path.is_file() and path.name in _WEIGHT_FILES and (path.parent / "config.json").exists():
         path = path.parent  # the folder's config tells what the weights don't
     if path.is_file():
-        return Checkpoint(str(source), path, _read_weights(path, shapes_only))
-    preprocessor = _read_json(path / "preprocessor_config.json") | _read_json(path / "video_preprocessor_config.json")
-    return Checkpoint(
-        str(source), path, _read_folder(path, shapes_only), _read_json(path / "config.json"), preprocessor
-    )
+        return Checkpoint(str(source), path, _read_weights(path, shapes_only, limits))
+    names = ("preprocessor_config.json", "video_preprocessor_config.json", "config.json")
+    image, video, config = (_read_json(path / name, limits) for name in names)
+    return Checkpoint(str(source), path, _read_folder(path, shapes_only, limits), config, image | video)
 
 
-def _read_folder(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+def _read_folder(path: Path, shapes_only: bool, limits: CheckpointLimits) -> dict[str, torch.Tensor]:
     """Return the weights in a folder. They are in one file, or in several that an index lists."""
     found = next((path / name for name in _WEIGHT_FILES if (path / name).exists()), None)
     if found is None:
         raise FileNotFoundError(f"{path} has no weights: it contains none of {', '.join(_WEIGHT_FILES)}")
     if not found.name.endswith(".index.json"):
-        return _read_weights(found, shapes_only)
-    places = _read_json(found).get("weight_map")
+        return _read_weights(found, shapes_only, limits)
+    places = _read_json(found, limits).get("weight_map")
     if not isinstance(places, dict) or not places or not all(map(_is_weight_file, places.values())):
         raise ValueError(f"{found} is not an index of weights: its weight_map must name files in the same folder")
     state_dict = {}
     for name in sorted(set(places.values())):
         if not (path / name).exists():
             raise ValueError(f"{path} is incomplete: {name}, which {found.name} lists, is missing; download it again")
-        state_dict |= _read_weights(path / name, shapes_only)
+        state_dict |= _read_weights(path / name, shapes_only, limits)
     if different := sorted(state_dict.keys() ^ places.keys()):
-        raise ValueError(f"{found} and the files that it lists differ in {', '.join(different[:5])}")
+        raise ValueError(f"{found} and the files that it lists differ in {list_names(different[:5])}")
     return state_dict
 
 
@@ -124,17 +133,20 @@ def download(name: str) -> Path:
     return folder
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, limits: CheckpointLimits) -> dict:
     """
     Return the object in a JSON file, or an empty one where there is no file.
 
     Raises:
-        ValueError: where the file is not JSON, or contains something other than an object.
+        ValueError: where the file is not JSON, is too large, or contains something other than an object.
     """
     if not path.exists():
         return {}
+    limits.check_header(path, path.stat().st_size)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON of a model: its values are nested too deep") from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); it is damaged or incomplete") from error
     if not isinstance(values, dict):
@@ -142,7 +154,7 @@ def _read_json(path: Path) -> dict:
     return values
 
 
-def _read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tensor]:
+def _read_weights(path: Path, shapes_only: bool, limits: CheckpointLimits) -> dict[str, torch.Tensor]:
     """
     Return the state dict in a file.
 
@@ -153,6 +165,7 @@ def _read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tens
         return read_safetensors(path, shapes_only)
     with path.open("rb"):  # raises the system's own errors unchanged, for example a missing permission
         pass
+    check_pickled_file(path, limits)
     try:
         content = torch.load(path, map_location="meta" if shapes_only else "cpu", weights_only=True)
     except Exception as error:  # torch.load raises many classes of errors for a file of another kind
@@ -163,11 +176,18 @@ def _read_weights(path: Path, shapes_only: bool = False) -> dict[str, torch.Tens
             f"{path} contains more than weights: loading it would run {needed[1]}, which this program never does. If "
             "you trust the file, load it yourself and save only its state dict: torch.save({'model_state': ...}, FILE)"
         ) from error
-    return _find_weights(content, path)
+    weights = _find_weights(content, path)
+    check_tensors(weights.values(), path, limits)
+    return weights
 
 
 def _first_sentence(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+
+
+def list_names(names) -> str:
+    """Return names from a file for a message, each of them on one line and not too long."""
+    return ", ".join(printable(name)[:100] for name in names)
 
 
 def read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
@@ -183,13 +203,19 @@ def read_safetensors(path: Path, shapes_only: bool) -> dict[str, torch.Tensor]:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not iterable)
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             return {
-                key: torch.empty(part.get_shape(), dtype=_SAFETENSORS_TYPES[part.get_dtype()], device="meta")
+                key: torch.empty(part.get_shape(), dtype=_find_dtype(part.get_dtype(), path), device="meta")
                 for key, part in slices.items()
             }
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, TypeError, AttributeError) as error:  # or torch refuses a size or dtype
         raise ValueError(
             f"{path} is damaged, incomplete or not a safetensors file: {_first_sentence(error)}"
         ) from error
+
+
+def _find_dtype(name: str, path: Path) -> torch.dtype:
+    if name not in _SAFETENSORS_TYPES:
+        raise ValueError(f"{path} has weights of the type {printable(name)}; known are {', '.join(_SAFETENSORS_TYPES)}")
+    return _SAFETENSORS_TYPES[name]
 
 
 _SAFETENSORS_TYPES = {
@@ -216,14 +242,15 @@ def _find_weights(content, path: Path) -> dict[str, torch.Tensor]:
     Raises:
         ValueError: where there are no weights.
     """
-    inner = content
-    while isinstance(inner, Mapping) and any(isinstance(inner.get(name), Mapping) for name in _CONTAINERS):
-        inner = next(inner[name] for name in _CONTAINERS if isinstance(inner.get(name), Mapping))
+    inner, entered = content, set()  # a dict can contain itself
+    while isinstance(inner, Mapping) and id(inner) not in entered:
+        entered.add(id(inner))
+        inner = next((inner[name] for name in _CONTAINERS if isinstance(inner.get(name), Mapping)), inner)
     weights = {}
     if isinstance(inner, Mapping):
         weights = {str(key): value for key, value in inner.items() if isinstance(value, torch.Tensor)}
     if not weights:
-        found = ", ".join(map(str, list(content)[:10])) if isinstance(content, Mapping) else type(content).__name__
+        found = list_names(list(content)[:10]) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
             f"{path} has no weights. Found: {found or 'nothing'}. Expected: a state dict, by itself or as the entry "
             f"{', '.join(_CONTAINERS)}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .files import Checkpoint
+from .files import Checkpoint, list_names
 from .keys import (
     MMACTION2_DIVIDED,
     MMACTION2_UNDIVIDED,
@@ -109,7 +109,7 @@ def find_format(checkpoint: Checkpoint, name: str | None = None) -> CheckpointFo
         keys = sorted(checkpoint.state_dict)
         known = "; ".join(f"{row.name} ({row.title}) with {row.signature}" for row in FORMATS)
         raise ValueError(
-            f"{checkpoint.source} has an unknown layout. Found {len(keys)} weights: {', '.join(keys[:8])}, ... "
+            f"{checkpoint.source} has an unknown layout. Found {len(keys)} weights: {list_names(keys[:8])}, ... "
             f"Known: {known}"
         )
     if name is not None and found.name != name:
@@ -127,7 +127,9 @@ def own_weights(checkpoint: Checkpoint, found: CheckpointFormat) -> dict[str, to
     """
     wrong = [key for key, tensor in checkpoint.state_dict.items() if not _is_plain(tensor)]
     if wrong:
-        raise ValueError(f"{checkpoint.source} has weights that are not dense floating-point numbers: {wrong[0]}")
+        raise ValueError(
+            f"{checkpoint.source} has weights that are not dense floating-point numbers: {list_names(wrong[:1])}"
+        )
     try:
         return rename_keys(checkpoint.state_dict, found.keys)
     except ValueError as error:

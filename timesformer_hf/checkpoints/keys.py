@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ..video.printable import printable
+
 
 KeyTable = Mapping[str, str | None]
 
@@ -167,7 +169,8 @@ def rename_keys(state_dict: Mapping[str, torch.Tensor], table: KeyTable) -> dict
             renamed[ours] = tensor
     if unknown:
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise ValueError(f"{len(unknown)} unknown keys in the checkpoint: {', '.join(unknown[:10])}{more}")
+        names = ", ".join(map(printable, unknown[:10]))
+        raise ValueError(f"{len(unknown)} unknown keys in the checkpoint: {names}{more}")
     return _join_parts(renamed)
 
 

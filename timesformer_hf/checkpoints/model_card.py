@@ -6,6 +6,8 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..model.configuration_timesformer import TimesformerConfig, as_pair
+from ..output.model_cards import code_span, licence_names, public_name, table_cell
+from ..video.printable import printable
 
 
 _LICENCE_NOTES = {
@@ -43,7 +45,7 @@ pipeline("video-classification", model={name_literal})("clip.mp4")
 
 ## Provenance
 
-- Source: `{source}`, {title}.{digest}
+- Source: {source}, {title}.{digest}
 {remarks}
 
 ## Licence
@@ -82,6 +84,7 @@ def make_model_card(
     from ..version import __version__
 
     licence = find_licence(source_card) or licence
+    names = licence_names(licence)
     height, width = as_pair(config.image_size, "image_size")
     data = ModelCardData(
         license=licence,
@@ -92,7 +95,7 @@ def make_model_card(
     )
     return TEMPLATE.format(
         card_data=data.to_yaml(),
-        name=name,
+        name=table_cell(printable(name)),
         name_literal=json.dumps(name),
         version=__version__,
         height=height,
@@ -100,11 +103,11 @@ def make_model_card(
         patch=" x ".join(map(str, as_pair(config.patch_size))),
         classes=f"{config.num_labels}{f' ({label_list})' if label_list else ''}",
         channels="BGR: the preprocessor files here say so" if bgr else "RGB",
-        source=source,
+        source=code_span(printable(public_name(source))),
         title=title,
         digest=f" SHA-256 `{digest}`." if digest else "",
-        remarks="\n".join(f"- {remark}." for remark in remarks),
-        licence_note=_LICENCE_NOTES.get(licence, f"As the source says: {licence}."),
+        remarks="\n".join(f"- {table_cell(printable(remark))}." for remark in remarks),
+        licence_note=_LICENCE_NOTES.get(names, f"As the source says: {table_cell(printable(names))}."),
         **{
             field: getattr(config, field)
             for field in ("attention_type", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -112,11 +115,13 @@ def make_model_card(
     )
 
 
-def find_licence(card: Path) -> str | None:
-    """Return the licence in the header of a README.md, or `None` where there is none."""
+def find_licence(card: Path) -> str | list[str] | None:
+    """Return the licence in the header of a README.md, or a list of licences, or `None` where there is none."""
     if not card.is_file():
         return None
     try:
-        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+        licence = ModelCard.load(card, ignore_metadata_errors=True).data.license
     except Exception:  # the README is not a model card
         return None
+    names = licence if isinstance(licence, list) else [licence]
+    return licence if licence and all(isinstance(name, str) for name in names) else None

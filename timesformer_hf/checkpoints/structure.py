@@ -15,6 +15,7 @@ from .keys import as_pattern
 _VIT_FIELDS = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "patch_size")
 # Values that the weights don't tell, as the published models of a format have them.
 _UNSTATED = {"vit": {"layer_norm_eps": 1e-12}}
+_MOST_LABELS = 10**6
 _EPSILON = "layer norm epsilon {layer_norm_eps:g} and the exact GELU"
 
 
@@ -126,6 +127,9 @@ def make_config(values: dict, source: str) -> TimesformerConfig:
     Raises:
         ValueError: where a value has the wrong type or is not allowed, or where a class has no name.
     """
+    labels = values.get("num_labels")
+    if isinstance(labels, (int, float)) and labels > _MOST_LABELS:  # the config makes a name for each
+        raise ValueError(f"The config of {source} can't be used: it has {labels:,} classes, more than {_MOST_LABELS:,}")
     try:
         config = TimesformerConfig.from_dict(dict(values))
         names = [config.id2label[index] for index in range(config.num_labels)]
@@ -174,7 +178,7 @@ def infer_config_values(
             f"{source} lacks its patch projection, position embeddings or first MLP: the checkpoint is incomplete, or "
             "is a Vision Transformer that a TimeSformer can't start from"
         )
-    if len(projection) != 4 or len(positions) != 3 or positions[1] < 2 or len(up) != 2:
+    if len(projection) != 4 or len(positions) != 3 or positions[1] < 2 or len(up) != 2 or 0 in projection:
         raise ValueError(
             f"{source} has a patch projection {projection}, position embeddings {positions} and first MLP {up}; they "
             "must be (width, channels, height, width), (1, 1 + patches, width) and (hidden width, width)"
@@ -234,9 +238,9 @@ def _find_heads(hidden_size: int, source: str, num_attention_heads: int | None =
 def _count_layers(weights: Mapping[str, torch.Tensor], source: str) -> int:
     pattern = as_pattern("timesformer.encoder.layer.{i}.{rest}")
     numbers = {int(match["i"]) for name in weights if (match := pattern.fullmatch(name))}
-    if numbers != set(range(len(numbers))):
-        missing = sorted(set(range(max(numbers))) - numbers)
-        raise ValueError(f"{source} lacks the blocks {', '.join(map(str, missing))} of {max(numbers) + 1}")
+    if numbers != set(range(len(numbers))):  # at least one number below their count is missing
+        missing = ", ".join(str(number) for number in range(len(numbers)) if number not in numbers)
+        raise ValueError(f"{source} lacks the blocks {missing} of {max(numbers) + 1}")
     return len(numbers)
 
 

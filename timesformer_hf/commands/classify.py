@@ -1,12 +1,12 @@
 """`timesformer-hf classify`: print the most likely labels of videos."""
 
 import argparse
-import json
 import sys
 
 from ..output.terminal import loading_model, video_error
 from ..shipped_models import CAMERA_MOTION
-from .common import default_device, optimized, positive
+from ..video.printable import printable
+from .common import default_device, optimized, positive, to_json
 
 
 DESCRIPTION = """\
@@ -136,9 +136,10 @@ def run(args: argparse.Namespace) -> int:
     for result in tqdm(results, total=len(args.videos), unit="video", disable=None if several else True):
         failures += "error" in result
         if "error" in result and not args.json:
-            tqdm.write(f"timesformer-hf: {video_error(**result)}", file=sys.stderr)
+            error = video_error(printable(result["video"]), printable(result["error"]))
+            tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
         else:
-            tqdm.write(json.dumps(result) if args.json else table(result), file=sys.stdout)
+            tqdm.write(to_json(result) if args.json else table(result), file=sys.stdout)
     if several:
         print(f"timesformer-hf: {speed_line(len(args.videos), model_time)}", file=sys.stderr)
     if failures and several:
@@ -170,7 +171,9 @@ def speed_line(num_videos: int, model_time) -> str:
 
 
 def table(result: dict) -> str:
-    """Return the name of a video, with its labels in the lines below, the most likely first."""
-    width = max(len(prediction["label"]) for prediction in result["predictions"])
-    rows = [f"  {row['label']:<{width}}  {row['score']:7.2%}" for row in result["predictions"]]
-    return "\n".join([result["video"], *rows])
+    """The labels of a video under its name, the likeliest first."""
+    labels = [printable(prediction["label"]) for prediction in result["predictions"]]
+    scores = [prediction["score"] for prediction in result["predictions"]]
+    width = max(map(len, labels))
+    rows = [f"  {label:<{width}}  {score:7.2%}" for label, score in zip(labels, scores, strict=True)]
+    return "\n".join([printable(result["video"]), *rows])

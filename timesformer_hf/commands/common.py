@@ -1,6 +1,16 @@
 """Types of arguments and other things that several commands share."""
 
 import argparse
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+
+from ..video.printable import printable
+
+
+_UNPAIRED = re.compile("[\ud800-\udfff]")
 
 
 def positive(text: str) -> int:
@@ -39,3 +49,60 @@ def optimized(model):
         return optimize_for_inference(model)
     except (TypeError, ValueError):
         return model
+
+
+@contextlib.contextmanager
+def escaped_output() -> Iterator[None]:
+    """In the block, nothing that is printed controls the terminal, whatever a file name or a label contains."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_EscapingStream, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _EscapingStream:
+    """A text stream that escapes what a terminal would obey, and what its own encoding can't express."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text. The characters that progress bars use to go back stay."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        text = printable(text, keep="\n\r\t")
+        self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def writelines(self, lines) -> None:
+        """Write several texts."""
+        for line in lines:
+            self.write(line)
+
+
+def to_json(values) -> str:
+    """
+    Return one line of JSON that every program can read.
+
+    Bytes of a file name that are not UTF-8 are escaped as in messages, because JSON has no letters for them.
+
+    Raises:
+        ValueError: if a number is not finite, which JSON can't express.
+    """
+    try:
+        return json.dumps(_valid_text(values), allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"A number is not finite, so the file that it comes from is broken ({error})") from error
+
+
+def _valid_text(values):
+    """Return values in whose text every character is valid."""
+    if isinstance(values, str):
+        return _UNPAIRED.sub(lambda match: printable(match[0]), values)
+    if isinstance(values, dict):
+        return {_valid_text(name): _valid_text(value) for name, value in values.items()}
+    return [_valid_text(value) for value in values] if isinstance(values, (list, tuple)) else values

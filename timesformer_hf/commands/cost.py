@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..output.atomic import check_output_file, output_file
 from ..output.markdown_table import markdown_table
 from ..output.terminal import quiet_transformers
-from .common import frame_size, positive
+from .common import frame_size, positive, to_json
 
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args)
     costs = _scheme_costs() if args.model is None else [_cost_of(args.model, args.num_frames, args.image_size)]
     if args.json:
-        print("\n".join(json.dumps(dataclasses.asdict(cost)) for cost in costs))
+        print("\n".join(to_json(dataclasses.asdict(cost)) for cost in costs))
     else:
         print(_scheme_tables() if args.model is None else _model_table(costs[0]))
     if args.plot is not None:

@@ -5,6 +5,7 @@ import sys
 
 from ..output.atomic import check_output_file
 from ..output.terminal import loading_model, video_error
+from ..video.printable import printable
 from .common import default_device, optimized, positive
 
 
@@ -32,8 +33,8 @@ def add_parser(commands) -> None:
         "videos",
         nargs="+",
         metavar="VIDEO",
-        help="a video file, an http(s) URL, or a folder to search for videos (.3gp .avi .flv .m2ts .m4v .mkv .mov "
-        ".mp4 .mpeg .mpg .ogv .webm .wmv)",
+        help="a video file, an http(s) URL, or a folder to search for videos (.3g2 .3gp .asf .avi .divx .f4v "
+        ".flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help="the Parquet file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -142,6 +143,7 @@ def store(results, sources: dict[str, str], parts, total: int) -> int:
             for video in batch:
                 if video.error is not None:
                     failures += 1
-                    progress.write(f"timesformer-hf: {video_error(video.video, video.error)}", file=sys.stderr)
+                    error = video_error(printable(video.video), printable(video.error))
+                    progress.write(f"timesformer-hf: {error}", file=sys.stderr)
             progress.update(len(batch))
     return failures

@@ -1,10 +1,10 @@
 """`timesformer-hf info`: describe a checkpoint."""
 
 import argparse
-import json
 
 from ..output.terminal import quiet_transformers
-from .common import positive
+from ..video.printable import printable
+from .common import positive, to_json
 
 
 DESCRIPTION = """\
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         from ..checkpoints.info import describe_checkpoint
 
         about = describe_checkpoint(args.checkpoint, args.num_attention_heads)
-    print(json.dumps(about) if args.json else _as_text(about))
+    print(to_json(about) if args.json else _as_text(about))
     return 0
 
 
@@ -63,7 +63,8 @@ def _as_text(about: dict) -> str:
         "missing": shorten(about["missing"]),
         "left over": shorten(about["left_over"]),
     }
-    return "\n".join([about["source"], *(f"  {name + ':':<12}{value}" for name, value in lines.items())])
+    lines = [f"  {name + ':':<12}{printable(value)}" for name, value in lines.items()]
+    return "\n".join([printable(about["source"]), *lines])
 
 
 def numbers(values) -> str:

@@ -25,7 +25,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..video.random_sampling import random_frame_indices
 from ..video.video_decoding import decode_frames
-from ..video.video_sources import VideoReadError
+from ..video.video_errors import VideoReadError
 from .hub_videos import VideoStream
 from .labelled_videos import LabelledVideo, LabelledVideos
 from .reading import read_labelled_videos
@@ -186,7 +186,7 @@ class ClipLoader:
             settings = _sampling_of(processor) | {"fps": about.fps, "rng": rng}
             return random_frame_indices(total_num_frames=about.total_num_frames, **settings)
 
-        frames, _ = decode_frames(video.source, choose, processor.decoder)
+        frames, _ = decode_frames(video.source, choose, processor.decoder, options=processor.reading_options())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(_draw_seed(rng))  # torch.manual_seed would reach a GPU's generator too
             clip = self.transform(torch.from_numpy(frames).permute(0, 3, 1, 2))

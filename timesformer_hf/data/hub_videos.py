@@ -17,6 +17,7 @@ from .labelled_videos import (
     name_group,
     name_split,
 )
+from .text_tables import TEXT_TABLES
 
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
@@ -147,7 +148,7 @@ class VideoStream:
         seed: int = 0,
         multi_label: bool = False,
     ):
-        if Path(source).suffix.lower() in (".csv", ".parquet") and Path(source).is_file():
+        if Path(source).suffix.lower() in (*TEXT_TABLES, ".parquet") and Path(source).is_file():
             raise ValueError(
                 f"{source} is a table, so its videos are read when they are needed even without a stream; leave "
                 "--streaming out"

@@ -16,6 +16,7 @@ SPLIT_NAMES = {
 }
 _PATH_COLUMNS = ("path", "video", "file_name", "clip", "file")
 _LABEL_COLUMNS = ("label", "labels", "class")
+_COLUMNS = (_PATH_COLUMNS, _LABEL_COLUMNS)
 
 # File names of UCF101 and Kinetics, which contain the name of the film that a clip was cut from.
 _CLIP_NAMES = (re.compile(r"(v_\w+_g\d+)_c\d+"), re.compile(r"(.{11})_\d{6}_\d{6}"))
@@ -164,14 +165,21 @@ def find_columns(source: str | os.PathLike, names: Sequence[str]) -> tuple[str, 
     Raises:
         ValueError: if one of them is missing. The message lists the allowed names.
     """
-    found = [next((name for name in columns if name in names), None) for columns in (_PATH_COLUMNS, _LABEL_COLUMNS)]
-    for what, column, columns in zip(("videos", "labels"), found, (_PATH_COLUMNS, _LABEL_COLUMNS), strict=True):
+    lowered = {str(name).strip().lower(): name for name in reversed(names)}
+    found = [next((lowered[name] for name in columns if name in lowered), None) for columns in _COLUMNS]
+    for what, column, columns in zip(("videos", "labels"), found, _COLUMNS, strict=True):
         if column is None:
             raise ValueError(
                 f"{source} has no column of {what}: it must be called {' or '.join(columns)}, the columns are "
                 f"{', '.join(names) or 'missing'}"
             )
     return found[0], found[1]
+
+
+def has_columns(names: Iterable[str]) -> bool:
+    """Whether there is a column of videos and one of labels."""
+    present = set(names)
+    return all(present & set(columns) for columns in _COLUMNS)
 
 
 def as_labels(value, name_of: Callable[[int], str] = str) -> tuple[str, ...]:

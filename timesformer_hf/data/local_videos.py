@@ -1,12 +1,12 @@
 """Labelled videos in folders and tables on this machine."""
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..video.video_folders import VIDEO_EXTENSIONS
+from ..video.printable import printable
+from ..video.video_folders import VIDEO_EXTENSIONS, contains, is_hidden, is_video_file, walk_folder
 from ..video.video_sources import is_url
 from .labelled_videos import (
     SPLIT_NAMES,
@@ -17,6 +17,7 @@ from .labelled_videos import (
     name_group,
     name_split,
 )
+from .text_tables import TEXT_TABLES, read_text_table
 
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
@@ -44,9 +45,17 @@ def read_class_folders(folder: Path) -> list[LabelledVideo]:
 
 
 def _class_folders(folder: Path) -> list[Path]:
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """
+    Return the folders of classes or splits, sorted by name. Hidden ones, and links to a folder above, are left out.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    folders = sorted(
+        path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name) and not contains(path, folder)
+    )
     if not folders:
-        raise ValueError(f"{folder} must contain a folder of videos for each class; it contains no folder")
+        raise ValueError(f"{printable(folder)} must contain a folder of videos for each class; it contains no folder")
     return folders
 
 
@@ -60,12 +69,11 @@ def _read_class_folder(folder: Path) -> Iterator[LabelledVideo]:
     if "|" in folder.name:
         raise ValueError(f"The class folder {folder} has a | in its name, which separates labels in a table; rename it")
     found = False
-    for directory, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(files):
-            if file.lower().endswith(VIDEO_EXTENSIONS) and not file.startswith("."):
+    for directory, files in walk_folder(folder, follow_links=True):
+        for file in files:
+            path = os.path.join(directory, file)
+            if is_video_file(path):
                 found = True
-                path = os.path.join(directory, file)
                 group = group_of_name(path) if directory == str(folder) else directory
                 yield LabelledVideo(path, (folder.name,), group)
     if not found:
@@ -85,7 +93,8 @@ def read_table(path: Path) -> list[LabelledVideo]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}")
-    rows = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
+    rows = read_text_table(path) if path.suffix.lower() in TEXT_TABLES else _read_parquet(path)
+    rows = [_lower_names(path, row) for row in rows]
     if not rows:
         raise ValueError(f"{path} has no rows; it must have one for each video")
     path_column, label_column = find_columns(path, rows[0].keys())
@@ -101,16 +110,12 @@ def read_table(path: Path) -> list[LabelledVideo]:
     return videos
 
 
-def _read_csv(path: Path) -> list[dict]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it in that encoding") from error
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise ValueError(f"{path}: row {number} has more or fewer columns than the header ({', '.join(rows[0])})")
-    return rows
+def _lower_names(path: Path, row: dict) -> dict:
+    """Return a row with the names of its columns in lower case, so that `Path` and `Label` are found too."""
+    lowered = {str(name).strip().lower(): value for name, value in row.items()}
+    if len(lowered) < len(row):
+        raise ValueError(f"{printable(path)} has two columns whose names differ only in case; rename one")
+    return lowered
 
 
 def _read_parquet(path: Path) -> list[dict]:

@@ -4,8 +4,9 @@ Reading labelled videos from folders, tables and data sets.
 - A folder for each class: `cats/a.mp4` is a video of the class `cats`. The class folders may also lie below `train/`,
   `validation/` and `test/`, as with `datasets`' videofolder. The videos in a folder below a class folder, for example
   `cats/tape_3/a.mp4`, form a group.
-- A .csv or .parquet file with the columns `path` and `label`, and optionally `group` and `split`. Relative paths start
-  at the folder of the file. A list of labels, `a|b` in a CSV file, makes the task multi-label.
+- A .csv, .tsv, .txt or .parquet file with the columns `path` and `label`, and optionally `group` and `split`. Relative
+  paths start at the folder of the file. A list of labels, `a|b` in a CSV file, makes the task multi-label. A text file
+  without these names is a list with a path and a label in each line.
 - A data set on the Hub, or a folder with its Parquet or WebDataset files. The columns of videos and of labels are found
   by their types and names.
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from .hub_videos import read_data_set
 from .labelled_videos import LabelledVideos, check_number_of_labels, name_classes, sort_names
 from .local_videos import read_class_folders, read_table
+from .text_tables import TEXT_TABLES
 
 
 _SHARDS = ("*.parquet", "*.tar", "data/*.parquet", "data/*.tar")
@@ -48,7 +50,7 @@ def read_labelled_videos(
             several labels without `multi_label`, or there are fewer than two classes.
     """
     path = Path(source)
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if path.suffix.lower() in (*TEXT_TABLES, ".parquet") and not path.is_dir():
         videos, names = read_table(path), None
     elif path.is_dir() and not _is_data_set(path):
         videos, names = read_class_folders(path), None

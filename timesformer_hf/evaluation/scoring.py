@@ -17,6 +17,7 @@ from ..inference.feature_extraction import EmbeddedVideo, compute_features, load
 from ..inference.feature_table import FeatureParts, read_rows, source_of
 from ..output.terminal import video_error
 from ..video.multi_view import average_views, score_views
+from ..video.printable import printable
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 
 
@@ -159,7 +160,7 @@ def score_videos(
         score_batch(model, videos, scoring)
         parts.add(indices, videos)
         failed = [video for video in videos if video.error is not None]
-        errors = [video_error(video.video, video.error) for video in failed]
+        errors = [video_error(printable(video.video), printable(video.error)) for video in failed]
         if errors and strict:
             raise ValueError(f"{errors[0]} (the first video that can't be read, and --strict)")
         failures += [{"video": video.video, "error": video.error} for video in failed]

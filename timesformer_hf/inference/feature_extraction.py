@@ -141,6 +141,19 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
+def check_name(video: str) -> None:
+    """
+    Check that a table can store the name of a video.
+
+    Raises:
+        ValueError: if the name is not text in UTF-8.
+    """
+    try:
+        video.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its name is not UTF-8, so a table can't store it; rename the file") from None
+
+
 def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoSource] | None = None) -> EmbeddedVideo:
     """
     Decode and sample one video. If that fails, the result has the error.
@@ -151,7 +164,7 @@ def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoS
     """
     settings = {"do_sample_frames": True, "return_metadata": True, "return_tensors": "pt"}
     try:
-        video.encode()  # fails for a file name that is not valid text, which a table can't store
+        check_name(video)
         inputs = processor(video if fetch is None else fetch(), **settings, **sampling)
     except ImportError:  # no decoder is installed, so every video would fail
         raise

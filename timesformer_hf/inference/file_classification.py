@@ -1,5 +1,6 @@
 """Classifies many video files: the work of `timesformer-hf classify` between its arguments and its output."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -10,6 +11,9 @@ from .pipeline_timesformer import TimesformerVideoClassificationPipeline
 
 
 Classify = Callable[[list[Future]], list[list[dict]]]  # futures of decoded videos -> the labels of each
+
+
+_NOT_FINITE = "its scores are not finite: the model's weights are broken, or overflow in float16 (use float32)"
 
 
 class BusyTime:
@@ -106,4 +110,6 @@ def _as_json_line(video: str, outcome: list[dict] | Exception) -> dict:
     """Return one line of `classify --json`: `{video, predictions}` or `{video, error}`."""
     if isinstance(outcome, Exception):
         return {"video": video, "error": str(outcome) or type(outcome).__name__}
+    if not all(math.isfinite(row["score"]) for row in outcome):
+        return {"video": video, "error": _NOT_FINITE}
     return {"video": video, "predictions": [{"label": row["label"], "score": row["score"]} for row in outcome]}

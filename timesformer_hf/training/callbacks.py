@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.clip_dataset import EpochSampler, SkippedClips
 from ..output.terminal import video_error
+from ..video.printable import printable
 
 
 class UnreadableClipsError(ValueError):
@@ -89,7 +90,7 @@ class UnreadableClipsCallback(TrainerCallback):
         """Raise the error if too many clips can't be read."""
         unreadable = self.skipped.read()
         if len(unreadable) > self.max_unreadable:
-            examples = [video_error(name, reason) for name, reason in unreadable.items()]
+            examples = [video_error(printable(name), printable(reason)) for name, reason in unreadable.items()]
             more = f"\n  and {len(examples) - 3} more" if len(examples) > 3 else ""
             raise UnreadableClipsError(
                 f"Clips that can't be read: {len(examples)}; allowed are {self.max_unreadable} (--max_unreadable, "

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..model.configuration_timesformer import TimesformerConfig, as_pair
+from ..output.model_cards import code_span, public_name, table_cell
+from ..video.printable import printable
 
 
 TEMPLATE = """\
@@ -71,7 +73,7 @@ class TrainingCard:
         name: the name of the model.
         data: the name of the data, as the reader shall see it.
         base_model: the Hub name or folder of the model that the training started from; `None` from scratch.
-        licence: the licence, by its identifier on the Hub.
+        licence: the licence, by its identifier on the Hub, or a list of them.
         metrics: the metrics of the validation by name, all but the loss in [0, 1].
         training: the settings of the training by name, each a row of a table.
         multi_label: whether a video can have several labels.
@@ -81,7 +83,7 @@ class TrainingCard:
     name: str
     data: str
     base_model: str | None = None
-    licence: str | None = None
+    licence: str | list[str] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, object] = field(default_factory=dict)
     multi_label: bool = False
@@ -92,14 +94,15 @@ class TrainingCard:
         from ..version import __version__
 
         height, width = as_pair(config.image_size)
-        start = f", starting from `{self.base_model}`" if self.base_model else ", from scratch"
+        base_model = self.base_model and printable(public_name(self.base_model))
+        start = f", starting from {code_span(base_model)}" if base_model else ", from scratch"
         rate = processor.frame_sampling_rate
         policy = processor.frame_sampling or ("center" if rate else "uniform")
         usage = _ADAPTERS_USAGE if self.adapters else _MODEL_USAGE
         return TEMPLATE.format(
             header=self.header().to_yaml(),
-            name=self.name,
-            usage=usage.format(name=json.dumps(self.name), base_model=json.dumps(self.base_model)),
+            name=table_cell(printable(self.name)),
+            usage=usage.format(name=json.dumps(self.name), base_model=json.dumps(base_model)),
             kinds="labels, of which a video can have several" if self.multi_label else "kinds of videos apart",
             version=__version__,
             start=start,
@@ -108,26 +111,29 @@ class TrainingCard:
             width=width,
             patch=" x ".join(map(str, as_pair(config.patch_size))),
             num_labels=config.num_labels,
-            labels=", ".join(f"`{config.id2label[number]}`" for number in sorted(config.id2label)),
+            labels=", ".join(code_span(printable(config.id2label[number])) for number in sorted(config.id2label)),
             results=table([(name.replace("_", " "), _format_value(value)) for name, value in self.metrics.items()]),
-            training=table(
-                [("data", self.data), *((name, _format_value(value)) for name, value in self.training.items())]
-            ),
+            training=table([("data", printable(self.data)), *self._settings()]),
             **{
                 name: getattr(config, name)
                 for name in ("attention_type", "num_frames", "hidden_size", "num_hidden_layers", "num_attention_heads")
             },
         )
 
+    def _settings(self) -> list[tuple[str, str]]:
+        """The rows of the table of settings."""
+        return [(name, _format_value(value)) for name, value in self.training.items()]
+
     def header(self) -> ModelCardData:
         """The header of the card, which the Hub reads."""
+        data = printable(self.data)
         results = [
-            EvalResult("video-classification", self.data, self.data, name, value, task_name="Video Classification")
+            EvalResult("video-classification", data, data, name, value, task_name="Video Classification")
             for name, value in self.metrics.items()
             if name != "loss"
         ]
         return ModelCardData(
-            license=self.licence,
+            license=list(self.licence) if isinstance(self.licence, tuple) else self.licence,
             library_name="transformers",
             pipeline_tag="video-classification",
             tags=["timesformer", "video-classification"],
@@ -139,7 +145,7 @@ class TrainingCard:
 
 def table(rows: Sequence[tuple[str, object]]) -> str:
     """A table in Markdown with two columns."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(["| | |", "|---|---|", *(f"| {table_cell(name)} | {table_cell(value)} |" for name, value in rows)])
 
 
 def _format_value(value) -> str:

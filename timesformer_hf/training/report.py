@@ -12,6 +12,7 @@ from ..checkpoints.model_card import find_licence
 from ..evaluation.confusion_plot import plot_confusion_matrix
 from ..evaluation.metrics import confusion_matrix
 from ..output.atomic import output_file
+from ..output.model_cards import public_name
 from .adapters import base_model, has_adapters
 from .card import TrainingCard
 from .curves import plot_training_curves, read_curves
@@ -91,7 +92,7 @@ class TrainingReport:
         return {
             "validation": self.metrics,
             "data": self.data,
-            "model": self.base_model,
+            "model": self.base_model and public_name(self.base_model),
             "labels": [labels[number] for number in sorted(labels)],
             "unreadable_clips": len(trainer.skipped.read()) if trainer.skipped else 0,
             "settings": settings,

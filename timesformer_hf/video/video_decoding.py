@@ -8,8 +8,9 @@ where a decoder can start. With that, the caller chooses indices. Then the reade
 - It leaves out non-reference frames that are not wanted.
 - If there is much work, it decodes several stretches at the same time.
 
-The frames are those of a full sequential decode, bit for bit. If the scan can't guarantee that (no timestamps, a format
-without an index), the reader decodes in one pass.
+The frames are those of a full sequential decode, bit for bit, and so is their number. What comes out of the decoder is
+checked against what the packets promised. If the scan or that check finds a contradiction, or timestamps are missing,
+the reader decodes in one pass, and counts the frames if the packets don't tell their number.
 """
 
 import io
@@ -18,14 +19,25 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .damaged_packets import Damage, decode_undamaged
+from .decoder_output import ContradictionError, DecoderOutput
 from .decoding_plan import Stretch, choose_threads, cores_for_decoding, make_plan
+from .display_orientation import turn_upright
+from .frame_colours import convertible
+from .frame_sizes import equalize_sizes
+from .safe_opening import check_clip_size, check_stream, demux, limit_decoder, open_container
+from .torchcodec_decoding import read_decoder, read_with_torchcodec
+from .video_errors import CallersErrors, VideoReadError, translated_errors
+from .video_options import VideoOptions
 from .video_packets import PacketInspector, PacketScan, scan_packets
-from .video_sources import VideoReadError, VideoSource, describe_source, open_source
+from .video_sources import VideoSource, describe_source, is_decoder, open_source
+from .video_stream import choose_stream, describe_stream
 
 
 _ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
@@ -43,118 +55,144 @@ _SKIPPING_CODECS = ("mpeg4", "mpeg2video", "mpeg1video")
 _CODECS_WITHOUT_THREADS = ("av1", "mpeg4")
 
 
-class ContradictionError(Exception):
-    """Raised if the decoded frames contradict what the packets promised."""
-
-
 def decode_frames(
-    source: VideoSource, choose: _ChooseIndices, backend: str = "pyav"
+    source: VideoSource,
+    choose: _ChooseIndices,
+    backend: str = "pyav",
+    *,
+    stream: int | None = None,
+    options: VideoOptions | None = None,
+    **changes,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
 
     Args:
-        source: a path, an http(s) URL, the bytes of a file, or an open binary file.
+        source: a path, an http(s) URL, the bytes of a file, an open binary file, an entry `{"path", "bytes"}` of a data
+            set, or a `VideoDecoder` of torchcodec.
         choose: function from the metadata of the video to the indices of the wanted frames, which count the frames in
-            order of display. Indices may repeat, and their order is free.
+            order of display. Indices may repeat, and their order is free. If the packets promised a wrong number of
+            frames, it is asked again with the right one.
         backend: the decoder:
 
             - `"pyav"`
             - `"torchcodec"`, if it is installed
             - `"torchcodec-cuda"`, which decodes on the GPU by NVDEC. Its conversion to RGB rounds differently.
+        stream: which of the video streams, counted from 0. By default it is the one that is marked as the default. If
+            several are, or none is, it is the one with the largest frames.
+        options: limits, and what happens to damaged videos.
+        changes: single fields of [`VideoOptions`], for example `strict=True`.
 
     Returns:
         RGB frames, uint8 (frames, height, width, 3), upright; and the metadata of the video, with `frames_indices`.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
-        VideoReadError: if the video is unreadable. The message names it and the reason.
+        VideoReadError: if the video is unreadable, exceeds a limit, or doesn't have the stream. The message names it
+            and the reason.
         ValueError: if the backend is unknown, or `choose` returns no index or one outside the video.
         ImportError: if the backend isn't installed.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"Unknown decoder backend {backend!r}; it must be one of {', '.join(map(repr, _BACKENDS))}")
-    name = describe_source(source)
-    frames, metadata = _BACKENDS[backend](open_source(source), name, choose)
-    sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) > 1:
-        listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
-        raise VideoReadError(f"{name}: the frames change size half-way, {listing} (height x width); re-encode it")
-    metadata.height, metadata.width = frames[0].shape[:2]  # upright
-    return np.stack(frames), metadata
+    options, name, callers = replace(options or VideoOptions(), **changes), describe_source(source), CallersErrors()
+    choose = callers.watch(partial(_choose_frames, choose, name, options))
+    with translated_errors(name, callers):
+        if is_decoder(source):
+            frames, metadata = read_decoder(source, choose)
+        else:
+            frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
+        frames = equalize_sizes(frames, name, options)
+        metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        return np.stack(frames), metadata
 
 
-def _choose_frames(choose: _ChooseIndices, metadata: VideoMetadata, name: str) -> list[int]:
+def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
     """
     Return the indices of the wanted frames.
 
     Raises:
+        VideoReadError: if the video has no frame, or the wanted frames exceed a limit.
         ValueError: if there is no index, or one outside the video.
     """
-    indices, total = list(choose(metadata)), metadata.total_num_frames
+    total = metadata.total_num_frames
+    if total == 0:
+        raise VideoReadError(f"{name}: its video stream contains no frame that can be decoded")
+    indices = list(choose(metadata))
     if not indices or not all(0 <= index < total and index == int(index) for index in indices):
         raise ValueError(f"{name}: frames {indices} were asked for; choose at least one of 0 to {total - 1}")
+    check_clip_size(len(indices), metadata.width, metadata.height, name, options)
     return list(map(int, indices))
 
 
-def _read_with_pyav(file: str | io.IOBase, name: str, choose: _ChooseIndices) -> tuple[list[np.ndarray], VideoMetadata]:
-    reopen = partial(_open_pyav, file, name)
-    frames = None
-    with reopen() as opened:
+def _read_with_pyav(
+    file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, options: VideoOptions
+) -> tuple[list[np.ndarray], VideoMetadata]:
+    frames, damage = None, Damage(name, options)
+    with _open_pyav(file, name, number, options) as opened:
         container, stream = opened
         if container.format.name == MP4:
             _check_complete(container, stream, name)
         packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or container.demux(stream), stream)
-        metadata = _describe_stream(stream, scan)
-        if scan.num_frames is None:
-            metadata.total_num_frames = _count_frames(reopen, name)
-        metadata.frames_indices = _choose_frames(choose, metadata, name)
-        if scan.pts is not None and _is_timed(container, stream):
+        scan = scan_packets(packets or demux(container, stream), stream)
+        metadata = describe_stream(stream, scan)
+        is_sparse = scan.pts is not None and _is_timed(container, stream)
+        if scan.is_exact:
+            metadata.frames_indices = choose(metadata)
+            options = options.for_frames(len(metadata.frames_indices))
+            limit_decoder(stream, options)
+        reopen = partial(_open_pyav, file, name, number, options)
+        if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
             frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
     if frames is not None:
         return frames, metadata
-    frames, decoded = decode_in_order(reopen, metadata.frames_indices)
-    if frames is None:  # the packets promised more frames than the video has
-        _check_any_frame(decoded, name)
-        metadata.total_num_frames = decoded
-        metadata.frames_indices = _choose_frames(choose, metadata, name)
-        frames, _ = decode_in_order(reopen, metadata.frames_indices)
+    if scan.is_exact and not is_sparse:
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+    if frames is None:
+        frames = _decode_and_count(reopen, metadata, choose, damage)
+    damage.report()
     return frames, metadata
 
 
+def _decode_and_count(
+    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
+) -> list[np.ndarray]:
+    """
+    Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
+
+    The promised number is tried first. If the decoder gives another one, `choose` is asked again.
+    """
+    try:
+        wanted = choose(metadata)
+    except ValueError:  # it may be right for the number that is counted
+        wanted = [sys.maxsize]
+    frames, decoded = decode_in_order(reopen, wanted, damage, True)
+    damage.check_any_frame(decoded)
+    if frames is None or decoded != metadata.total_num_frames:
+        metadata.total_num_frames = decoded
+        wanted = choose(metadata)
+        frames, _ = decode_in_order(reopen, wanted, damage)
+    metadata.frames_indices = wanted
+    return frames
+
+
 @contextmanager
-def _open_pyav(file: str | io.IOBase, name: str) -> Iterator[tuple]:
+def _open_pyav(file: str | io.IOBase, name: str, number: int | None, options: VideoOptions) -> Iterator[tuple]:
     """Open a source: yield the container and its video stream, and turn FFmpeg's errors into `VideoReadError`."""
-    try:
+    with open_container(file, name, options) as container:
         import av
-    except ImportError as error:
-        raise ImportError(
-            "Decoding a video file needs PyAV: pip install av. (Decoded frames don't need it.)"
-        ) from error
-    if isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.getvalue())  # a separate reader of the same bytes
-    elif hasattr(file, "seek"):
-        file.seek(0)
-    try:
-        with av.open(file) as container:
-            streams = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & av.stream.Disposition.attached_pic
-            ]
-            if not streams:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-                raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
-            for other in container.streams:
-                if other is not streams[0]:
-                    other.discard = av.stream.Discard.all
-            yield container, streams[0]
-    except av.error.FFmpegError as error:
-        raise VideoReadError(
-            f"{name}: can't be decoded ({error.strerror}); it is truncated, damaged or not a video"
-        ) from error
+
+        stream = choose_stream(container, number, name)
+        if stream is None:
+            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+            raise VideoReadError(f"{name}: has no video stream (streams in it: {kinds})")
+        for other in container.streams:
+            if other is not stream:
+                other.discard = av.stream.Discard.all
+        check_stream(stream, name, options)
+        limit_decoder(stream, options)
+        yield container, stream
 
 
 def _check_complete(container, stream, name: str) -> None:
@@ -176,42 +214,11 @@ def _is_timed(container, stream) -> bool:
     Whether the timestamps of the packets are those of the frames.
 
     AVI numbers packets in order of decoding. For MPEG-4, FFmpeg finds the order of display from the kinds of pictures.
-    An H.264 stream may say that both orders are the same.
+    For H.264, the scan has found that both orders are the same.
     """
     if container.format.name == "avi":
-        return stream.codec_context.codec.canonical_name == "mpeg4" or PacketInspector(stream).keeps_order
+        return stream.codec_context.codec.canonical_name in ("mpeg4", "h264")
     return container.format.name in _TIMED_FORMATS
-
-
-def _count_frames(reopen: Callable[[], _Opened], name: str) -> int:
-    """Count the frames by decoding them all."""
-    _, decoded = decode_in_order(reopen, [sys.maxsize])
-    _check_any_frame(decoded, name)
-    return decoded
-
-
-def _check_any_frame(decoded: int, name: str) -> None:
-    if decoded == 0:
-        raise VideoReadError(f"{name}: its video stream contains no frame that can be decoded")
-
-
-def _describe_stream(stream, scan: PacketScan) -> VideoMetadata:
-    """Return transformers' metadata of a video. If the header has no frame rate, the timestamps give it."""
-    fps = float(stream.average_rate) if stream.average_rate else None
-    duration = None
-    if scan.pts and stream.time_base:
-        seconds = float((scan.pts[-1] - scan.pts[0]) * stream.time_base)
-        if fps is None and seconds > 0:
-            fps = (len(scan.pts) - 1) / seconds
-        duration = seconds + (1 / fps if fps else 0)
-    return VideoMetadata(
-        total_num_frames=scan.num_frames or 0,
-        fps=fps,
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
-        duration=duration,
-        video_backend="pyav",
-    )
 
 
 def _keep_packets(container, stream) -> list | None:
@@ -222,7 +229,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(container.demux(stream))
+    return list(demux(container, stream))
 
 
 def _decode_sparsely(
@@ -248,11 +255,12 @@ def _decode_sparsely(
     # The scan has read the container to its end, so without seeking or kept packets it must be opened again.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
+    decode = partial(_decode_share, frozenset(scan.pts))
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
     frames: dict[int, np.ndarray] = {}
     try:
         with ThreadPoolExecutor(len(plan.shares)) as pool:
-            for part in (pool.map if others else map)(_decode_share, *tasks):
+            for part in (pool.map if others else map)(decode, *tasks):
                 frames |= part
         return [frames[scan.pts[index]] for index in indices]
     except (KeyError, ContradictionError, VideoReadError, FFmpegError):
@@ -260,42 +268,51 @@ def _decode_sparsely(
 
 
 def _decode_share(
-    opener: Callable[[], _Opened], stretches: list[Stretch], threads: int, kept: list | None
+    promised: frozenset[int],
+    opener: Callable[[], _Opened],
+    stretches: list[Stretch],
+    threads: int,
+    kept: list | None,
 ) -> dict[int, np.ndarray]:
     """Return the targets of some stretches by timestamp. `kept` contains all packets if they were kept in memory."""
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or container.demux(stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = container.demux(stream)
-            frames |= _decode_stretch(stream.codec_context, packets, inspector, stretch)
+                packets = demux(container, stream)
+            output = DecoderOutput(stretch, promised, inspector.codec)
+            decoded = _decode_stretch(stream.codec_context, packets, inspector, output)
+            frames |= {frame.pts: to_rgb(frame) for frame in decoded}
     return frames
 
 
-def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, stretch: Stretch) -> dict[int, np.ndarray]:
+def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, output: DecoderOutput) -> Iterator:
     """
-    Return the targets of a stretch by timestamp.
+    Yield the targets of a stretch.
 
     The decoder gets no packet after the last target, in order of decoding. Non-reference frames that are not targets
     are kept from the decoder, or the decoder skips them.
     """
-    frames, missing = {}, len(stretch.targets)
+    stretch = output.stretch
+    missing = len(stretch.targets)
     for packet in itertools.dropwhile(lambda packet: packet.pts != stretch.key, packets):
         is_target = packet.pts in stretch.targets
         if not is_target and inspector.is_non_reference(packet):
             continue
         if inspector.codec in _SKIPPING_CODECS:
             context.skip_frame = "DEFAULT" if is_target else "NONREF"
-        frames |= _convert_targets(decode_packet(context, packet), stretch, inspector)
+        if is_target or inspector.codec not in _SKIPPING_CODECS:
+            output.expect(packet.pts)
+        yield from output.check(decode_packet(context, packet))
         missing -= is_target
         if not missing:
-            frames |= _convert_targets(decode_packet(context, None), stretch, inspector)
-            context.flush_buffers()
             break
-    return frames
+    yield from output.check(decode_packet(context, None))
+    context.flush_buffers()
+    output.finish()
 
 
 def decode_packet(context, packet) -> list:
@@ -303,25 +320,14 @@ def decode_packet(context, packet) -> list:
     return context.decode(packet)
 
 
-def _convert_targets(decoded: list, stretch: Stretch, inspector: PacketInspector) -> dict[int, np.ndarray]:
-    """
-    Return the targets among decoded frames as RGB, by timestamp.
-
-    Raises:
-        ContradictionError: if a frame is damaged, the frame to start at isn't a key frame for the decoder, or the
-            frames depend on where it started.
-    """
-    for frame in decoded:
-        keyless = frame.pts == stretch.key and not frame.key_frame
-        # For interlaced MPEG-4, FFmpeg derives distances in time from the first B-frame that it decodes.
-        if frame.is_corrupt or keyless or (inspector.codec == "mpeg4" and frame.interlaced_frame):
-            raise ContradictionError
-    return {frame.pts: to_rgb(frame) for frame in decoded if frame.pts in stretch.targets}
-
-
-def decode_in_order(reopen: Callable[[], _Opened], indices: Sequence[int]) -> tuple[list[np.ndarray] | None, int]:
+def decode_in_order(
+    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
+) -> tuple[list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
+
+    The pass ends at the last wanted frame, or with `to_end`, at the end of the video. Packets that can't be decoded are
+    left out and noted in `damage`.
 
     The frames are `None` if the video has fewer frames than the indices need.
     """
@@ -329,13 +335,13 @@ def decode_in_order(reopen: Callable[[], _Opened], indices: Sequence[int]) -> tu
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
             decoded = index + 1
             if index in wanted:
                 frames[index] = to_rgb(frame)
-                if len(frames) == len(wanted):
-                    return [frames[index] for index in indices], decoded
-    return None, decoded
+            if len(frames) == len(wanted) and not to_end:
+                break
+    return [frames[index] for index in indices] if len(frames) == len(wanted) else None, decoded
 
 
 def _gains_from_threads(stream) -> bool:
@@ -343,51 +349,38 @@ def _gains_from_threads(stream) -> bool:
 
 
 def _set_threads(stream, threads: int) -> None:
-    """Set the number of threads. Must be called before the first packet is decoded."""
+    """
+    Set the number of threads. Must be called before the first packet is decoded.
+
+    It is 1 if the caller reads FFmpeg's log by `av.logging.set_level`: threads of FFmpeg would wait for Python's global
+    lock to log, while Python waits for them.
+    """
+    from av.logging import get_level
+
+    threads = threads if get_level() is None else 1
     stream.thread_type = "AUTO" if threads > 1 else "NONE"
     stream.codec_context.thread_count = threads
 
 
 def to_rgb(frame) -> np.ndarray:
-    """Return a decoded frame as RGB, uint8 (height, width, 3), turned upright by the rotation in the file."""
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as numpy's
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), quarter_turns)
+    """Return a decoded frame as RGB, uint8 (height, width, 3), upright as the file's display matrix says."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    picture = convertible(frame).to_ndarray(format="rgb24", threads=1)
+    return picture if matrix is None else turn_upright(picture, bytes(matrix))
 
 
 def _read_with_torchcodec(
-    file: str | io.IOBase, name: str, choose: _ChooseIndices, device: str = "cpu"
+    file: str | io.IOBase,
+    name: str,
+    choose: _ChooseIndices,
+    number: int | None,
+    options: VideoOptions,
+    device: str = "cpu",
 ) -> tuple[list[np.ndarray], VideoMetadata]:
-    """Decode with torchcodec. The device `"cuda"` decodes on the GPU by NVDEC, and copies the frames to the CPU."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, RuntimeError) as error:  # torchcodec or FFmpeg's libraries are not installed
-        raise ImportError(
-            'decoder="torchcodec" needs torchcodec (pip install "timesformer_hf[torchcodec]") and FFmpeg\'s shared '
-            f"libraries: {error}"
-        ) from error
-    with _translated_torchcodec_errors(name):
-        decoder = VideoDecoder(file, seek_mode="exact", dimension_order="NHWC", device=device)
-    about = decoder.metadata
-    metadata = VideoMetadata(
-        total_num_frames=len(decoder),
-        fps=about.average_fps,
-        width=about.width,
-        height=about.height,
-        duration=about.duration_seconds,
-        video_backend="torchcodec",
-    )
-    metadata.frames_indices = _choose_frames(choose, metadata, name)
-    with _translated_torchcodec_errors(name):
-        frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
-    return list(frames), metadata
-
-
-@contextmanager
-def _translated_torchcodec_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise VideoReadError(f"{name}: can't be decoded by torchcodec ({error})") from error
+    """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
+    with _open_pyav(file, name, number, options) as (_, stream):
+        index = stream.index  # counts the streams of all kinds
+    return read_with_torchcodec(file, name, choose, device, index)
 
 
 _BACKENDS = {

@@ -9,23 +9,25 @@ gradually over the frames that follow. So the packet itself is inspected: it mus
 that every picture from it on is exact. (The names are those of ITU-T H.264, 7.4.1 and D.2.8, and H.265, 7.4.2.2.)
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from .coded_headers import UnclearError
+from .nal_units import size_of_lengths, split_by_length, split_by_start_code, split_messages
+from .picture_order import Place, make_order
 
 
-_START_CODE = b"\0\0\1"
 _H264_SLICE, _H264_IDR, _H264_SEI, _H264_SPS, _H264_PPS = 1, 5, 6, 7, 8
 _H264_WITHOUT_EFFECT = (_H264_SEI, 9, 12)  # no effect on other pictures: messages, delimiters, filler
-_H264_PROFILES_WITH_FORMAT = (100, 110, 122, 244, 44)  # High and those above it
 _SEI_RECOVERY_POINT = 6
 _HEVC_PICTURES, _HEVC_RANDOM_ACCESS = range(32), range(16, 24)
 _HEVC_NON_REFERENCES = range(0, 16, 2)  # within their temporal layer
 _HEVC_PARAMETER_SETS = {32, 33, 34}
 _HEVC_WITHOUT_EFFECT = (35, 38, 39, 40)
-_MPEG_SEQUENCE_HEADER = _START_CODE + b"\xb3"
-_MPEG4_PICTURE = _START_CODE + b"\xb6"
-_MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
+_MPEG_SEQUENCE_HEADER = b"\0\0\1\xb3"
 # Codecs in which a marked key frame decodes alone, and no frame after it refers to a frame before it.
 _SELF_CONTAINED_KEYS = ("vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "ffv1", "huffyuv", "theora")
 
@@ -36,19 +38,22 @@ class PacketScan:
     The result of scanning the packets of a video.
 
     Attributes:
-        pts: timestamps of the shown frames in order of display, in units of the stream's time base. `None` if the
-            packets don't give the order of the frames: timestamps are missing or repeated, or a packet contains no
-            frame or contains two.
+        pts: timestamps of the shown frames in order of display, in units of the stream's time base. `None` if they
+            don't tell which frame comes first, second, ...: timestamps are missing or repeated, they contradict the
+            order in which the decoder shows the pictures, or it is unclear which pictures it shows.
         key_pts: timestamps of the key frames at which a decoder can start, in ascending order.
-        num_frames: number of shown frames. `None` if the stream doesn't start with a key frame: its first frames can't
-            be decoded, so the packets don't tell the number.
-        decode_order: the timestamps in `pts`, in order of decoding.
+        num_frames: number of frames that the packets promise.
+        decode_order: the timestamps of all frames, in order of decoding. An edit list may hide some of them.
+        is_exact: whether a decoder shows as many frames as promised. Otherwise only decoding tells the number.
+        span: the time from the first frame to the last one, if it is known.
     """
 
     pts: list[int] | None
     key_pts: list[int]
-    num_frames: int | None
+    num_frames: int
     decode_order: list[int]
+    is_exact: bool = True
+    span: int | None = None
 
     def key_before(self, pts: int) -> int:
         """Return the timestamp of the last key frame that is shown at or before `pts`, or of the first key frame."""
@@ -57,28 +62,111 @@ class PacketScan:
 
 def scan_packets(packets: Iterable, stream) -> PacketScan:
     """Inspect every packet of the stream, without decoding it, and return the result."""
-    inspect = PacketInspector(stream)
-    shown, keys, unclear, starts_with_key = [], [], False, None
+    scanner = _Scanner(stream)
     for packet in packets:
-        if packet.size == 0:  # the flush at the end
-            continue
-        is_first = starts_with_key is None
-        starts_with_key = packet.is_keyframe if is_first else starts_with_key
-        if packet.is_discard:  # cut off by an edit list: decoded, never shown
-            unclear = True
-            continue
-        frames = inspect.count_shown(packet)
-        if frames == 0:
-            continue
-        unclear |= frames is None
-        shown.append(packet.pts)
-        if is_first or (packet.is_keyframe and inspect.is_clean_start(packet)):
-            keys.append(packet.pts)
-    if not starts_with_key:
-        return PacketScan(pts=None, key_pts=[], num_frames=None, decode_order=[])
-    if None in shown or len(set(shown)) < len(shown) or unclear:
-        return PacketScan(pts=None, key_pts=[], num_frames=len(shown), decode_order=[])
-    return PacketScan(sorted(shown), sorted(keys), num_frames=len(shown), decode_order=shown)
+        if packet.size:  # the flush at the end is empty
+            scanner.add(packet)
+    return scanner.finish()
+
+
+class _Frame(NamedTuple):
+    """What a packet tells of its frame."""
+
+    pts: int | None
+    place: Place
+    is_shown: bool
+    is_start: bool  # whether a decoder can start here, with the tables that it has
+    tables: frozenset  # which tables the packet contains
+
+
+class _Scanner:
+    """Collects what the packets of a stream promise."""
+
+    def __init__(self, stream):
+        self.context = stream.codec_context
+        self.inspect = PacketInspector(stream)
+        self.frames: list[_Frame] = []
+        self.changing: set[tuple] = set()  # tables that differ from those in the header
+        self.is_clear = True
+        try:
+            self.order = make_order(self.context, self.inspect.nal_units)
+        except UnclearError:
+            self.is_clear = False
+
+    def add(self, packet) -> None:
+        """Inspect the next packet in order of decoding."""
+        shown = self.inspect.count_shown(packet)
+        if shown == 0:
+            return
+        if shown is None or packet.is_corrupt or self._changes_header(packet):
+            self.is_clear = False
+        place, tables = self._place(packet)
+        if tables:
+            self.changing |= {name for name, content in tables.items() if self.order.known.get(name) != content}
+        is_start = packet.is_keyframe and self.inspect.is_clean_start(packet)
+        if not self.frames and not (packet.is_keyframe and (is_start or self.inspect.starts_at_marks)):
+            self.is_clear = False
+        self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, frozenset(tables)))
+
+    def _place(self, packet) -> tuple[Place, dict]:
+        try:
+            return self.order.place(packet) if self.is_clear else ((), {})
+        except UnclearError:
+            self.is_clear = False
+            return (), {}
+
+    def _changes_header(self, packet) -> bool:
+        """Whether the container gives a new header for the packets from this key frame on."""
+        if not packet.is_keyframe or not packet.has_sidedata("new_extradata"):
+            return False
+        return bool(self.frames) or bytes(packet.get_sidedata("new_extradata")) != (self.context.extradata or b"")
+
+    def finish(self) -> PacketScan:
+        """Return what all packets together promise."""
+        frames = [frame for frame in self.frames if frame.is_shown]
+        shown, every = [frame.pts for frame in frames], [frame.pts for frame in self.frames]
+        timed = bool(shown) and None not in every and len(set(every)) == len(every)
+        in_order = timed and self.is_clear and self._is_in_order(sorted(frames))
+        in_order_of_decoding = timed and every == sorted(every)
+        is_clear = self.is_clear and bool(shown) and not self._starts_with_leading_frames() and self._fits_buffer()
+        in_time = in_order and is_clear
+        return PacketScan(
+            pts=sorted(shown) if in_time else None,
+            key_pts=sorted(self._find_keys()) if in_time else [],
+            num_frames=len(shown),
+            decode_order=every if in_time else [],
+            is_exact=is_clear and (in_order or in_order_of_decoding or None in every),
+            span=max(shown) - min(shown) if in_order or in_order_of_decoding else None,
+        )
+
+    def _starts_with_leading_frames(self) -> bool:
+        """Whether frames are shown before the first one in order of decoding: a decoder may drop them."""
+        first = self.frames[0].place
+        return any(frame.is_shown and frame.place < first for frame in self.frames)
+
+    def _fits_buffer(self) -> bool:
+        """Whether an H.264 decoder waits long enough for the frames that are decoded late and shown early."""
+        if self.inspect.codec != "h264":
+            return True
+        seen: list[Place] = []
+        for frame in self.frames:
+            insort(seen, frame.place)
+            if seen[-1 - self.context.reorder_depth :][0] > frame.place:
+                return False
+        return True
+
+    @staticmethod
+    def _is_in_order(frames: list[_Frame]) -> bool:
+        """Whether frames, sorted by timestamp, are in the order in which a decoder shows them."""
+        return all(a.place < b.place for a, b in pairwise(frames))
+
+    def _find_keys(self) -> Iterator[int]:
+        """Yield the timestamps of the frames at which a decoder can start."""
+        latest: Place = ()
+        for number, frame in enumerate(self.frames):
+            if number == 0 or (frame.is_start and self.changing <= frame.tables and latest < frame.place):
+                yield frame.pts
+            latest = max(latest, frame.place)
 
 
 class PacketInspector:
@@ -87,11 +175,9 @@ class PacketInspector:
     def __init__(self, stream):
         context = stream.codec_context
         self.codec = context.codec.canonical_name
-        self.extradata = extradata = context.extradata or b""
-        # An avcC or hvcC record gives the size of the length before each NAL unit. Other streams use start codes.
-        record = extradata[:1] == b"\1" and len(extradata) > 22
-        self.length_size = (extradata[{"h264": 4, "hevc": 21}[self.codec]] & 3) + 1 if record and self.has_nals else 0
-        self.has_layers = not record or (extradata[21] >> 3) & 7 != 1  # HEVC's numTemporalLayers
+        extradata = context.extradata or b""
+        self.length_size = size_of_lengths(self.codec, extradata)
+        self.has_layers = not self.length_size or (extradata[21] >> 3) & 7 != 1  # HEVC's numTemporalLayers
 
     @property
     def has_nals(self) -> bool:
@@ -99,22 +185,17 @@ class PacketInspector:
         return self.codec in ("h264", "hevc")
 
     @property
-    def keeps_order(self) -> bool:
-        """Whether an H.264 stream shows its frames in the order in which they are decoded."""
-        units = (
-            _split_by_start_code(memoryview(self.extradata)) if self.codec == "h264" and not self.length_size else ()
-        )
-        parameters = [bytes(unit) for unit in units if unit[0] & 31 == _H264_SPS]
-        return bool(parameters) and all(map(is_order_of_decoding, parameters))
+    def starts_at_marks(self) -> bool:
+        """Whether a decoder starts at the first packet if the container marks it as a key frame."""
+        return not self.has_nals and self.codec not in ("mpeg1video", "mpeg2video")
 
     def count_shown(self, packet) -> int | None:
         """Return how many frames the packet shows, or `None` if that is unclear. In most codecs it is one."""
         if self.codec == "vp8":
             return memoryview(packet)[0] >> 4 & 1  # show_frame (RFC 6386, 9.1)
-        # DivX and Xvid may pack a B-frame with the frame before it, and put an empty picture in its place.
-        if self.codec == "mpeg4":
-            alone = bytes(packet).count(_MPEG4_PICTURE) == 1 and packet.size > _MPEG4_LARGEST_EMPTY
-            return 1 if alone else None
+        if self.codec == "vp9":
+            shown = sum(map(_is_shown_vp9, _split_vp9(bytes(packet))))
+            return shown if shown < 2 else None
         return 1
 
     def is_clean_start(self, packet) -> bool:
@@ -132,28 +213,32 @@ class PacketInspector:
             return _is_non_reference_h264(self.nal_units(packet))
         return self.codec == "hevc" and not self.has_layers and _is_non_reference_hevc(self.nal_units(packet))
 
-    def nal_units(self, packet) -> Iterator[memoryview]:
-        """Yield the NAL units of a packet, without their lengths or start codes."""
-        data = memoryview(packet)
-        return _split_by_length(data, self.length_size) if self.length_size else _split_by_start_code(data)
+    def nal_units(self, packet, searched: int | None = None) -> Iterator[memoryview]:
+        """Yield the NAL units in so many bytes of a packet, or all, without their lengths or start codes."""
+        data = memoryview(packet)[:searched]
+        return split_by_length(data, self.length_size) if self.length_size else split_by_start_code(data)
 
 
-def _split_by_length(data: memoryview, length_size: int) -> Iterator[memoryview]:
+def _split_vp9(data: bytes) -> Iterator[bytes]:
+    """Yield the frames of a VP9 packet. An index at its end gives their sizes (VP9 specification, annex B)."""
+    count, width = (data[-1] & 7) + 1, (data[-1] >> 3 & 3) + 1
+    index = data[-2 - count * width :]
+    if data[-1] >> 5 != 6 or index[0] != data[-1]:
+        yield data
+        return
     position = 0
-    while position + length_size < len(data):
-        start = position + length_size
-        position = start + int.from_bytes(data[position:start], "big")
-        if position > start:
-            yield data[start:position]
+    for number in range(count):
+        size = int.from_bytes(index[1 + number * width : 1 + (number + 1) * width], "little")
+        yield data[position : position + size]
+        position += size
 
 
-def _split_by_start_code(data: memoryview) -> Iterator[memoryview]:
-    whole = bytes(data)
-    start = whole.find(_START_CODE) + 3
-    while 3 <= start < len(whole):
-        end = whole.find(_START_CODE, start)
-        yield data[start : end if end >= 0 else len(whole)]
-        start = end + 3
+def _is_shown_vp9(frame: bytes) -> bool:
+    """Whether a VP9 frame is shown: `show_existing_frame` or `show_frame` (6.2)."""
+    if not frame:
+        return False
+    bits = frame[0] << 1 if frame[0] >> 4 & 3 == 3 else frame[0]  # profile 3 has one bit more
+    return bool(bits & 8 or bits & 2)
 
 
 def _is_clean_h264_start(units: list[bytes], needs_parameters: bool) -> bool:
@@ -171,42 +256,8 @@ def _is_clean_h264_start(units: list[bytes], needs_parameters: bool) -> bool:
 
 def _is_exact_recovery_point(sei: bytes) -> bool:
     """Whether an SEI message says that pictures are exact at once: `recovery_frame_cnt` is 0, `exact_match_flag` 1."""
-    message = sei[1:].replace(b"\0\0\3", b"\0\0")  # remove the bytes that prevent start codes
-    while len(message) > 2:
-        kind, message = _take_number(message)
-        size, message = _take_number(message)
-        if kind == _SEI_RECOVERY_POINT:
-            return size > 0 and message[0] >= 0xC0  # each of the two is coded as one bit of 1
-        message = message[size:]
-    return False
-
-
-def _take_number(message: bytes) -> tuple[int, bytes]:
-    """Return the type or size at the start of a message, and the rest. Each leading byte of 255 adds 255."""
-    rest = message.lstrip(b"\xff")
-    return 255 * (len(message) - len(rest)) + (rest[0] if rest else 0), rest[1:]
-
-
-def is_order_of_decoding(sps: bytes) -> bool:
-    """Whether a sequence parameter set says that frames are shown in the order of decoding (7.3.2.1.1, 8.2.1.3)."""
-    profile, bits = sps[1], "".join(f"{byte:08b}" for byte in sps[4:].replace(b"\0\0\3", b"\0\0"))
-    _, bits = _take_exponential_golomb(bits)  # seq_parameter_set_id
-    if profile in _H264_PROFILES_WITH_FORMAT:
-        chroma_format, bits = _take_exponential_golomb(bits)
-        bits = bits[1:] if chroma_format == 3 else bits  # separate_colour_plane_flag
-        _, bits = _take_exponential_golomb(bits)  # bit_depth_luma_minus8
-        _, bits = _take_exponential_golomb(bits)  # bit_depth_chroma_minus8
-        if bits[1:2] != "0":  # seq_scaling_matrix_present_flag, behind qpprime_y_zero_transform_bypass_flag
-            return False
-        bits = bits[2:]
-    _, bits = _take_exponential_golomb(bits)  # log2_max_frame_num_minus4
-    return _take_exponential_golomb(bits)[0] == 2  # pic_order_cnt_type
-
-
-def _take_exponential_golomb(bits: str) -> tuple[int, str]:
-    """Return the number, coded as ue(v), at the start of some bits (9.1), and the rest of the bits."""
-    zeros = len(bits) - len(bits.lstrip("0"))
-    return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1, bits[2 * zeros + 1 :]
+    exact = (payload[:1] >= b"\xc0" for kind, payload in split_messages(sei[1:]) if kind == _SEI_RECOVERY_POINT)
+    return next(exact, False)  # each of the two is coded as one bit of 1
 
 
 def _is_clean_hevc_start(units: list[bytes], needs_parameters: bool) -> bool:

@@ -14,6 +14,7 @@ from transformers.video_utils import VideoMetadata
 from .clip_processing import channel_format, check_batch, check_frame_sizes, writable_array
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
+from .video_options import VideoOptions
 from .video_sampling import sample_frame_indices
 from .video_sources import is_video_source
 
@@ -115,8 +116,11 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     num_clips = None
     num_crops = None
     views = None
+    video_options = None  # set it to a `VideoOptions`; it is neither saved nor loaded, see there
 
-    def preprocess(self, videos, **kwargs: Unpack[TimesformerVideoProcessorKwargs]) -> BatchFeature:
+    def preprocess(
+        self, videos, video_options: VideoOptions | None = None, **kwargs: Unpack[TimesformerVideoProcessorKwargs]
+    ) -> BatchFeature:
         """
         Turn videos into `pixel_values`.
 
@@ -125,8 +129,10 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
 
                 - a path or an http(s) URL
                 - the bytes of a file, or an open binary file
+                - an entry `{"path", "bytes"}` of a data set, or a `VideoDecoder` of torchcodec
                 - an array or tensor (frames, height, width, channels) or (frames, channels, height, width)
                 - a list of frames
+            video_options: limits for reading files, see [`VideoOptions`] (default: the attribute of this name).
             kwargs: any attribute of the processor, for this call. `return_tensors="pt"` returns tensors.
 
         Returns:
@@ -140,7 +146,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
             OSError, VideoReadError: if a video is unreadable. The message names it.
         """
         views = self.view_settings(**kwargs)
-        clips, metadata = self.load_clips(videos, kwargs)
+        clips, metadata = self.load_clips(videos, kwargs, video_options)
         kwargs |= {
             "num_clips": views.num_clips,
             "num_crops": views.num_crops,
@@ -181,13 +187,27 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         names = ("views", "num_clips", "num_crops", "frame_sampling")
         return resolve_views(settings, {name: getattr(self, name) for name in names})
 
-    def load_clips(self, videos, settings: dict) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+    def reading_options(self, given: VideoOptions | None = None) -> VideoOptions:
+        """Return the limits for reading files: those given, or the attribute unless a file of settings set it."""
+        own = self.video_options if isinstance(self.video_options, VideoOptions) else VideoOptions()
+        return own if given is None else given
+
+    def to_dict(self) -> dict:
+        """Return the settings to save. `video_options` is not one: whoever loads the processor decides on limits."""
+        values = super().to_dict()
+        values.pop("video_options", None)
+        return values
+
+    def load_clips(
+        self, videos, settings: dict, video_options: VideoOptions | None = None
+    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
         """
         Load the chosen frames of videos. A frame that several clips of a video share is decoded only once.
 
         Args:
             videos: as in `preprocess`.
             settings: the settings of the call, which override the processor's attributes.
+            video_options: as in `preprocess`.
 
         Returns:
             For each video, its clips one after the other, (clips * frames, channels, height, width); and for each
@@ -211,12 +231,12 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         def choose(about: VideoMetadata) -> list[int]:
             return self.sample_frames(about, **sampling) if do_sample_frames else list(range(about.total_num_frames))
 
-        videos = _list_videos(videos)
+        videos, options = _list_videos(videos), self.reading_options(video_options)
         known = _list_metadata(settings.get("video_metadata"), len(videos))
         clips, metadata = [], []
         for number, (video, about) in enumerate(zip(videos, known, strict=True)):
             if is_video_source(video):
-                frames, about = decode_frames(video, choose, setting("decoder"))
+                frames, about = decode_frames(video, choose, setting("decoder"), options=options)
                 clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
             else:
                 clip = _as_clip(video, number, settings.get("input_data_format"))

@@ -1,75 +1,171 @@
-"""Sources of a video: a path, a URL, bytes or an open file. They are checked before a decoder opens them."""
+"""
+Sources of a video: a path, a URL, bytes, an open file, an entry of a data set, or a decoder of torchcodec.
 
-import http.client
+They are checked before a decoder opens them.
+"""
+
 import io
 import os
-import string
-import urllib.parse
-import urllib.request
+import stat
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+from .printable import printable
+from .video_downloads import download, is_url, read_limited
+from .video_errors import VideoReadError, describe_error
+from .video_options import VideoOptions
 
-VideoSource = str | os.PathLike | bytes | io.IOBase
 
-_URL_TIMEOUT = 30  # seconds without a byte
+VideoSource = str | os.PathLike | bytes | io.IOBase | Mapping
 
-
-class VideoReadError(ValueError):
-    """Raised if a video is unreadable, so that it can't be decoded. The message names the video and the reason."""
+# Open files that unpack while they are read. Going back in them starts again, so they are unpacked into memory at once.
+_UNPACKING = ("gzip", "bz2", "lzma", "zipfile", "zlib", "_compression", "compression")
 
 
 def is_video_source(video) -> bool:
-    """Whether `video` must be decoded: a path, a URL, the bytes of a file or an open binary file."""
-    return isinstance(video, (str, os.PathLike, bytes, bytearray)) or hasattr(video, "read")
+    """
+    Whether `video` must be decoded.
+
+    It is a path, a URL, the bytes of a file, an open binary file, an entry `{"path", "bytes"}` of a data set, or a
+    `VideoDecoder` of torchcodec.
+    """
+    known = isinstance(video, (str, os.PathLike, bytes, bytearray, memoryview))
+    return known or hasattr(video, "read") or _is_entry(video) or is_decoder(video)
+
+
+def is_decoder(video) -> bool:
+    """Whether `video` is a `VideoDecoder` of torchcodec, as the library `datasets` gives one for a video."""
+    return hasattr(video, "get_frames_at") and hasattr(video, "metadata")
+
+
+def _is_entry(video) -> bool:
+    """Whether `video` is what `datasets` gives for an undecoded video: its bytes, its path, or both."""
+    return isinstance(video, Mapping) and bool(video) and video.keys() <= {"path", "bytes"}
 
 
 def describe_source(source: VideoSource) -> str:
-    """Return the name of a source for error messages."""
+    """Return the name of a source for error messages, without characters that control a terminal."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+        return printable(os.fsdecode(source))
+    if _is_entry(source) and source.get("path"):
+        return describe_source(source["path"])
+    return printable(getattr(source, "name", f"<{type(source).__name__}>"))
 
 
-def open_source(source: VideoSource) -> str | io.IOBase:
+def open_source(source: VideoSource, options: VideoOptions | None = None) -> str | io.IOBase:
     """
-    Return a source as a path or a seekable binary file that a decoder can open.
+    Return a source as a path or a seekable binary file that FFmpeg can open.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: if a path can't be opened.
-        VideoReadError: if the source is empty or a URL can't be downloaded.
+        VideoReadError: if the source is empty, too large for memory, or a URL that can't be downloaded.
     """
+    options = options or VideoOptions()
     name = describe_source(source)
-    if isinstance(source, (bytes, bytearray)):
-        source = io.BytesIO(source)
+    if _is_entry(source):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(source)
     elif isinstance(source, str) and is_url(source):
-        source = _download(source)
-    if not hasattr(source, "read"):
-        path = Path(source).absolute()  # FFmpeg reads the part before a colon as a protocol
-        if not os.fspath(source):
-            raise FileNotFoundError("The path of the video is empty; give the path of a file")
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; give the video files in it, one by one")
-        with path.open("rb") as file:  # FileNotFoundError, PermissionError
-            if not file.read(1):
-                raise VideoReadError(f"{path} is empty")
-        return str(path)
-    if not source.seekable():
-        source = io.BytesIO(source.read())
-    if not source.seek(0, os.SEEK_END):
+        file = download(source, options)
+    elif hasattr(source, "read"):
+        file = _open_file(source, name, options)
+    else:
+        file = _open_path(source, options)
+    if not isinstance(file, str) and not _find_size(file):
         raise VideoReadError(f"{name} is empty")
-    source.seek(0)
-    return source
+    return file
 
 
-def _download(url: str) -> io.BytesIO:
+def _open_path(source: str | os.PathLike, options: VideoOptions) -> str | io.BytesIO:
+    """Return the absolute path of a file, or the content of a pipe, which can be read only once."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise VideoReadError(f"A video must be a path, a URL, bytes or an open file, got {type(source).__name__}")
+    path = Path(os.fsdecode(source)).absolute()  # FFmpeg reads the part before a colon as a protocol
+    if not os.fspath(source):
+        raise FileNotFoundError("The path of the video is empty; give the path of a file")
+    if "\0" in str(path):
+        raise FileNotFoundError(f"{printable(path)}: there is no such file, because no name contains a zero byte")
+    if path.is_dir():
+        raise IsADirectoryError(f"{printable(path)} is a folder; give the video files in it, one by one")
+    with path.open("rb") as file:  # FileNotFoundError, PermissionError
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            return read_limited(file.read1, printable(path), options.max_bytes)
+    if not about.st_size and not _has_content(path):
+        raise VideoReadError(f"{printable(path)} is empty")
+    return str(path)
+
+
+def _has_content(path: Path) -> bool:
+    """Whether a file has a first byte, although its size is 0, as in /proc."""
+    with path.open("rb") as file:
+        return bool(file.read(1))
+
+
+def _open_file(source, name: str, options: VideoOptions) -> io.IOBase:
+    """Return an open file if it can seek, and otherwise a copy of its content in memory."""
+    if isinstance(source, io.TextIOBase):
+        raise VideoReadError(f"{name}: is open as text; open it in binary mode")
     try:
-        quoted = urllib.parse.quote(url, safe=string.punctuation)  # spaces and characters outside ASCII
-        with urllib.request.urlopen(quoted, timeout=_URL_TIMEOUT) as response:
-            return io.BytesIO(response.read())
-    except (OSError, http.client.HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
-        raise VideoReadError(f"{url}: can't be downloaded ({error})") from error
+        if type(source).__module__.split(".")[0] not in _UNPACKING and _find_size(source) is not None:
+            return source if type(source) is io.BytesIO else Reader(source)
+        if _find_size(source) is not None:
+            source.seek(0)
+        return read_limited(partial(_read, source), name, options.max_bytes)
+    except VideoReadError:
+        raise
+    except Exception as error:  # whatever the object raises, it is about this video
+        raise VideoReadError(f"{name}: can't be read ({describe_error(error)})") from error
 
 
-def is_url(video: str) -> bool:
-    """Whether a string is an http(s) URL and not a path."""
-    return video.lower().startswith(("http://", "https://"))
+def _read(source, size: int):
+    try:
+        return source.read(size)
+    except TypeError:  # its read() takes no size
+        return source.read()
+
+
+def _find_size(source) -> int | None:
+    """Return the number of bytes of an open file, and go to its start. The result is `None` if it can't seek."""
+    try:
+        if hasattr(source, "seekable") and not source.seekable():
+            return None
+        source.seek(0, os.SEEK_END)
+        size = source.tell()
+        source.seek(0)
+        return size
+    except (AttributeError, NotImplementedError, TypeError, OSError, ValueError):  # or it is closed
+        return None
+
+
+class Reader:
+    """
+    An open file as PyAV takes it: only its bytes, without its `mode` or name.
+
+    PyAV writes to a file whose `mode` is "wb", and copies more bytes than it has room for if a `read` gives too many.
+    """
+
+    def __init__(self, file):
+        self.file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes."""
+        content = self.file.read(size)
+        if not isinstance(content, (bytes, bytearray, memoryview)) or 0 <= size < len(content):
+            raise OSError(f"read({size}) gave {type(content).__name__} of length {len(content)}")
+        return bytes(content)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position and return it. Not every object returns it from its own `seek`."""
+        self.file.seek(position, whence)
+        return self.file.tell()
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self.file.tell()
+
+    def seekable(self) -> bool:
+        """Whether `seek` works, which was tried."""
+        return True
