@@ -270,7 +270,7 @@ class TestCorruptVideos:
         assert main(arguments(model, broken_data, tmp_path / "out")) == 0
         (failed,) = read(tmp_path / "out")["failed"]
         assert failed["video"] == str(broken_data / "jumping" / name)
-        assert "surrogates not allowed" in failed["error"]
+        assert "its name is not UTF-8" in failed["error"]
 
     def test_strict_stops_at_the_first(self, model, broken_data, tmp_path, capsys):
         assert main(arguments(model, broken_data, tmp_path / "out", "--strict")) == 2
