@@ -27,7 +27,7 @@ class TestReadAhead:
 class TestLoading:
     def test_a_name_that_is_no_text_is_an_error(self):
         """As a file system may have it; a table can't."""
-        assert "surrogates not allowed" in load_video(None, os.fsdecode(b"\xff.mp4"), {}).error
+        assert "its name is not UTF-8" in load_video(None, os.fsdecode(b"\xff.mp4"), {}).error
 
     def test_weights_that_are_missing_are_not_made_up(self, tmp_path):
         model = make_model()
