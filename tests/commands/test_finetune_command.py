@@ -231,7 +231,10 @@ class TestAdaptersAndFreezing:
         assert not (out / "model.safetensors").exists()
         code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
         found = {}
-        exec(code.split("model(")[0].replace('"out"', repr(str(out))), found)
+        names = {f'"{path.name}"': repr(str(path)) for path in (out, model)}  # the card names folders without their place
+        for name, path in names.items():
+            code = code.replace(name, path)
+        exec(code.split("model(")[0], found)
         merged = AutoModelForVideoClassification.from_pretrained(tmp_path / "merged").eval()
         clip = found["processor"](str(data / "cat/0.mp4"), return_tensors="pt")
         assert torch.allclose(found["model"](**clip).logits, merged(**clip).logits, atol=1e-5)
