@@ -75,6 +75,20 @@ class TestWhatIsWritten:
         again = convert(tmp_path / "k", tmp_path / "k2")  # which the folder still knows
         assert (again.label_list, again.bgr) == (label_list, label_list == "ssv2")
 
+    def test_bgr_without_the_names(self, state, tmp_path):
+        """Labels that are left out, or named otherwise, don't change what the weights were trained on."""
+        source = save_original(tmp_path / "a.pyth", with_classes(state, 174))
+        conversion = convert(source, tmp_path / "a", labels="none", **HEADS)
+        assert (conversion.label_list, conversion.bgr) == (None, True)
+        assert conversion.model.config.id2label[0] == "LABEL_0"
+        assert AutoVideoProcessor.from_pretrained(tmp_path / "a").do_flip_channel_order
+        (tmp_path / "own.txt").write_text("\n".join(f"action {i}" for i in range(174)))
+        conversion = convert(source, tmp_path / "b", labels=str(tmp_path / "own.txt"), **HEADS)
+        assert not conversion.bgr
+        assert any(phrase.startswith("RGB, because its labels are not") for phrase in conversion.assumed)
+        conversion = convert(source, tmp_path / "c", labels=str(tmp_path / "own.txt"), bgr=False, **HEADS)
+        assert not any(phrase.startswith("RGB") for phrase in conversion.assumed)
+
     def test_howto100m_has_no_published_list(self, state, tmp_path):
         conversion = convert(save_original(tmp_path / "a.pyth", with_classes(state, 1059)), tmp_path / "k", **HEADS)
         assert conversion.label_list is None

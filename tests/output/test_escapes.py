@@ -19,6 +19,7 @@ from timesformer_hf.cli import main
 from timesformer_hf.commands.common import escaped_output, to_json
 from timesformer_hf.output.model_cards import code_span, public_name
 from timesformer_hf.training.card import TrainingCard
+from timesformer_hf.training.report import to_text
 from timesformer_hf.video.printable import printable
 
 
@@ -164,6 +165,9 @@ class TestCards:
             ("/home/me/secret/model", "model"),
             ("../secret/model", "model"),
             ("~/secret/model", "model"),
+            (r"C:\secret\model", "model"),
+            ("secret/folder/model", "model"),
+            ("https://example.org/a/b.csv", "https://example.org/a/b.csv"),
         ],
     )
     def test_names(self, source, name):
@@ -201,6 +205,21 @@ class TestCards:
         card = ModelCard.load(tmp_path / "out" / "README.md")
         assert card.data.license == ["mit", "apache-2.0"]
         assert "As the source says: mit, apache-2.0." in card.text
+
+    def test_no_local_path_of_a_source_that_has_moved(self):
+        card = TrainingCard("a", "b", "/home/me/secret/base").render(
+            TimesformerConfig(**TINY, id2label=ODD_LABELS), TimesformerVideoProcessor()
+        )
+        assert "secret" not in card
+        assert "starting from `base`" in card
+
+    def test_settings_of_a_training(self):
+        card = TrainingCard("a", "b", training={"a\x1b[2J|b": "c\nd|e"})
+        assert r"| a\x1b[2J\|b | c\nd\|e |" in card.render(TimesformerConfig(**TINY), TimesformerVideoProcessor())
+
+    def test_results_that_are_not_finite(self):
+        values = {"validation": {"loss": float("nan")}, "labels": ["a"], "steps": 3}
+        assert json.loads(to_text(values)) == {"validation": {"loss": None}, "labels": ["a"], "steps": 3}
 
     def test_training(self, tmp_path):
         base = tmp_path / "secret" / "base"

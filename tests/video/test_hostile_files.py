@@ -480,7 +480,7 @@ class TestFuzz:
         # a reason in words, not the class of an error that nobody expected
         assert not [reason for reason in reasons if "Error:" in reason]
         assert read > number / 4
-        assert equal > 0.9 * read  # what is undamaged where it matters; else frames of damage, as of any decoder
+        assert equal > 0.97 * read  # the others have a damaged packet that a sparse decoder doesn't see, or conceals
 
 
 def plain_loop(data: bytes) -> list[np.ndarray] | None:

@@ -128,7 +128,9 @@ def convert(
         model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
     label_list = attach_labels(model, found, labels, names)
     if bgr is None:
-        bgr = is_bgr(checkpoint, found, label_list)
+        bgr = is_bgr(checkpoint, found, published_list(model.config, found) if labels == "none" else label_list)
+        if not bgr and is_bgr(checkpoint, found, found.labels.get(model.config.num_labels)):
+            assumed.append("RGB, because its labels are not those of the published model, which is BGR (--bgr)")
     conversion = _Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
     _check_sizes(model, num_frames, image_size, to)
     report(f"it is {found.title}; comparing the model with a reference, in float64")
@@ -326,14 +328,13 @@ def attach_labels(
         ValueError: where the number of names is not the number of classes.
     """
     config = model.config
-    present = [config.id2label[index] for index in range(config.num_labels)]
     if labels == "none":
         return None
-    published = found.labels.get(config.num_labels)
-    if names is None and published and present == [f"LABEL_{index}" for index in range(config.num_labels)]:
-        labels, names = published, read_labels(published)
     if names is None:
-        return known_list(present)
+        labels = published_list(config, found)
+        if labels is None or _has_names(config):
+            return labels
+        names = read_labels(labels)
     if len(names) != config.num_labels:
         raise ValueError(
             f"The label list {labels!r} has {len(names)} labels, but the model has {config.num_labels} classes; give "
@@ -342,6 +343,21 @@ def attach_labels(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     return known_list(names)
+
+
+def published_list(config: TimesformerConfig, found: CheckpointFormat) -> str | None:
+    """
+    Return the label list that a model's classes are from, or `None` if it is unknown.
+
+    A model without class names is taken for one of the published ones of its format with the same number of classes.
+    """
+    if _has_names(config):
+        return known_list([config.id2label[index] for index in range(config.num_labels)])
+    return found.labels.get(config.num_labels)
+
+
+def _has_names(config: TimesformerConfig) -> bool:
+    return any(config.id2label[index] != f"LABEL_{index}" for index in range(config.num_labels))
 
 
 def _write_folder(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:

@@ -169,7 +169,7 @@ def write_results(
         with output_file(folder / "confusion_matrix.png", overwrite=True) as path:
             plot_confusion_matrix(path, counts, names)
     with output_file(folder / "results.json", overwrite=True) as path:
-        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False)
+        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it, too
     shutil.rmtree(parts.folder)
     return results

@@ -1,7 +1,13 @@
-"""Atomic outputs: each is written under a temporary name in the same folder and renamed when it is complete."""
+"""
+Atomic outputs: each is written under a temporary name in the same folder and renamed when it is complete.
+
+The temporary name is that of a hidden folder, which the run that writes there has locked. If the run is killed, the
+lock ends with it. So the next run can tell what a killed run has left from what a live one is writing.
+"""
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,21 +29,18 @@ def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: t
     check_output_folder(path, overwrite, own_files)
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        new = temporary / "new"
+    with _temporary_folder(path) as temporary:
+        new, old = temporary / "new", temporary / _OLD
         new.mkdir()
         yield new
         if path.exists():
-            path.rename(temporary / "old")
+            path.rename(old)
         try:
             new.rename(path)
         except OSError:
-            if (temporary / "old").exists():
-                (temporary / "old").rename(path)
+            if old.exists():
+                old.rename(path)
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -48,17 +51,87 @@ def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_file`].
     """
-    check_output_file(path, overwrite)
+    _check_file(path, overwrite)
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as temporary:
-        yield Path(temporary) / path.name
-        os.replace(Path(temporary) / path.name, path)
+    with _temporary_folder(path) as temporary:
+        yield temporary / path.name
+        os.replace(temporary / path.name, path)
+
+
+def remove_folder(path: str | os.PathLike) -> None:
+    """Remove a folder. It disappears at once, so that a run that is killed meanwhile leaves no half of it."""
+    path = Path(path).resolve()
+    with _temporary_folder(path) as temporary:
+        path.rename(temporary / "removed")
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """
+    Remove what killed runs have left in a folder: temporary folders that no live run has locked.
+
+    A killed run may have moved an output away, to replace it. This is moved back.
+    """
+    for leftover in Path(folder).glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(leftover.name)
+        if match and {entry.name for entry in leftover.glob("*")} <= {"new", _OLD, "removed", match[1]}:
+            with _lock(leftover) as is_locked:
+                if is_locked and leftover.exists():
+                    old, path = leftover / _OLD, leftover.with_name(match[1])
+                    if old.exists() and not path.exists():
+                        old.rename(path)
+                    shutil.rmtree(leftover, ignore_errors=True)
+
+
+_OLD = "old"  # the output that is replaced
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # as tempfile names it
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside `path`, which is locked in the block, and removed after it."""
+    while True:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        with _lock(temporary):
+            if not temporary.exists():  # another run took it for a leftover before it was locked
+                continue
+            try:
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """
+    Lock a folder in the block, and yield whether that was possible.
+
+    It is not if a live process has locked the folder, or where the system or the file system has no such locks.
+    """
+    try:
+        import fcntl
+
+        opened = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(opened)
 
 
 def check_output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: tuple[str, ...] = ()) -> None:
     """
     Check that the folder `path` can be written. Call it also before long work, so that the work is not lost.
+
+    Before that, what killed runs have left beside `path` is removed, see [`remove_leftovers`].
 
     Raises:
         FileExistsError: where `path` exists without `overwrite`; or where it is not a folder that contains only
@@ -66,6 +139,7 @@ def check_output_folder(path: str | os.PathLike, overwrite: bool = False, own_fi
         NotADirectoryError: where the folder can't be created.
         ValueError: for an empty name.
     """
+    remove_leftovers(Path(path).resolve().parent)
     _check_free(path, overwrite)
     path = Path(path).resolve()
     if not path.exists():
@@ -82,11 +156,19 @@ def check_output_file(path: str | os.PathLike, overwrite: bool = False) -> None:
     """
     Check that the file `path` can be written. Call it also before long work, so that the work is not lost.
 
+    Before that, what killed runs have left beside `path` is removed, see [`remove_leftovers`].
+
     Raises:
         FileExistsError: where `path` exists without `overwrite`, or is not a regular file.
         NotADirectoryError: where the file can't be created.
         ValueError: for an empty name.
     """
+    remove_leftovers(Path(path).resolve().parent)
+    _check_file(path, overwrite)
+
+
+def _check_file(path: str | os.PathLike, overwrite: bool) -> None:
+    """Check that the file `path` can be written, see [`check_output_file`]."""
     if Path(path).is_dir():
         raise FileExistsError(f"{path} is a folder; give the name of a file")
     _check_free(path, overwrite)

@@ -25,6 +25,7 @@ from ..data.reading import read_labelled_videos
 from ..data.training_splits import choose_splits
 from ..model.configuration_timesformer import TimesformerConfig
 from ..output.extras import check_packages
+from ..output.model_cards import public_name
 from .adapters import add_lora
 from .arguments import AugmentationArguments, DataArguments, ModelArguments
 from .folder import check_same_model, find_checkpoint, write_splits
@@ -383,8 +384,7 @@ def finish_training(
         settings |= {name: len(videos)} if isinstance(videos, LabelledVideos) else {}
     for name in ("lora_rank", "freeze"):
         settings |= {name: getattr(model_args, name)} if getattr(model_args, name) else {}
-    data_name = Path(data_args.data).resolve().name if Path(data_args.data).exists() else data_args.data
-    report = TrainingReport(data_name, model_args.model, settings, data.multi_label)
+    report = TrainingReport(public_name(data_args.data), model_args.model, settings, data.multi_label)
     if trainer.eval_dataset is not None:
         report.validate(trainer)
     _save_model(trainer, model_args)
