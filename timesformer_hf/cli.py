@@ -55,15 +55,23 @@ def _run(args: argparse.Namespace) -> int:
     try:
         with _ending_in_order():
             return args.run(args)
-    except KeyboardInterrupt:
-        print("timesformer-hf: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(_message("interrupted.", interrupt), file=sys.stderr)
+        return 128 + signal.SIGINT
+    except _Terminated as termination:
+        print(_message("interrupted.", termination), file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader of our output, for example `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # bad input, each with a message of its own
-        print(f"timesformer-hf: {error}", file=sys.stderr)
+        print(_message(str(error), error), file=sys.stderr)
         return 2
+
+
+def _message(text: str, error: BaseException) -> str:
+    """Return a line on the end of the program, with the notes of the error, which say how it goes on."""
+    return " ".join(["timesformer-hf:", text, *getattr(error, "__notes__", ())])
 
 
 @contextlib.contextmanager
@@ -81,9 +89,13 @@ def _ending_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM ends the program."""
+
+
 def stop(number: int, frame) -> None:
     """Leave the program by an exception, which cleans up on its way."""
-    sys.exit(128 + number)
+    raise _Terminated(128 + number)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from ..output.atomic import is_disk_full
 from ..video.printable import printable
 
 
@@ -60,6 +61,20 @@ def escaped_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def resumable(what_is_kept: str) -> Iterator[None]:
+    """Add what is kept, as a sentence, to the message of an interrupt or a full disk in the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        interrupt.add_note(what_is_kept)
+        raise
+    except OSError as error:
+        if is_disk_full(error):
+            error.add_note(f"When there is room, repeat the command. {what_is_kept}")
+        raise
 
 
 class _EscapingStream:

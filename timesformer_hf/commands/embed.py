@@ -6,7 +6,7 @@ import sys
 from ..output.atomic import check_output_file
 from ..output.terminal import loading_model, video_error
 from ..video.printable import printable
-from .common import default_device, optimized, positive
+from .common import default_device, optimized, positive, resumable
 
 
 DESCRIPTION = """\
@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load(args)
     sampling = choose_sampling(model, processor, args.num_frames, args.frame_sampling_rate)
     parts = FeatureParts(f"{args.out}.parts", describe_settings(model, processor, args.level, sampling))
-    return embed(args, videos, model, processor, sampling, parts)
+    with resumable("Finished batches are kept; the same command goes on from there."):
+        return embed(args, videos, model, processor, sampling, parts)
 
 
 def load(args: argparse.Namespace) -> tuple:

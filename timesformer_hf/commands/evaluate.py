@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation.measuring import evaluate_model
     from ..evaluation.results import summary
+    from .common import resumable
 
     def report(error: str) -> None:
         tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # for the slowest share
     accelerator = Accelerator(cpu=options.use_cpu, kwargs_handlers=[waiting])
     try:
-        results = evaluate_model(options, accelerator, report)
+        with resumable("What is done is kept; the same command goes on from there."):
+            results = evaluate_model(options, accelerator, report)
     except torch.OutOfMemoryError as error:
         message = f"out of memory: repeat it with a smaller --batch_size; what is done is kept ({error})"
         print(f"timesformer-hf: {message}", file=sys.stderr)

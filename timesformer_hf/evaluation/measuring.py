@@ -4,7 +4,6 @@ number of processes.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from ..data.reading import read_labelled_videos
 from ..inference.feature_extraction import choose_sampling, describe_settings
 from ..inference.feature_table import unfinished_batches
 from ..inference.quantization import quantization_config, quantize
-from ..output.atomic import check_output_file, output_file
+from ..output.atomic import check_output_file, output_file, remove_folder
 from ..output.extras import check_packages
 from ..output.parquet import import_pyarrow
 from ..output.terminal import loading_model
@@ -171,5 +170,5 @@ def write_results(
     with output_file(folder / "results.json", overwrite=True) as path:
         text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it, too
-    shutil.rmtree(parts.folder)
+    remove_folder(parts.folder)
     return results

@@ -6,12 +6,18 @@ lock ends with it. So the next run can tell what a killed run has left from what
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OLD = "old"  # the output that is replaced
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # as tempfile names it
 
 
 @contextlib.contextmanager
@@ -25,11 +31,12 @@ def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: t
 
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_folder`].
+        OSError: where the disk is full. The message names `path`.
     """
     check_output_folder(path, overwrite, own_files)
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(path) as temporary:
+    with _naming_full_disk(path), _temporary_folder(path) as temporary:
         new, old = temporary / "new", temporary / _OLD
         new.mkdir()
         yield new
@@ -50,11 +57,12 @@ def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
 
     Raises:
         FileExistsError, NotADirectoryError: see [`check_output_file`].
+        OSError: where the disk is full. The message names `path`.
     """
     _check_file(path, overwrite)
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(path) as temporary:
+    with _naming_full_disk(path), _temporary_folder(path) as temporary:
         yield temporary / path.name
         os.replace(temporary / path.name, path)
 
@@ -73,18 +81,33 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     A killed run may have moved an output away, to replace it. This is moved back.
     """
     for leftover in Path(folder).glob(".*.tmp"):
-        match = _TEMPORARY.fullmatch(leftover.name)
-        if match and {entry.name for entry in leftover.glob("*")} <= {"new", _OLD, "removed", match[1]}:
-            with _lock(leftover) as is_locked:
-                if is_locked and leftover.exists():
-                    old, path = leftover / _OLD, leftover.with_name(match[1])
-                    if old.exists() and not path.exists():
-                        old.rename(path)
-                    shutil.rmtree(leftover, ignore_errors=True)
+        name = _TEMPORARY.fullmatch(leftover.name)
+        if name is None or leftover.is_symlink():
+            continue
+        with _lock(leftover, wait=False) as is_locked:
+            if is_locked and {entry.name for entry in leftover.glob("*")} <= {"new", _OLD, "removed", name[1]}:
+                path = leftover.with_name(name[1])
+                if (leftover / _OLD).exists() and not path.exists():
+                    (leftover / _OLD).rename(path)
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-_OLD = "old"  # the output that is replaced
-_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # as tempfile names it
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a file can't grow: the disk is full, or a quota or a limit is reached."""
+    return isinstance(error, OSError) and error.errno in _DISK_FULL
+
+
+@contextlib.contextmanager
+def _naming_full_disk(path: Path) -> Iterator[None]:
+    """In the block, let the error of a full disk name the output, and not a temporary file or none."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        named = OSError(f"{path} can't be written, and no part of it stays: {os.strerror(error.errno)}")
+        named.errno = error.errno
+        raise named from error
 
 
 @contextlib.contextmanager
@@ -92,7 +115,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder beside `path`, which is locked in the block, and removed after it."""
     while True:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        with _lock(temporary):
+        with _lock(temporary, wait=True):
             if not temporary.exists():  # another run took it for a leftover before it was locked
                 continue
             try:
@@ -103,11 +126,12 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
+def _lock(folder: Path, wait: bool) -> Iterator[bool]:
     """
-    Lock a folder in the block, and yield whether that was possible.
+    Lock a folder in the block, and yield whether that was possible. The lock ends with the process at the latest.
 
-    It is not if a live process has locked the folder, or where the system or the file system has no such locks.
+    It is not possible where the system or the file system has no such locks. Without `wait`, it is not possible either
+    if a live process has locked the folder.
     """
     try:
         import fcntl
@@ -118,11 +142,11 @@ def _lock(folder: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            is_locked = True
         except OSError:
-            yield False
-        else:
-            yield True
+            is_locked = False
+        yield is_locked
     finally:
         os.close(opened)
 

@@ -37,9 +37,9 @@ def plot_costs(path: str | os.PathLike, panels: Sequence[Panel], label: str) -> 
         ValueError, ImportError: see [`check_can_plot`].
     """
     check_can_plot(path)
-    most = max(len(panel.lines) for panel in panels)
-    if most > len(COLOURS):
-        raise ValueError(f"A panel has {most} lines, but there are {len(COLOURS)} colours; add some in output/figures.py")
+    lines, colours = max(len(panel.lines) for panel in panels), len(COLOURS)
+    if lines > colours:
+        raise ValueError(f"A panel has {lines} lines, but there are {colours} colours; add some in output/figures.py")
     figure = new_figure(9, 4.2)
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):

@@ -33,7 +33,7 @@ from .losses import ClipLoss, balanced_class_weights
 from .motion_start import start_for_motion
 from .report import TrainingReport
 from .start import freeze, start_from_checkpoint, start_from_scratch
-from .trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+from .trainer import ClipTrainer, ClipTrainingArguments, clip_metrics, saving
 
 
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
@@ -387,7 +387,8 @@ def finish_training(
     report = TrainingReport(public_name(data_args.data), model_args.model, settings, data.multi_label)
     if trainer.eval_dataset is not None:
         report.validate(trainer)
-    _save_model(trainer, model_args)
+    with saving(trainer.args.output_dir, trainer.args.output_dir):
+        _save_model(trainer, model_args)
     if trainer.is_world_process_zero():
         trainer.save_state()
         report.write(trainer)

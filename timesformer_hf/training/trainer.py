@@ -3,8 +3,11 @@ transformers' Trainer for clips, with the recipes' optimizer and schedule, a los
 checkpoints that are whole or not there.
 """
 
+import contextlib
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,16 +206,31 @@ class ClipTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
         try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # of Python, torch.save and safetensors
+            with saving(folder, self.args.output_dir):
+                super()._save_checkpoint(model, trial)
+        except CheckpointError:
             shutil.rmtree(folder, ignore_errors=True)
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{folder} can't be written: {reason}. Is the disk full? {resume_hint(folder.parent)}"
-            ) from error
+            raise
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Keep the README.md that is there. `push_to_hub` would replace it by one that says less."""
+
+
+@contextlib.contextmanager
+def saving(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Iterator[None]:
+    """
+    The block saves a model to a folder, in a training whose checkpoints are in `output_dir`.
+
+    Raises:
+        CheckpointError: where the folder can't be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # of Python, torch.save and safetensors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{folder} can't be written: {reason}. Is the disk full? {resume_hint(output_dir)}"
+        ) from error
 
 
 def _mixed_seed(*numbers: int) -> int:
