@@ -4,6 +4,7 @@ Files in which packets and decoder disagree, or nearly so: the frames and their 
 Small videos of every codec are cut, joined, remuxed and changed without encoding them again.
 """
 
+import importlib.util
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -354,6 +355,10 @@ def test_what_is_left_as_it_is(name, encoder, options, pix_fmt, tmp_path):
     assert {frame.shape for frame in assert_exact(path)} == {(64, 96, 3)}
 
 
+def decoders() -> list[str]:
+    return ["pyav", *(["torchcodec"] if importlib.util.find_spec("torchcodec") else [])]
+
+
 class TestFrameRate:
     def test_variable_rate(self, tmp_path):
         """1.6 s with 25 frames a second, then a frame every 0.28 s."""
@@ -364,8 +369,31 @@ class TestFrameRate:
             path = write_video(tmp_path / name, moving_pattern(100), codec, settings, times=times)
             about = decode_frames(path, lambda about: [0])[1]
             assert about.fps == pytest.approx(99 / 18.12, rel=0.001)
-            batch = TimesformerVideoProcessor(size=32, crop_size=32)(path, fps=2, return_metadata=True)
-            assert len(batch["video_metadata"][0].frames_indices) == 36
+
+            def shown(fps: float) -> list[int]:
+                """The frames that are shown at 36 equal parts of all 18 seconds."""
+                parts = [part * 100 / fps / 36 for part in range(36)]
+                return [max(i for i in range(100) if times[i] / 1000 <= part) for part in parts]
+
+            processor = TimesformerVideoProcessor(size=32, crop_size=32)
+            for decoder in decoders():
+                for source in (path, path.read_bytes()):
+                    (got,) = processor(source, fps=2, return_metadata=True, decoder=decoder)["video_metadata"]
+                    assert got.frames_indices == shown(got.fps)  # of torchcodec, the last frame takes no time
+                    assert not hasattr(got, "find_frame_times")
+            indices = processor(path, fps=2, return_metadata=True, num_clips=2)["video_metadata"][0].frames_indices
+            assert indices[:36] == shown(about.fps)
+            assert sorted(indices[36:]) == indices[36:] != indices[:36]
+
+    @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.flv"])
+    @pytest.mark.parametrize("rate", [25, 30, 50])
+    def test_constant_rate_as_before(self, name, rate, tmp_path):
+        """Matroska and FLV round timestamps to milliseconds."""
+        times = [round(1000 * i / rate) for i in range(90)]
+        path = write_video(tmp_path / name, moving_pattern(90), times=times)
+        batch = TimesformerVideoProcessor(size=32, crop_size=32)(path, fps=7, return_metadata=True)
+        count = int(90 / rate * 7)
+        assert batch["video_metadata"][0].frames_indices == [i * 90 // count for i in range(count)]
 
     def test_start_hidden_by_an_edit_list(self, encode, tmp_path):
         whole = encode("h264", "mp4")

@@ -37,7 +37,7 @@ from .video_errors import CallersErrors, VideoReadError, translated_errors
 from .video_options import VideoOptions
 from .video_packets import PacketInspector, PacketScan, scan_packets
 from .video_sources import VideoSource, describe_source, is_decoder, open_source
-from .video_stream import choose_stream, describe_stream
+from .video_stream import choose_stream, describe_stream, frame_times
 
 
 _ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
@@ -104,6 +104,7 @@ def decode_frames(
             frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
         frames = equalize_sizes(frames, name, options)
         metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        vars(metadata).pop("find_frame_times", None)
         return np.stack(frames), metadata
 
 
@@ -136,6 +137,7 @@ def _read_with_pyav(
         packets = _keep_packets(container, stream)
         scan = scan_packets(packets or demux(container, stream), stream)
         metadata = describe_stream(stream, scan)
+        metadata.find_frame_times = partial(frame_times, stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
         if scan.is_exact:
             metadata.frames_indices = choose(metadata)
@@ -380,7 +382,20 @@ def _read_with_torchcodec(
     """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
     with _open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
-    return read_with_torchcodec(file, name, choose, device, index)
+
+    def find_frame_times() -> list[float] | None:
+        position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
+        with _open_pyav(file, name, number, options) as (container, stream):
+            times = frame_times(stream, scan_packets(demux(container, stream), stream))
+        if position is not None:
+            file.seek(position)
+        return times
+
+    def choose_by_time(metadata: VideoMetadata) -> list[int]:
+        metadata.find_frame_times = find_frame_times
+        return choose(metadata)
+
+    return read_with_torchcodec(file, name, choose_by_time, device, index)
 
 
 _BACKENDS = {

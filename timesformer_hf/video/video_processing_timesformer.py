@@ -15,8 +15,9 @@ from .clip_processing import channel_format, check_batch, check_frame_sizes, wri
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
 from .video_options import VideoOptions
-from .video_sampling import sample_frame_indices
+from .video_sampling import default_sampling, has_variable_rate, sample_frame_indices, uniform_in_time
 from .video_sources import is_video_source
+from .video_stream import known_frame_times
 
 
 FRAME_SETTINGS = (
@@ -266,7 +267,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         Return the indices of the frames to take from a video, ordered by clip.
 
         [`TimesformerVideoProcessorKwargs`] describes the arguments. `fps` asks for this many frames per second of
-        the whole video, instead of `num_frames`.
+        the whole video, instead of `num_frames`. If the video has a variable frame rate and its timestamps are known,
+        these are the frames that are shown at equal steps of time.
 
         Raises:
             TypeError: if a number of frames, the number of clips or the rate is not an integer.
@@ -282,7 +284,14 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                 raise ValueError(
                     f"Sampling fps={fps} needs the video's own fps in video_metadata; add it, or give num_frames"
                 )
-            num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
+            duration = metadata.total_num_frames / metadata.fps
+            num_frames = max(1, int(duration * fps))
+            times = known_frame_times(metadata)
+            by_time = (frame_sampling or default_sampling(frame_sampling_rate)) == "uniform"
+            if by_time and times and has_variable_rate(times):
+                return uniform_in_time(
+                    frame_times=times, duration=duration, num_frames=num_frames, num_clips=num_clips or 1
+                )
         return sample_frame_indices(
             total_num_frames=metadata.total_num_frames,
             num_frames=self.num_frames if num_frames is None else num_frames,
