@@ -17,6 +17,7 @@ from remuxing import FRAME, Coded, read_packets, write_packets
 
 from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.video import video_decoding
+from timesformer_hf.video.av1_units import count_shown_av1, split_av1
 from timesformer_hf.video.coded_headers import BitReader, H264Sequence
 from timesformer_hf.video.nal_units import units_of_header
 from timesformer_hf.video.video_decoding import decode_frames
@@ -324,6 +325,48 @@ def test_two_shown_frames_in_a_packet(container, tmp_path):
     packets = two_in_one(read_packets(whole))
     assert len(packets) == NUM_FRAMES - 2
     assert len(assert_exact(write_packets(tmp_path / f"b.{container}", whole, packets))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_two_shown_frames_of_av1_in_a_packet(container, encode, tmp_path):
+    """The specification forbids it, and the decoder shows both."""
+    whole = encode("av1", container)
+    packets = read_packets(whole)
+    for i in (20, 30):
+        packets[i] = packets[i]._replace(data=packets[i].data + packets[i + 1].data)
+    del packets[31], packets[21]
+    assert len(assert_exact(write_packets(tmp_path / f"b.{container}", whole, packets))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_packet_of_av1_that_shows_no_frame(container, encode, tmp_path):
+    """Frames that others refer to, in a packet of their own."""
+    whole = encode("av1", container)
+    packets, i = read_packets(whole), 0
+    while len(list(split_av1(memoryview(packets[i].data)))) < 3 or packets[i].key:
+        i += 1
+    *_, (_, _, shown) = split_av1(memoryview(packets[i].data))
+    place = packets[i].data.rindex(bytes(shown)) - (2 if len(shown) < 128 else 3)  # its header and size
+    hidden, shown = packets[i].data[:place], packets[i].data[place:]
+    time = packets[i].dts - FRAME / 2
+    packets[i : i + 1] = [Coded(hidden, time, time, False), packets[i]._replace(data=shown)]
+    path = write_packets(tmp_path / f"b.{container}", whole, packets)
+    assert [count_shown_av1(memoryview(part)) for part in (hidden, shown)] == [0, 1]
+    assert len(assert_exact(path)) == NUM_FRAMES
+
+
+def test_units_of_av1():
+    frame, last = b"\x32\x01\x10", b"\x30\x10\0"  # of one byte, and without a size
+    layers = b"\x36\x00\x01\x10" + b"\x36\x08\x01\x10"
+    assert [count_shown_av1(memoryview(data)) for data in (b"", frame, frame * 2, frame + last, layers)] == [
+        0,
+        1,
+        2,
+        2,
+        1,
+    ]
+    assert [layer for _, layer, _ in split_av1(memoryview(layers))] == [0, 1]
+    assert count_shown_av1(memoryview(b"\x1a\x01\x80\x32\x01\x00\x32")) == 1  # shows an existing frame; a cut end
 
 
 @pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
