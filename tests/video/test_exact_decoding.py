@@ -358,13 +358,8 @@ def test_packet_of_av1_that_shows_no_frame(container, encode, tmp_path):
 def test_units_of_av1():
     frame, last = b"\x32\x01\x10", b"\x30\x10\0"  # of one byte, and without a size
     layers = b"\x36\x00\x01\x10" + b"\x36\x08\x01\x10"
-    assert [count_shown_av1(memoryview(data)) for data in (b"", frame, frame * 2, frame + last, layers)] == [
-        0,
-        1,
-        2,
-        2,
-        1,
-    ]
+    packets = (b"", frame, frame * 2, frame + last, layers)
+    assert [count_shown_av1(memoryview(packet)) for packet in packets] == [0, 1, 2, 2, 1]
     assert [layer for _, layer, _ in split_av1(memoryview(layers))] == [0, 1]
     assert count_shown_av1(memoryview(b"\x1a\x01\x80\x32\x01\x00\x32")) == 1  # shows an existing frame; a cut end
 
