@@ -105,7 +105,15 @@ def decode_frames(
         frames = equalize_sizes(frames, name, options)
         metadata.height, metadata.width = frames[0].shape[:2]  # upright
         vars(metadata).pop("find_frame_times", None)
-        return np.stack(frames), metadata
+        return _stack(frames), metadata
+
+
+def _stack(frames: list[np.ndarray]) -> np.ndarray:
+    """Return frames as one array. Each is dropped from the list when it is copied, so that none is in memory twice."""
+    clip = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
+    for number in range(len(frames)):
+        clip[number], frames[number] = frames[number], None
+    return clip
 
 
 def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
@@ -366,7 +374,10 @@ def _set_threads(stream, threads: int) -> None:
 
 def to_rgb(frame) -> np.ndarray:
     """Return a decoded frame as RGB, uint8 (height, width, 3), upright as the file's display matrix says."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # `frame.side_data` would tie the frame to itself, and Python would keep its pixels until it looks for such cycles.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     picture = convertible(frame).to_ndarray(format="rgb24", threads=1)
     return picture if matrix is None else turn_upright(picture, bytes(matrix))
 
