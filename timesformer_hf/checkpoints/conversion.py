@@ -20,6 +20,7 @@ from .files import Checkpoint, find_source, read_checkpoint
 from .formats import CheckpointFormat, find_format, own_weights
 from .image_vit import make_start, read_image_vit
 from .keys import ORIGINAL, restore_keys
+from .limits import CheckpointLimits
 from .model_card import make_model_card
 from .parity import (
     check_parity,
@@ -80,6 +81,7 @@ def convert(
     outputs: str | os.PathLike | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda step: None,
+    limits: CheckpointLimits | None = None,
 ) -> _Conversion:
     """
     Convert a checkpoint. Nothing is written before every key fits and the model equals a reference in float64.
@@ -101,6 +103,7 @@ def convert(
             The converted model must compute the same.
         overwrite: replace `out` where it is a model.
         report: is called with a phrase before each step, because large models take a minute.
+        limits: how large the parts of the source may be, see [`CheckpointLimits`].
 
     Raises:
         ValueError: where the source has an unknown format or doesn't fit. [`ParityError`], a subclass, where the model
@@ -113,7 +116,7 @@ def convert(
     path = find_source(source)
     if overwrite and Path(out).resolve() in path.resolve().parents:
         raise FileExistsError(f"{source} is inside {out}, which would be replaced; give another name")
-    checkpoint = read_checkpoint(source, path=path)
+    checkpoint = read_checkpoint(source, path=path, limits=limits)
     found = find_format(checkpoint, from_format)
     notes = []
     if found.is_image_model:
