@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
@@ -431,12 +432,16 @@ class TimesformerLayer(GradientCheckpointingLayer):
         norm, real_tokens = getattr(self, step.norm), step.real_tokens(hidden_states, grid)
         if real_tokens is not None:
             kwargs["real_tokens"] = real_tokens
-        with recomputed(norm, lambda: step.regroup(norm(hidden_states), grid)) as groups:
+        with recomputed(norm, lambda: self.normalized_groups(step, norm, hidden_states, grid)) as groups:
             residual, *maps = getattr(self, step.attention)(groups, output_attentions, **kwargs)
         residual = self.drop_path(residual)
-        if step.dense is not None:
-            residual = getattr(self, step.dense)(residual)
-        return step.restore(residual, grid), *maps
+        if step.dense is None:
+            return step.restore(residual, grid), *maps
+        dense = getattr(self, step.dense)
+        if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
+            return step.restore(dense(residual), grid), *maps
+        patches = dense(step.restore(residual, grid)[:, 1:])
+        return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 
     def attend_with_cls(
         self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
@@ -444,9 +449,22 @@ class TimesformerLayer(GradientCheckpointingLayer):
         """Return the residual of the last attention step for CLS, (batch, 1, hidden_size): the mean of its copies."""
         step = self.steps[-1]
         norm = getattr(self, step.norm)
-        with recomputed(norm, lambda: step.regroup(norm(hidden_states), grid)) as groups:
+        with recomputed(norm, lambda: self.normalized_groups(step, norm, hidden_states, grid)) as groups:
             (residual,) = getattr(self, step.attention)(groups, first_only=True, **kwargs)
         return self.drop_path(residual).unflatten(0, (hidden_states.shape[0], -1)).mean(dim=1)
+
+    def normalized_groups(
+        self, step: AttentionStep, norm: nn.Module, hidden_states: torch.Tensor, grid: Grid
+    ) -> torch.Tensor:
+        """
+        Return the groups of normalised tokens (groups, length, hidden_size).
+
+        A layer norm acts on each token alone, and there are fewer tokens before they are grouped. A hook or another
+        module gets the groups, as in the model built into transformers.
+        """
+        if is_untouched(norm, nn.LayerNorm):
+            return step.regroup(norm(hidden_states), grid)
+        return norm(step.regroup(hidden_states, grid))
 
     def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the residual of the MLP, in the shape of the tokens."""
