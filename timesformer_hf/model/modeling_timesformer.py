@@ -565,6 +565,11 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    @classmethod
+    def _from_config(cls, config: PreTrainedConfig, **kwargs):
+        """Make a model, as `from_config` of the Auto classes does, also from a config of the built-in model."""
+        return super()._from_config(_as_own_config(cls, config), **kwargs)
+
     def __init__(self, config: TimesformerConfig, *args, **kwargs):
         if not isinstance(config, TimesformerConfig):
             raise TypeError(
@@ -683,8 +688,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 `ignore_mismatched_sizes=True` initialises those anew. Or the checkpoint's own config asks for
                 attentions or layers that its weights don't contain, or the other way round.
         """
-        if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
-            config = cls.config_class.from_dict(config.to_dict())  # a config of the model built into transformers
+        config = _as_own_config(cls, config)
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
         if stored and isinstance(config, PreTrainedConfig):  # the caller may have changed the sizes in it
@@ -707,6 +711,13 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             check_no_attention_left_over_or_missing(pretrained_model_name_or_path, model.config, info)
         model.resize_embeddings(**wanted)
         return (model, info) if output_loading_info else model
+
+
+def _as_own_config(model_class: type, config):
+    """Return a config of the model built into transformers as the model's own. Anything else is returned as it is."""
+    if not isinstance(config, PreTrainedConfig) or isinstance(config, model_class.config_class):
+        return config
+    return model_class.config_class.from_dict(config.to_dict())
 
 
 def records_inner_states(
