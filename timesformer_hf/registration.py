@@ -16,11 +16,14 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
+from .version import __version__
 
+
+OLDEST_TRANSFORMERS = (5, 17)  # as in pyproject.toml
 _MODEL_TYPE = "timesformer"
 _PIPELINE_TASK = "video-classification"
 _PIPELINE = f"{__package__}.inference.pipeline_timesformer.TimesformerVideoClassificationPipeline"
@@ -29,7 +32,13 @@ _Processors = tuple[dict[str, type], dict[str, type]]  # by backend, and by the 
 
 
 def register() -> None:
-    """Make transformers use this package for model type "timesformer". Calling it again changes nothing."""
+    """
+    Make transformers use this package for model type "timesformer". Calling it again changes nothing.
+
+    Raises:
+        ImportError: if the installed transformers is too old. The message gives both versions and the pip line.
+    """
+    _check_transformers()
     for finder in [finder for finder in sys.meta_path if _is_of_another_copy(finder)]:
         finder.unregister()
     _finder.register()
@@ -38,6 +47,33 @@ def register() -> None:
 def unregister() -> None:
     """Make transformers use its built-in classes again. Calling it again changes nothing."""
     _finder.unregister()
+
+
+def _check_transformers() -> None:
+    """
+    Check the version of transformers. An older one would use its built-in model without a word.
+
+    Raises:
+        ImportError: see `register`.
+    """
+    installed = _installed_transformers()
+    if installed is not None and tuple(map(int, installed.split(".")[:2])) < OLDEST_TRANSFORMERS:
+        needed = f"transformers>={'.'.join(map(str, OLDEST_TRANSFORMERS))},<6"
+        raise ImportError(
+            f"{__package__} {__version__} needs {needed}, but {installed} is installed: "
+            f'python -m pip install "{needed}"'
+        )
+
+
+def _installed_transformers() -> str | None:
+    """Return the version of transformers without importing it, or `None` if there is none to be read."""
+    if hasattr(sys.modules.get("transformers"), "__version__"):
+        return sys.modules["transformers"].__version__
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return None
+    with open(spec.origin, encoding="utf-8") as file:
+        return next((line.split('"')[1] for line in file if line.startswith('__version__ = "')), None)
 
 
 def _set_item(table: dict, key, value) -> _Undo:
@@ -201,7 +237,7 @@ _PARTS: dict[str, Callable[[object], _Undo]] = {
 }
 
 
-class _RegisteringFinder(MetaPathFinder):
+class _RegisteringFinder:
     """An import hook that registers with a module of `_PARTS` right after it was imported."""
 
     def __init__(self):

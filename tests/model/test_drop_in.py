@@ -147,7 +147,9 @@ class TestHooks:
 
             check_equal(pair, see, msg=lambda message, name=name: f"{name}: {message}")
 
-    @pytest.mark.parametrize("name", ["timesformer", "timesformer.layernorm", "timesformer.encoder.layer.1.output.dense"])
+    @pytest.mark.parametrize(
+        "name", ["timesformer", "timesformer.layernorm", "timesformer.encoder.layer.1.output.dense"]
+    )
     def test_inputs_and_gradients(self, pair, name):
         """As Grad-CAM sees them, at the end of the network."""
 
@@ -260,8 +262,8 @@ class TestHooks:
     def test_without_hooks_the_last_block_computes_cls_alone(self):
         model, rows = make_pair()[1], []
         dense = model.timesformer.encoder.layer[-1].output.dense
-        dense.forward = lambda hidden_states: rows.append(hidden_states.shape[1]) or nn.Linear.forward(
-            dense, hidden_states
+        dense.forward = lambda hidden_states: (
+            rows.append(hidden_states.shape[1]) or nn.Linear.forward(dense, hidden_states)
         )
         model(clip())
         del dense.forward
@@ -379,7 +381,9 @@ SURGERY = {
         lambda layer: set_attribute(layer, "intermediate.intermediate_act_fn", Shift)
     ),
     "token mixing around the MLP": replace_layers(lambda layer: set_attribute(layer, "intermediate", Shift)),
-    "token mixing at the end": lambda model: setattr(model.timesformer, "layernorm", Shift(model.timesformer.layernorm)),
+    "token mixing at the end": lambda model: setattr(
+        model.timesformer, "layernorm", Shift(model.timesformer.layernorm)
+    ),
     "another scale": replace_layers(lambda layer: setattr(layer.attention.attention, "scale", 1.0)),
     "four channels": new_projection,
     "a stem of two convolutions": stem,
@@ -405,7 +409,9 @@ class TestSurgery:
         check_equal(pair, use)
 
     @pytest.mark.parametrize("name", ["layernorm_after", "temporal_layernorm", "intermediate.intermediate_act_fn"])
-    @pytest.mark.parametrize("noise", [Noise, lambda module: nn.Sequential(module, nn.Dropout(0.4)), lambda _: nn.RReLU()])
+    @pytest.mark.parametrize(
+        "noise", [Noise, lambda module: nn.Sequential(module, nn.Dropout(0.4)), lambda _: nn.RReLU()]
+    )
     def test_random_modules_have_right_gradients(self, name, noise):
         for model in (pair := make_pair()):
             set_attribute(model.timesformer.encoder.layer[0], name, noise)
@@ -428,7 +434,9 @@ class TestSurgery:
     def test_positions_that_are_no_grid(self):
         model = make_pair()[1]
         model.timesformer.embeddings.position_embeddings = nn.Parameter(torch.zeros(1, 8, 16, dtype=torch.float64))
-        with pytest.raises(ValueError, match=r"7 position embeddings .* neither the config's grid of 2 x 2 nor a square"):
+        with pytest.raises(
+            ValueError, match=r"7 position embeddings .* neither the config's grid of 2 x 2 nor a square"
+        ):
             model(clip())
 
     def test_tokens_that_fit_no_clip(self):

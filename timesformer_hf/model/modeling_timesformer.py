@@ -577,6 +577,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 f"{type(config).__module__}; convert it by TimesformerConfig.from_dict(config.to_dict())"
             )
         config.check_values()
+        config.check_heads()
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
