@@ -1,4 +1,4 @@
-"""What public programs do with the model built into transformers gives the same with ours: the built-in is the oracle."""
+"""What programs do with the model built into transformers gives the same with ours: the built-in is the oracle."""
 
 import copy
 import io

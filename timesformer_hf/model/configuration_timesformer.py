@@ -9,6 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from .attention_schemes import ATTENTION_SCHEMES
 
 
+# Arguments of a `from_pretrained` call that say where files are
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _INTERPOLATION_MODES = ("nearest", "bicubic")
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
@@ -110,6 +112,9 @@ class TimesformerConfig(PreTrainedConfig):
     interpolation_mode: str = "nearest"
 
     def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels")
+        if isinstance(num_labels, int) and num_labels < 0:  # it would end as a model without a head
+            raise ValueError(f"TimesformerConfig: num_labels={num_labels} must be at least 0")
         super().__post_init__(**kwargs)
         self.check_values()
 
@@ -223,10 +228,9 @@ def stored_config_values(checkpoint, arguments: dict) -> dict:
         checkpoint: a folder or a name on the Hub.
         arguments: the keyword arguments of a `from_pretrained` call. Only those for the Hub are used.
     """
-    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     try:
         values, _ = PreTrainedConfig.get_config_dict(
-            checkpoint, **{name: arguments[name] for name in names if name in arguments}
+            checkpoint, **{name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         )
     except OSError:
         return {}

@@ -25,9 +25,18 @@ from .activation_recompute import DETERMINISTIC, hooks_on, is_untouched, recompu
 from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import Problem, check_labels, infer_problem_type
-from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
+from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table, table_grid
-from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, has_same_structure
+from .loading_checks import (
+    SIZES,
+    UnusableCheckpointError,
+    check_complete,
+    check_no_attention_left_over_or_missing,
+    check_shapes,
+    compare_shapes,
+    has_same_structure,
+    stored_shapes,
+)
 from .model_outputs import FEATURE_LEVELS, TimesformerClassifierOutput, TimesformerModelOutput, check_level
 
 
@@ -688,7 +697,23 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             WeightsMismatchError: a `ValueError`. Either weights have other shapes than the config asks for;
                 `ignore_mismatched_sizes=True` initialises those anew. Or the checkpoint's own config asks for
                 attentions or layers that its weights don't contain, or the other way round.
+            UnusableCheckpointError: for these and every other `ValueError` while transformers' pipeline loads a model,
+                and if weights are missing or not finite, or there are no labels.
         """
+        for_pipeline = kwargs.get("_from_pipeline") is not None
+        try:
+            model, info = cls._load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            if for_pipeline:
+                check_complete(pretrained_model_name_or_path, model, info)
+        except ValueError as error:
+            if for_pipeline:
+                raise UnusableCheckpointError(str(error)) from error
+            raise
+        return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _load(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs) -> tuple:
+        """Return the loaded model and transformers' loading info. Arguments are those of `from_pretrained`."""
         config = _as_own_config(cls, config)
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
@@ -698,6 +723,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             for name in SIZES:
                 setattr(config, name, stored.get(name, getattr(cls.config_class, name)))
         ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        if stored and not ignore_mismatched_sizes:
+            cls._check_before_building(pretrained_model_name_or_path, stored, config, kwargs)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -711,7 +738,42 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         if stored and has_same_structure(stored, model.config):
             check_no_attention_left_over_or_missing(pretrained_model_name_or_path, model.config, info)
         model.resize_embeddings(**wanted)
-        return (model, info) if output_loading_info else model
+        return model, info
+
+    @classmethod
+    def _check_before_building(cls, checkpoint, stored: dict, config, arguments: dict) -> None:
+        """
+        Check the shapes of the weights in a checkpoint before a model is built, which takes long if it is large.
+
+        It looks only at safetensors files, and only if the caller doesn't change the structure of the model.
+
+        Args:
+            stored: the values in the checkpoint's config.json.
+            config: the config of the caller, if it is an object.
+            arguments: the other arguments of `from_pretrained`.
+
+        Raises:
+            WeightsMismatchError: see `from_pretrained`.
+        """
+        if stored.keys() & {"quantization_config"} or arguments.keys() & _OTHER_WEIGHTS:
+            return
+        if not isinstance(config, PreTrainedConfig):
+            fields = {name: value for name, value in arguments.items() if hasattr(cls.config_class, name)}
+            config = cls.config_class.from_dict(stored | fields)
+        shapes = stored_shapes(checkpoint, {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments})
+        if shapes is None or not has_same_structure(stored, config):
+            return
+        config = copy.deepcopy(config)
+        num_layers, config.num_hidden_layers = config.num_hidden_layers, 1
+        with torch.device("meta"):
+            info = compare_shapes(shapes, cls(config), num_layers)
+        config.num_hidden_layers = num_layers
+        check_shapes(checkpoint, info)
+        check_no_attention_left_over_or_missing(checkpoint, config, info)
+
+
+# Arguments of `from_pretrained` that take the weights from other files than usual
+_OTHER_WEIGHTS = {"state_dict", "variant", "gguf_file", "use_safetensors", "quantization_config"}
 
 
 def _as_own_config(model_class: type, config):
