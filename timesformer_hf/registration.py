@@ -190,10 +190,11 @@ def _register_pipeline(pipelines) -> _Undo:
     """
     Make transformers use our pipeline for the task, and find the task of a TimeSformer in a local folder.
 
-    Our pipeline leaves the videos of other models to transformers' own one. For `pipeline(model=DIR)`, transformers
-    would look for the task on the Hub.
+    A checkpoint that is broken or not complete is an error. Our pipeline leaves the videos of other models to
+    transformers' own one. For `pipeline(model=DIR)`, transformers would look for the task on the Hub.
     """
-    task, original_get_task = pipelines.SUPPORTED_TASKS[_PIPELINE_TASK], pipelines.get_task
+    task = pipelines.SUPPORTED_TASKS[_PIPELINE_TASK]
+    original_get_task, original_load_model = pipelines.get_task, pipelines.load_model
 
     @wraps(original_get_task)
     def get_task(model: str, *args, **kwargs) -> str:
@@ -203,14 +204,26 @@ def _register_pipeline(pipelines) -> _Undo:
             return _PIPELINE_TASK
         return original_get_task(model, *args, **kwargs)
 
+    @wraps(original_load_model)
+    def load_model(model, config, model_classes=None, task: str | None = None, **kwargs):
+        if not isinstance(model, str) or (config.model_type, task) != (_MODEL_TYPE, _PIPELINE_TASK):
+            return original_load_model(model, config=config, model_classes=model_classes, task=task, **kwargs)
+        from .model.loading_checks import check_complete
+
+        # The original would go on with the built-in model after an error of ours.
+        loaded, info = model_classes[0].from_pretrained(model, output_loading_info=True, **kwargs)
+        if not loaded._hf_peft_config_loaded:  # an adapter may bring what its base model lacks
+            check_complete(model, loaded, info)
+        return loaded
+
     # Newer versions import the class by its name when it is used, older ones expect the class.
     ours = {**task, "impl": _PIPELINE} if isinstance(task["impl"], str) else _TaskOfClass(task)
     undo_task = _set_item(pipelines.SUPPORTED_TASKS, _PIPELINE_TASK, ours)
-    pipelines.get_task = get_task
+    pipelines.get_task, pipelines.load_model = get_task, load_model
 
     def undo() -> None:
         undo_task()
-        pipelines.get_task = original_get_task
+        pipelines.get_task, pipelines.load_model = original_get_task, original_load_model
 
     return undo
 

@@ -25,14 +25,6 @@ class WeightsMismatchError(ValueError, RuntimeError):
     """
 
 
-class UnusableCheckpointError(Exception):
-    """
-    Raised in place of a `ValueError` while transformers' pipeline loads a model.
-
-    After a `ValueError` the pipeline would go on with the model built into transformers, without a word.
-    """
-
-
 def has_same_structure(stored: dict, config: TimesformerConfig) -> bool:
     """Whether the config values stored in a checkpoint and `config` describe a model with the same parameters."""
     return all(stored.get(name, getattr(type(config), name)) == getattr(config, name) for name in STRUCTURE)
@@ -139,7 +131,7 @@ def check_complete(checkpoint, model: nn.Module, info: dict) -> None:
 
 
 def _is_finite(weight: nn.Parameter) -> bool:
-    """Whether all values are finite. The sum tells it fastest, unless it overflows. Quantized weights aren't checked."""
+    """Whether all values are finite. The sum tells it fastest, unless it overflows. Quantized ones aren't checked."""
     if weight.is_meta or type(weight) is not nn.Parameter or not weight.is_floating_point():
         return True
     weight = weight.detach()

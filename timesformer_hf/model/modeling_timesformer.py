@@ -29,8 +29,6 @@ from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair
 from .embedding_tables import resize_position_table, resize_time_table, table_grid
 from .loading_checks import (
     SIZES,
-    UnusableCheckpointError,
-    check_complete,
     check_no_attention_left_over_or_missing,
     check_shapes,
     compare_shapes,
@@ -697,23 +695,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             WeightsMismatchError: a `ValueError`. Either weights have other shapes than the config asks for;
                 `ignore_mismatched_sizes=True` initialises those anew. Or the checkpoint's own config asks for
                 attentions or layers that its weights don't contain, or the other way round.
-            UnusableCheckpointError: for these and every other `ValueError` while transformers' pipeline loads a model,
-                and if weights are missing or not finite, or there are no labels.
         """
-        for_pipeline = kwargs.get("_from_pipeline") is not None
-        try:
-            model, info = cls._load(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
-            if for_pipeline:
-                check_complete(pretrained_model_name_or_path, model, info)
-        except ValueError as error:
-            if for_pipeline:
-                raise UnusableCheckpointError(str(error)) from error
-            raise
-        return (model, info) if output_loading_info else model
-
-    @classmethod
-    def _load(cls, pretrained_model_name_or_path, *model_args, config=None, **kwargs) -> tuple:
-        """Return the loaded model and transformers' loading info. Arguments are those of `from_pretrained`."""
         config = _as_own_config(cls, config)
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
@@ -738,7 +720,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         if stored and has_same_structure(stored, model.config):
             check_no_attention_left_over_or_missing(pretrained_model_name_or_path, model.config, info)
         model.resize_embeddings(**wanted)
-        return model, info
+        return (model, info) if output_loading_info else model
 
     @classmethod
     def _check_before_building(cls, checkpoint, stored: dict, config, arguments: dict) -> None:
