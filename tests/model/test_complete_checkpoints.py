@@ -91,6 +91,12 @@ class TestAnswers:
         with pytest.raises(ValueError, match="has no labels"):
             load(folder)
 
+    def test_a_processor_with_impossible_settings(self, load, folder):
+        path = folder / "video_preprocessor_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"image_std": [0.2, 0.0, 0.2]}))
+        with pytest.raises(ValueError, match=r"image_std=\(0\.2, 0\.0, 0\.2\) must be positive and finite"):
+            load(folder)
+
     def test_a_whole_one_is_loaded(self, load, folder):
         assert type(load(folder).model) is TimesformerForVideoClassification
 

@@ -740,7 +740,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         if stored.keys() & {"quantization_config"} or arguments.keys() & _OTHER_WEIGHTS:
             return
         if not isinstance(config, PreTrainedConfig):
-            fields = {name: value for name, value in arguments.items() if hasattr(cls.config_class, name)}
+            names = {*cls.config_class.__annotations__, "num_labels", "id2label", "label2id"}
+            fields = {name: value for name, value in arguments.items() if name in names}
             config = cls.config_class.from_dict(stored | fields)
         shapes = stored_shapes(checkpoint, {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments})
         if shapes is None or not has_same_structure(stored, config):
