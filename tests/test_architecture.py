@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},
     "training": {"checkpoints", "data", "evaluation", "model", "output", "version", "video"},
-    "registration": {"inference", "model", "video"},
+    "registration": {"inference", "model", "version", "video"},
     "__init__": {"registration", "version"},
     "cli": {"commands", "version"},
     "__main__": {"cli"},

@@ -156,9 +156,13 @@ def load_classifier(name: str, device: str | None, dtype: str):
     """
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
+    from ..model.loading_checks import check_complete
+
     device = default_device(device)
     with loading_model(name):
-        model = optimized(AutoModelForVideoClassification.from_pretrained(name, dtype=dtype))
+        model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
+        check_complete(name, model, info)
+        model = optimized(model)
         processor = AutoVideoProcessor.from_pretrained(name)
         return pipeline("video-classification", model=model, video_processor=processor, device=device)
 

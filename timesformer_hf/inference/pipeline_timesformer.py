@@ -7,10 +7,12 @@ from contextlib import nullcontext
 from functools import partial
 
 from torch.utils.data import get_worker_info
+from transformers import AutoVideoProcessor
 from transformers.image_processing_utils import BatchFeature
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.pipelines.video_classification import VideoClassificationPipeline
 
+from ..model.configuration_timesformer import TimesformerConfig
 from ..video.multi_view import average_views, score_views
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .prefetching import PrefetchedSequence, default_workers, prefetch
@@ -41,8 +43,12 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
       versions of transformers that always use softmax.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, *args, **kwargs):
+        found = kwargs.get("video_processor") or kwargs.get("image_processor")
+        if found is None and model.config.model_type == TimesformerConfig.model_type and model.name_or_path:
+            # transformers hides the error of a processor that can't be loaded
+            kwargs["video_processor"] = AutoVideoProcessor.from_pretrained(model.name_or_path)
+        super().__init__(model, *args, **kwargs)
         if isinstance(self.video_processor, TimesformerVideoProcessor) and self.feature_extractor is None:
             # transformers forms batches only in a pipeline with a feature extractor; clips need no padding
             self.feature_extractor = self.video_processor

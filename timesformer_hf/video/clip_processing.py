@@ -1,5 +1,7 @@
 """Processing of clips that are given as frames. Both image processors use it; the video processor uses parts."""
 
+import math
+
 import numpy as np
 import PIL.Image
 import torch
@@ -7,6 +9,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
     ChannelDimension,
     ImageInput,
+    PILImageResampling,
     infer_channel_dimension_format,
     make_nested_list_of_images,
 )
@@ -32,6 +35,10 @@ class ClipProcessingMixin:
     image_std = [0.225, 0.225, 0.225]
     do_convert_rgb = True
     do_flip_channel_order = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_settings(self)
 
     def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
         """
@@ -59,11 +66,17 @@ class ClipProcessingMixin:
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
         """Return a frame in the form that the backend processes, with RGB channels if `do_convert_rgb` is set."""
-        image = writable_array(image)
+        image, kept = writable_array(image), kept_channels(self.image_mean)
+        if kept is not None and self.backend == "pil":
+            raise ValueError(
+                f"image_mean has {kept} numbers, so frames have {kept} channels. PIL takes the last of 2 or 4 channels "
+                'for transparency, and can\'t scale more; use TimesformerImageProcessor, or backend="torchvision"'
+            )
+        do_convert_rgb = do_convert_rgb and kept is None
         if do_convert_rgb:
             image, input_data_format = _as_rgb_frame(image, input_data_format)
         else:
-            input_data_format = channel_format(image, input_data_format)
+            input_data_format = channel_format(image, input_data_format, kept)
         return super().process_image(
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
@@ -93,6 +106,56 @@ class ClipProcessingMixin:
         return values
 
 
+_SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order", "do_sample_frames")
+_COUNTS = ("num_frames", "frame_sampling_rate", "num_clips")
+
+
+def check_settings(processor) -> None:
+    """
+    Check the settings of a processor, which may come from a file.
+
+    Raises:
+        ValueError: if one is impossible. The message names it, its value and what is allowed.
+    """
+
+    def require(kept: bool, name: str, rule: str) -> None:
+        if not kept:
+            raise ValueError(f"{type(processor).__name__}: {name}={getattr(processor, name)!r} {rule}")
+
+    for name in _SWITCHES:
+        require(isinstance(getattr(processor, name, None), (bool, type(None))), name, "must be true or false")
+    for name in _COUNTS:
+        value = getattr(processor, name, None)
+        require(value is None or _is_count(value), name, "must be a positive integer")
+    for name in ("size", "crop_size"):
+        sides = dict(getattr(processor, name, None) or {})
+        named = {side: value for side, value in sides.items() if value is not None}
+        if not all(map(_is_count, named.values())):
+            raise ValueError(f"{type(processor).__name__}: {name}={named} must have positive integers")
+    factor, mean, std = (getattr(processor, name) for name in ("rescale_factor", "image_mean", "image_std"))
+    require(factor is None or _are_numbers([factor], 0), "rescale_factor", "must be positive and finite")
+    mean, std = ([value] if isinstance(value, (int, float)) else value for value in (mean, std))
+    require(mean is None or _are_numbers(mean, -math.inf), "image_mean", "must be finite numbers")
+    require(std is None or _are_numbers(std, 0), "image_std", "must be positive and finite numbers")
+    if mean is not None and std is not None:
+        lengths = {len(mean), len(std)} - {1}
+        require(len(lengths) < 2, "image_std", f"must have as many numbers as image_mean={processor.image_mean!r}")
+    resample = getattr(processor, "resample", None)
+    legal = ", ".join(f"{filter.value} ({filter.name.lower()})" for filter in PILImageResampling)
+    require(resample is None or resample in list(PILImageResampling), "resample", f"must be one of {legal}")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_numbers(values, least: float) -> bool:
+    """Whether all values are finite numbers above `least`."""
+    return isinstance(values, (list, tuple)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and least < value < math.inf for value in values
+    )
+
+
 def _nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
     """Return a clip or a batch of clips as a list of lists of frames. Grey frames may have no channel dimension."""
     if isinstance(videos, (list, tuple)):
@@ -110,15 +173,33 @@ def writable_array(frames):
     return np.require(frames, requirements=["C", "W"]) if isinstance(frames, np.ndarray) else frames
 
 
-def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
-    """Return where the 1, 3 or 4 channels of an array or tensor are. `data_format` is returned if it is given."""
+def kept_channels(image_mean) -> int | None:
+    """
+    Return the number of channels of frames that are no pictures, for example 4 with infrared, or `None` for pictures.
+
+    The mean says so: it has one number for each channel. A picture becomes RGB, with 3 channels.
+    """
+    channels = len(image_mean) if isinstance(image_mean, (list, tuple)) else 3
+    return None if channels in (1, 3) else channels
+
+
+def channel_format(frame, data_format=None, kept: int | None = None) -> str | ChannelDimension | None:
+    """
+    Return where the channels of an array or tensor are: 1, 3 or 4 of a picture, or the `kept` ones of another frame.
+
+    `data_format` is returned if it is given.
+
+    Raises:
+        ValueError: if neither the first nor the last dimension has that many.
+    """
     if data_format is not None or isinstance(frame, PIL.Image.Image) or frame.ndim != 3:
         return data_format
     try:
-        return infer_channel_dimension_format(frame, num_channels=(1, 3, 4))
+        return infer_channel_dimension_format(frame, num_channels=(1, 3, 4) if kept is None else (kept,))
     except ValueError as error:
+        channels = "1, 3 or 4 channels" if kept is None else f"{kept} channels, one for each number of image_mean,"
         raise ValueError(
-            f"A frame must have 1, 3 or 4 channels in its first or last dimension, got shape {tuple(frame.shape)}"
+            f"A frame must have {channels} in its first or last dimension, got shape {tuple(frame.shape)}"
         ) from error
 
 

@@ -11,7 +11,14 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from .clip_processing import channel_format, check_batch, check_frame_sizes, writable_array
+from .clip_processing import (
+    channel_format,
+    check_batch,
+    check_frame_sizes,
+    check_settings,
+    kept_channels,
+    writable_array,
+)
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
 from .video_options import VideoOptions
@@ -119,6 +126,10 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     views = None
     video_options = None  # set it to a `VideoOptions`; it is neither saved nor loaded, see there
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_settings(self)
+
     def preprocess(
         self, videos, video_options: VideoOptions | None = None, **kwargs: Unpack[TimesformerVideoProcessorKwargs]
     ) -> BatchFeature:
@@ -156,6 +167,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
             "video_metadata": metadata,
             "input_data_format": ChannelDimension.FIRST,
         }
+        if kept_channels(kwargs.get("image_mean") or self.image_mean) is not None:
+            kwargs["do_convert_rgb"] = False
         batch = super().preprocess(clips, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
@@ -240,7 +253,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                 frames, about = decode_frames(video, choose, setting("decoder"), options=options)
                 clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
             else:
-                clip = _as_clip(video, number, settings.get("input_data_format"))
+                clip = _as_clip(video, number, settings.get("input_data_format"), kept_channels(setting("image_mean")))
                 about = about or VideoMetadata(total_num_frames=len(clip))
                 if about.total_num_frames > len(clip):
                     raise ValueError(
@@ -413,7 +426,9 @@ def _list_videos(videos) -> list:
     return [video for item in videos for video in _list_videos(item)]
 
 
-def _as_clip(video, number: int, data_format: str | ChannelDimension | None = None) -> torch.Tensor:
+def _as_clip(
+    video, number: int, data_format: str | ChannelDimension | None = None, kept: int | None = None
+) -> torch.Tensor:
     """
     Return decoded frames as one tensor (frames, channels, height, width).
 
@@ -421,6 +436,7 @@ def _as_clip(video, number: int, data_format: str | ChannelDimension | None = No
         video: an array or tensor of 2 to 4 dimensions, a PIL image, or a list of such frames.
         number: index of the video in the batch, for error messages.
         data_format: where the channels are. `None` infers it.
+        kept: number of channels of frames that are no pictures, see `kept_channels`.
 
     Raises:
         ValueError: if there is no frame, or frames differ in size.
@@ -438,9 +454,9 @@ def _as_clip(video, number: int, data_format: str | ChannelDimension | None = No
         )
     if clip.ndim == 3:  # grey frames without channels
         return clip.unsqueeze(1)
-    data_format = channel_format(clip[0], data_format)
+    data_format = channel_format(clip[0], data_format, kept)
     clip = clip.permute(0, 3, 1, 2) if data_format == ChannelDimension.LAST else clip
-    if clip.shape[1] == 4 and clip.dtype != torch.uint8:
+    if kept is None and clip.shape[1] == 4 and clip.dtype != torch.uint8:
         raise ValueError(
             f"Frames with transparency must be uint8, clip {number} is {clip.dtype}; convert it to three channels"
         )
