@@ -10,6 +10,10 @@ class VideoReadError(ValueError):
     """Raised if a video is unreadable, so that it can't be decoded. The message names the video and the reason."""
 
 
+class VideoWarning(UserWarning):
+    """Warns that a video gives a clip, but perhaps not the one that was meant. The message says why."""
+
+
 # Errors that leave the video functions as they are. An interrupt is not an `Exception`, so it does too.
 _DOCUMENTED = (VideoReadError, FileNotFoundError, IsADirectoryError, PermissionError, ImportError, MemoryError)
 
