@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from .commands import bench, classify, convert, cost, embed, evaluate, export, finetune, info
-from .commands.common import escaped_output
+from .commands.common import escaped_output, only_own_warnings
 from .version import __version__
 
 
@@ -41,12 +41,18 @@ Everything else:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
+    """
+    Run a command and return its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call.
+
+    With `--verbose` anywhere among the words, warnings of other packages are shown too.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         print(FIRST_STEPS, end="")
         return 0
-    with escaped_output():
+    verbose = "--verbose" in words
+    words = [word for word in words if word != "--verbose"]
+    with escaped_output(), contextlib.nullcontext() if verbose else only_own_warnings():
         return _run(_parse(words))
 
 
@@ -104,6 +110,8 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
+    for command in commands.choices.values():  # for its help: the word is taken out before
+        command.add_argument("--verbose", action="store_true", help="show the warnings of other packages too")
     return parser
 
 

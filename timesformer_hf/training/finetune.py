@@ -25,6 +25,7 @@ from ..data.reading import read_labelled_videos
 from ..data.training_splits import choose_splits
 from ..model.configuration_timesformer import TimesformerConfig
 from ..output.extras import check_packages
+from ..output.hub import hub_or_stored
 from .adapters import add_lora
 from .arguments import AugmentationArguments, DataArguments, ModelArguments
 from .folder import check_same_model, find_checkpoint, write_splits
@@ -132,9 +133,10 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
         config = _new_config(args, {name: value for name, value in fields.items() if value is not None})
         model, processor, label2id = start_from_scratch(config, data.label_names, data.problem_type)
     else:
-        model, processor, label2id = start_from_checkpoint(
-            args.model, data.label_names, args.reset_head, data.problem_type, **fields
-        )
+        with hub_or_stored(args.model):
+            model, processor, label2id = start_from_checkpoint(
+                args.model, data.label_names, args.reset_head, data.problem_type, **fields
+            )
     for name in ("frame_sampling", "frame_sampling_rate"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))

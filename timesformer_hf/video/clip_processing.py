@@ -173,8 +173,8 @@ def warn_of_scaled_frames(clip, number: int) -> None:
     """
     if all(_is_scaled(frame) for frame in (clip if isinstance(clip, (list, tuple)) else [clip])):
         warnings.warn(
-            f"The pixels of clip {number} are floats from 0 to 1, and do_rescale=True divides them by 255 once more, so "
-            "all frames are almost black. Give do_rescale=False, or pixels from 0 to 255",
+            f"The pixels of clip {number} are floats from 0 to 1, and do_rescale=True divides them by 255 once more, "
+            "so all frames are almost black. Give do_rescale=False, or pixels from 0 to 255",
             VideoWarning,
             stacklevel=2,
         )
@@ -182,7 +182,7 @@ def warn_of_scaled_frames(clip, number: int) -> None:
 
 def _is_scaled(frame: np.ndarray | torch.Tensor) -> bool:
     pixels = torch.as_tensor(frame)
-    return pixels.is_floating_point() and 0 <= pixels.min() and 0 < pixels.max() <= 1
+    return pixels.is_floating_point() and pixels.min() >= 0 and 0 < pixels.max() <= 1
 
 
 def check_batch(shapes: list[tuple], return_tensors) -> None:

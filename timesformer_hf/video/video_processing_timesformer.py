@@ -79,8 +79,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
 
     It decodes and samples `num_frames` frames, resizes the shorter side, crops the centre, scales pixels to [0, 1], and
     normalises them with the mean of 0.45 and the standard deviation of 0.225 with which TimeSformer was trained. A
-    video with fewer frames repeats its last one. If more than half of a clip is repeated, a warning says so. Frames that
-    are given as such, `num_frames` of them, are a clip already and taken as they are.
+    video with fewer frames repeats its last one; if more than half of a clip are such copies, a warning says so. If
+    exactly `num_frames` frames are given, and not a file, they are a clip already and taken as they are.
 
     With `num_clips`, `num_crops` or `views`, a video has several views: (batch, views, frames, channels, height,
     width).
@@ -313,7 +313,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ) -> BatchFeature:
         settings = resolve_views({"views": views, "num_clips": num_clips, "num_crops": num_crops}, {})
         if settings.has_views:
-            clips = self._cut_views(videos, settings, **kwargs)
+            clips = self._cut_views(videos, settings, views, **kwargs)
         else:
             clips = [self._process_frames(video, **kwargs) for video in videos]
         check_batch([tuple(clip.shape) for clip in clips], return_tensors)
@@ -355,6 +355,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         self,
         videos: list[torch.Tensor],
         settings: ViewSettings,
+        views: str | None,
         do_resize: bool,
         do_center_crop: bool,
         crop_size: SizeDict,
@@ -362,9 +363,11 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ) -> list[torch.Tensor]:
         """Cut each video (clips * frames, channels, height, width) into views (views, frames, channels, ...)."""
         if settings.num_crops is not None and not do_center_crop:
+            named = f"num_crops={settings.num_crops}" if views is None else f"views={views!r}"
             raise ValueError(
-                f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size. This processor takes whole "
-                "frames; for more views of them, set num_clips"
+                f"{named} needs do_center_crop=True and a crop_size, because it takes crops. This model was trained on "
+                "whole frames, so there is nothing to crop. For more views of a video, use several clips, for example "
+                "num_clips=3"
             )
         if settings.exact_scaling and crop_size.height != crop_size.width:
             raise ValueError(
@@ -394,7 +397,9 @@ def _warn_of_repetition(name: str, about: VideoMetadata, num_clips: int, frame_s
     if about.total_num_frames == 1:
         message = f"has a single frame, so nothing moves in its clip of {num_frames}. If it is a picture, give a video"
     else:
-        message = f"has {about.total_num_frames} frames, so {num_frames - different} of the {num_frames} in its clip are "
+        message = (
+            f"has {about.total_num_frames} frames, so {num_frames - different} of the {num_frames} in its clip are "
+        )
         message += "copies of another"
         if frame_sampling_rate is not None:
             message += f" (frame_sampling_rate={frame_sampling_rate}; a smaller one gives fewer copies)"
