@@ -56,6 +56,7 @@ _MODULE_OF = {
     "expected_calibration_error": "evaluation.metrics",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
+    "find_mirrored_labels": "data.mirrored_labels",
     "freeze": "training.start",
     "load_adapters": "training.adapters",
     "load_feature_model": "inference.feature_extraction",

@@ -326,8 +326,6 @@ class TestRawPixels:
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_training_mode_is_refused_at_once(self, scheme):
         optimized = optimize_for_inference(make_model(scheme))
-        with pytest.raises(
-            ValueError, match="A model of optimize_for_inference can't be trained: .* Train the model that"
-        ):
+        with pytest.raises(ValueError, match=r"can't be trained: .* Train the model that"):
             optimized.train()
         assert not optimized.eval().training

@@ -56,11 +56,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_arguments(words: list[str]):
-    """The options, as an `EvaluationArguments`."""
+    """
+    Return the options as an `EvaluationArguments`.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
     from transformers import HfArgumentParser
 
     from ..evaluation.arguments import EvaluationArguments
-    from ..output.options import HelpFormatter
+    from ..output.options import HelpFormatter, check_options
 
     parser = HfArgumentParser(
         EvaluationArguments,
@@ -68,5 +73,8 @@ def parse_arguments(words: list[str]):
         description=DESCRIPTION,
         formatter_class=HelpFormatter,
     )
-    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
+    check_options(unknown, parser._option_string_actions)
     return options

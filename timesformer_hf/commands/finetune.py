@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..output.extras import check_packages
+
 
 if TYPE_CHECKING:
     from ..training.report import TrainingReport
@@ -31,6 +33,13 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 """
 
 
+_NOT_LEARNT = (
+    "timesformer-hf: the training loss has hardly moved, from {:.4f} to {:.4f}, so little has been learnt.\n"
+    "  Try a threefold --lr, more --epochs, or less augmentation: --rand_augment 0 --mixup 0 --cutmix 0.\n"
+    '  docs/training.md says more, in "When something fails"'
+)
+
+
 def add_parser(commands) -> None:
     parser = commands.add_parser("finetune", help="train a model on videos of your own", add_help=False)
     parser.set_defaults(run=run)
@@ -38,6 +47,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args.words` say; returns 128 + the number of a signal that stopped it, 1 where memory is too small."""
+    check_packages("finetune", ("matplotlib",), "train")  # before torch is imported, which takes seconds
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
     from transformers.utils import logging
@@ -75,26 +85,31 @@ def parse_arguments(words: Sequence[str]) -> tuple:
 
 
 def finetune(model_args, data_args, augmentation_args, training: "ClipTrainingArguments") -> None:
-    """Train, measure and save the model, and say how good it is."""
+    """Say what the training will do, train, measure and save the model, and say how good it is."""
+    from tqdm import tqdm
+
     from ..training.finetune import finish_training, prepare_training
+    from ..training.progress import EpochLines, describe_training
 
     prepared = prepare_training(model_args, data_args, augmentation_args, training)
     trainer = prepared.trainer
     is_main = trainer.is_world_process_zero()
-    if is_main and (model_args.freeze is not None or model_args.lora_rank):
-        print(f"timesformer-hf: {trained_share(trainer)}", file=sys.stderr)
+    data, augmentation = prepared.data, prepared.augmentation
+    if is_main:
+        plan = describe_training(
+            trainer, data.train, data.validation, model_args.recipe, augmentation, prepared.mirrored
+        )
+        print(plan, file=sys.stderr, flush=True)
+    lines = EpochLines(None if training.disable_tqdm else lambda line: tqdm.write(line, file=sys.stderr))
+    trainer.add_callback(lines)
     trainer.train(resume_from_checkpoint=prepared.checkpoint)
-    report = finish_training(trainer, prepared.data, model_args, data_args)
+    report = finish_training(trainer, data, model_args, data_args, augmentation)
     if is_main:
         print(summary(trainer, report))
+        if lines.has_hardly_moved() and not report.is_good():
+            print(_NOT_LEARNT.format(lines.losses[0], min(lines.losses)), file=sys.stderr)
     if training.push_to_hub:
         trainer.push_to_hub()
-
-
-def trained_share(trainer: "ClipTrainer") -> str:
-    """How many parameters are trained: `1,010 of 121,259,000 parameters are trained (0.00%)`."""
-    trained, total = trainer.get_num_trainable_parameters(), sum(p.numel() for p in trainer.model.parameters())
-    return f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
 
 
 def summary(trainer: "ClipTrainer", report: "TrainingReport") -> str:

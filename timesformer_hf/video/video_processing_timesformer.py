@@ -15,7 +15,7 @@ from transformers.video_utils import VideoMetadata
 from .clip_processing import channel_format, check_batch, check_frame_sizes, warn_of_scaled_frames, writable_array
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
-from .video_errors import VideoWarning
+from .video_errors import RepeatedFramesWarning
 from .video_options import VideoOptions
 from .video_sampling import sample_frame_indices
 from .video_sources import describe_source, is_video_source
@@ -403,7 +403,7 @@ def _warn_of_repetition(name: str, about: VideoMetadata, num_clips: int, frame_s
         message += "copies of another"
         if frame_sampling_rate is not None:
             message += f" (frame_sampling_rate={frame_sampling_rate}; a smaller one gives fewer copies)"
-    warnings.warn(f"{name} {message}", VideoWarning, stacklevel=3)
+    warnings.warn(f"{name} {message}", RepeatedFramesWarning, stacklevel=3)
 
 
 def is_frame(video) -> bool:
