@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 
+from ..output.figures import FigureWarning
 from ..video.printable import printable
 from ..video.video_errors import VideoWarning
 from ..video.video_sources import is_url
@@ -107,7 +108,7 @@ def only_own_warnings() -> Iterator[None]:
     """
 
     def show(message, category, *place) -> None:
-        if issubclass(category, VideoWarning):
+        if issubclass(category, (VideoWarning, FigureWarning)):
             print(f"timesformer-hf: {message}", file=sys.stderr)
 
     added = {name: value for name, value in _QUIET.items() if name not in os.environ}
