@@ -17,6 +17,7 @@ _MODULE_OF = {
     "ATTENTION_SCHEMES": "model.attention_schemes",
     "CAMERA_MOTION": "shipped_models",
     "RECIPES": "training.recipes",
+    "SAMPLE_CLIP": "shipped_models",
     "ClipAugmentation": "data.clip_augmentation",
     "ClipCollator": "data.clip_augmentation",
     "ClipDataset": "data.clip_dataset",

@@ -146,16 +146,6 @@ class TestWarnings:
         assert seen == [["error", "debug", "-torch"], [None, "debug", None]]
         assert "TORCH_LOGS" not in os.environ
 
-    def test_torchaos_warnings_of_torch_stay_out(self):
-        """torch logs two lines when torchao is imported."""
-        pytest.importorskip("torchao")
-        code = "import sys\nfrom timesformer_hf import cli\n"
-        code += "def run(args):\n    import torch, torchao\n    return 0\n"
-        code += "cli.info.run = run\nsys.exit(cli.main(['info', 'x']))"
-        words = [sys.executable, "-c", code]
-        process = subprocess.run(words, capture_output=True, text=True, timeout=120)
-        assert (process.returncode, process.stderr) == (0, "")
-
     def test_the_option_is_in_the_help(self, capsys):
         with pytest.raises(SystemExit):
             main(["classify", "--help"])
