@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 
 import pytest
 from finetuning import flags, run, words
@@ -173,6 +174,13 @@ class TestOptions:
 
     def test_a_missing_extra_is_named_before_anything_else(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert main(["finetune", "--data", "nothing", "--output_dir", str(tmp_path / "out")]) == 2
-        message = 'timesformer-hf: finetune needs matplotlib, not installed: pip install "timesformer_hf[train]"\n'
-        assert capsys.readouterr().err == message
+        monkeypatch.setitem(sys.modules, "torch", None)
+        common = ["--data", "nothing", "--output_dir", str(tmp_path / "out")]
+        for command, packages in (
+            (["finetune", *common], "matplotlib, tensorboard"),
+            (["finetune", *common, "--report_to", "none"], "matplotlib"),
+            (["evaluate", *common, "--model", "nothing"], "matplotlib, pyarrow"),
+        ):
+            assert main(command) == 2
+            message = f'{command[0]} needs {packages}, not installed: pip install "timesformer_hf[train]"\n'
+            assert capsys.readouterr().err == f"timesformer-hf: {message}"

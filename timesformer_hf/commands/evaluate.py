@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..output.extras import check_packages
+
 
 DESCRIPTION = """\
 examples:
@@ -24,6 +26,8 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args.words` say, and print the results."""
+    if not {"-h", "--help"} & set(args.words):
+        check_packages("evaluate", ("matplotlib", "pyarrow"), "train")  # before torch is imported, which takes seconds
     from datetime import timedelta
 
     import torch

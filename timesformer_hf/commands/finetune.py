@@ -47,7 +47,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args.words` say; returns 128 + the number of a signal that stopped it, 1 where memory is too small."""
-    check_packages("finetune", ("matplotlib",), "train")  # before torch is imported, which takes seconds
+    check_extra(args.words)
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
     from transformers.utils import logging
@@ -70,6 +70,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"timesformer-hf: {out_of_memory_message(training, error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_extra(words: Sequence[str]) -> None:
+    """
+    Check that the packages for training are installed, before torch is imported, which takes seconds.
+
+    Raises:
+        ImportError: naming those that are missing.
+    """
+    from_file = words and words[0].endswith((".json", ".yaml", ".yml"))  # which may choose other reports
+    reports = from_file or any(word.startswith("--report_to") for word in words)
+    if not {"-h", "--help"} & set(words):
+        check_packages("finetune", ("matplotlib",) if reports else ("matplotlib", "tensorboard"), "train")
 
 
 def parse_arguments(words: Sequence[str]) -> tuple:
