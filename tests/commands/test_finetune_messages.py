@@ -11,6 +11,7 @@ from finetuning import flags, run, words
 from timesformer_hf.cli import main
 from timesformer_hf.commands.finetune import parse_arguments
 from timesformer_hf.training.progress import EpochLines
+from timesformer_hf.training.report import TrainingReport
 
 
 pytest.importorskip("datasets")
@@ -128,6 +129,16 @@ class TestLoss:
         errors = capsys.readouterr().err
         assert "timesformer-hf: the training loss has hardly moved, from " in errors
         assert 'docs/training.md says more, in "When something fails"' in errors
+
+    def test_few_steps_are_said_unless_the_model_is_good(self, data, model, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(EpochLines, "has_hardly_moved", lambda self: False)
+        for good in (False, True):
+            monkeypatch.setattr(TrainingReport, "is_good", lambda self, good=good: good)
+            run(tmp_path / str(good), data, model=model, num_train_epochs=2)
+            message = (
+                "timesformer-hf: 8 steps are few, as sets of few clips have. If the accuracy still rises, try 50 --ep"
+            )
+            assert (message in capsys.readouterr().err) is not good
 
     @pytest.mark.parametrize(
         ("losses", "expected"), [([], False), ([1.0], False), ([1.0, 0.96], True), ([1.0, 0.9, 0.99], False)]

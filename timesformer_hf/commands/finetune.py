@@ -1,6 +1,7 @@
 """`timesformer-hf finetune`: train a model on videos of your own."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from ..output.extras import check_packages
 
 
 if TYPE_CHECKING:
+    from ..training.progress import EpochLines
     from ..training.report import TrainingReport
     from ..training.trainer import ClipTrainer, ClipTrainingArguments
 
@@ -33,10 +35,15 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 """
 
 
+_FEW_STEPS = 200
+_TOO_FEW = (
+    "timesformer-hf: {} steps are few, as sets of few clips have. If the accuracy still rises, try {:g} --epochs and a "
+    "threefold --lr\n"
+)
 _NOT_LEARNT = (
     "timesformer-hf: the training loss has hardly moved, from {:.4f} to {:.4f}, so little has been learnt.\n"
     "  Try a threefold --lr, more --epochs, or less augmentation: --rand_augment 0 --mixup 0 --cutmix 0.\n"
-    '  docs/training.md says more, in "When something fails"'
+    '  docs/training.md says more, in "When something fails"\n'
 )
 
 
@@ -119,10 +126,19 @@ def finetune(model_args, data_args, augmentation_args, training: "ClipTrainingAr
     report = finish_training(trainer, data, model_args, data_args, augmentation)
     if is_main:
         print(summary(trainer, report))
-        if lines.has_hardly_moved() and not report.is_good():
-            print(_NOT_LEARNT.format(lines.losses[0], min(lines.losses)), file=sys.stderr)
+        if not report.is_good():
+            print(_advice(lines, trainer.state.global_step), end="", file=sys.stderr)
     if training.push_to_hub:
         trainer.push_to_hub()
+
+
+def _advice(lines: "EpochLines", steps: int) -> str:
+    """Return what to try, as a line that ends, if a training that isn't good has learnt little or was short."""
+    if lines.has_hardly_moved():
+        return _NOT_LEARNT.format(lines.losses[0], min(lines.losses))
+    if lines.epochs and 0 < steps < _FEW_STEPS:
+        return _TOO_FEW.format(steps, math.ceil(_FEW_STEPS / steps * lines.epochs))
+    return ""
 
 
 def summary(trainer: "ClipTrainer", report: "TrainingReport") -> str:

@@ -117,6 +117,7 @@ class EpochLines(TrainerCallback):
 
     Attributes:
         losses: the mean training loss of each line so far.
+        epochs: how many epochs the training has; 0 if it has a number of steps.
     """
 
     _EARLY = 4  # steps; the first one is slower than the others
@@ -124,11 +125,13 @@ class EpochLines(TrainerCallback):
     def __init__(self, write: Callable[[str], None] | None = None):
         self.write = write or (lambda line: print(line, file=sys.stderr, flush=True))
         self.losses: list[float] = []
+        self.epochs = 0.0
         self._since_line: list[float] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start = self.last = time.monotonic()
         self.first_step = state.global_step
+        self.epochs = 0.0 if args.max_steps > 0 else args.num_train_epochs
 
     def on_step_end(self, args, state, control, **kwargs):
         done = state.global_step - self.first_step
