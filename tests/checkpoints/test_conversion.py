@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, Au
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.checkpoints.conversion import convert
 from timesformer_hf.checkpoints.info import describe_checkpoint
+from timesformer_hf.checkpoints.parity import ParityError
 from timesformer_hf.data.label_lists import read_labels
 
 
@@ -268,3 +269,11 @@ class TestWhatIsWritten:
         assert "datasets" not in ModelCard.load(tmp_path / "k" / "README.md").data.to_dict()
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_mean) == [0.1, 0.2, 0.3]
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_std) == [0.5] * 3
+
+
+def test_a_constant_that_the_authors_code_lacks_is_named(tmp_path):
+    folder = tmp_path / "model"
+    make_model(layer_norm_eps=0.1, hidden_act="gelu").save_pretrained(folder)
+    with pytest.raises(ParityError, match=r"fixed in it: layer_norm_eps=0\.1 \(theirs: 1e-06\)\. With their values"):
+        convert(folder, tmp_path / "a.pyth", to="original")
+    assert not (tmp_path / "a.pyth").exists()

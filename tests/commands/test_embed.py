@@ -50,6 +50,16 @@ def clean(folder: Path) -> bool:
 
 
 class TestTable:
+    def test_what_was_written_is_said(self, model_folder, good, tmp_path, capsys):
+        out = tmp_path / "features.parquet"
+        assert embed(out, model_folder, *good, "--level", "frame") == 0
+        assert capsys.readouterr().out == f"{out}: 4 videos, features of 48 numbers for each frame\n"
+
+    def test_another_kind_of_file_is_refused(self, model_folder, good, tmp_path, capsys):
+        assert embed(tmp_path / "features.csv", model_folder, *good) == 2
+        assert "features.csv: the table is a Parquet file, so its name must end in .parquet" in capsys.readouterr().err
+        assert clean(tmp_path)
+
     @pytest.mark.parametrize("level", ["clip", "frame", "patch"])
     def test_rows_are_the_features_in_order(self, model_folder, videos, good, tmp_path, capsys, level):
         out = tmp_path / "features.parquet"

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
 from tiny_models import make_keen_model, make_model
@@ -528,3 +529,17 @@ class TestBadInput:
         output = capsys.readouterr().out
         assert "--views paper --frame_sampling_rate 32" in output
         assert "{paper,original}" in output
+
+    def test_no_more_workers_than_cores(self, model, data, tmp_path, monkeypatch):
+        """More of them are slower, and torch warns of them."""
+        workers = []
+        monkeypatch.setattr(measuring, "count_cores", lambda: 1)
+        monkeypatch.setattr(
+            measuring, "DataLoader", lambda *args, **settings: workers.append(settings["num_workers"]) or []
+        )
+        monkeypatch.setattr(measuring, "write_results", lambda *args: None)
+        options = parse_arguments(
+            ["--model", model, "--data", str(data), "--output_dir", str(tmp_path / "o"), "--use_cpu"]
+        )
+        measuring.evaluate_model(options, Accelerator(cpu=True))
+        assert workers == [1]

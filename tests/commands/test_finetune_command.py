@@ -251,7 +251,7 @@ class TestAdaptersAndFreezing:
         frozen = ("timesformer.embeddings.", "timesformer.encoder.layer.0.")
         assert kept == {name for name in before if name.startswith(frozen)}
         total, trained = (sum(before[name].numel() for name in names) for names in (before, before.keys() - kept))
-        message = f"timesformer-hf: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        message = f"parameters:   {trained:,} of {total:,} are trained ({trained / total:.2%})\n"
         assert message in capsys.readouterr().err
 
 

@@ -322,3 +322,10 @@ class TestRawPixels:
             optimized(torch.zeros(1, 4, 3, 32, 32, dtype=torch.int64))
         with pytest.raises(TypeError, match=r"uint8|floating-point"):
             optimize_for_inference(make_model())(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
+
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_training_mode_is_refused_at_once(self, scheme):
+        optimized = optimize_for_inference(make_model(scheme))
+        with pytest.raises(ValueError, match=r"can't be trained: .* Train the model that"):
+            optimized.train()
+        assert not optimized.eval().training

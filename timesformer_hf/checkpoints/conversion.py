@@ -23,6 +23,7 @@ from .keys import ORIGINAL, restore_keys
 from .limits import CheckpointLimits
 from .model_card import make_model_card
 from .parity import (
+    ParityError,
     check_parity,
     difference_from_built_in,
     difference_from_image_vit,
@@ -399,7 +400,17 @@ def _write_original(conversion: _Conversion, out: str | os.PathLike, overwrite: 
     model = conversion.model
     difference = difference_of_configs(model, _ORIGINAL_CONSTANTS)
     constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
-    check_parity(difference, f"the same weights with {constants}", 1e-4)
+    if not difference <= 1e-4:
+        differing = [
+            f"{name}={getattr(model.config, name)!r} (theirs: {value!r})"
+            for name, value in _ORIGINAL_CONSTANTS.items()
+            if getattr(model.config, name) != value
+        ]
+        raise ParityError(
+            f"The authors' code can't compute this model, because these constants are fixed in it: "
+            f"{', '.join(differing)}. With their values the logits differ by {difference:.1e} of the largest value; "
+            "nothing was written"
+        )
     conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e} of the largest value")
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     if heads * 64 != width:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..output.extras import check_packages
+
 
 DESCRIPTION = """\
 examples:
@@ -24,6 +26,8 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args.words` say, and print the results."""
+    if not {"-h", "--help"} & set(args.words):
+        check_packages("evaluate", ("matplotlib", "pyarrow"), "train")  # before torch is imported, which takes seconds
     from datetime import timedelta
 
     import torch
@@ -58,11 +62,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_arguments(words: list[str]):
-    """The options, as an `EvaluationArguments`."""
+    """
+    Return the options as an `EvaluationArguments`.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
     from transformers import HfArgumentParser
 
     from ..evaluation.arguments import EvaluationArguments
-    from ..output.options import HelpFormatter
+    from ..output.options import HelpFormatter, check_options
 
     parser = HfArgumentParser(
         EvaluationArguments,
@@ -70,5 +79,8 @@ def parse_arguments(words: list[str]):
         description=DESCRIPTION,
         formatter_class=HelpFormatter,
     )
-    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
+    check_options(unknown, parser._option_string_actions)
     return options

@@ -29,7 +29,20 @@ from ..model.model_outputs import TimesformerModelOutput
 from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid
 
 
-class _RearrangedWeights(nn.Module):
+class _ForInference(nn.Module):
+    """A module of an optimized model, which can't be trained."""
+
+    def train(self, mode: bool = True):
+        """Set evaluation mode, with `mode=False`. Training mode is an error."""
+        if mode:
+            raise ValueError(
+                "A model of optimize_for_inference can't be trained: its weights are folded. Train the model that it "
+                "was made from, and optimize it again"
+            )
+        return super().train(mode)
+
+
+class _RearrangedWeights(_ForInference):
     """
     A linear layer with its weights in another order than a checkpoint. It saves the checkpoint's order and refuses to
     load.
@@ -240,7 +253,7 @@ def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor
     _add_product(places, hidden, layer.output.dense)
 
 
-class InferenceEncoder(TimesformerEncoder):
+class InferenceEncoder(_ForInference, TimesformerEncoder):
     """
     An encoder that shares the blocks of the ordinary encoder and keeps tokens in the layout of this module.
 

@@ -101,7 +101,8 @@ class TimesformerPatchEmbeddings(nn.Module):
         """
         expected = "(batch, frames, channels, height, width)"
         if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            is_tensor = isinstance(pixel_values, torch.Tensor)
+            got = pixel_values.dtype if is_tensor else f"{type(pixel_values).__name__}, which is not a tensor"
             raise TypeError(
                 f"pixel_values must be a floating-point tensor {expected}, got {got}. Use a video processor: it "
                 "scales and normalises the frames."

@@ -105,6 +105,10 @@ class TrainingReport:
             },
         }
 
+    def is_good(self) -> bool:
+        """Whether nine of ten validation clips are recognised, or more."""
+        return max(self.metrics.get(name, 0) for name in ("accuracy", "mean_average_precision")) >= 0.9
+
     def summary(self) -> str:
         """A line with the accuracy of the validation, or for clips with several labels the mean average precision."""
         name = "mean_average_precision" if self.multi_label else "accuracy"

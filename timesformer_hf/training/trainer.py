@@ -42,7 +42,17 @@ class ClipTrainingArguments(TrainingArguments):
 
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in output_dir."})
     learning_rate: float | None = field(
-        default=None, metadata={"help": "The highest learning rate. (None: base_learning_rate, for this batch size)"}
+        default=None,
+        metadata={
+            "help": "The highest learning rate. (None: base_learning_rate, for this batch size)",
+            "aliases": ["--lr"],
+        },
+    )
+    num_train_epochs: float = field(
+        default=3.0, metadata={"help": "How often each clip is trained with.", "aliases": ["--epochs"]}
+    )
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Clips at once on each device.", "aliases": ["--batch_size"]}
     )
     base_learning_rate: float = field(
         default=5e-4, metadata={"help": "The learning rate for a batch of base_batch_size clips."}
