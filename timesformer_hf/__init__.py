@@ -54,6 +54,7 @@ _MODULE_OF = {
     "decode_frames": "video.video_decoding",
     "encode_labels": "evaluation.scoring",
     "expected_calibration_error": "evaluation.metrics",
+    "explain": "explanation.relevance",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
     "freeze": "training.start",
