@@ -242,7 +242,9 @@ class TestTargets:
         torch.testing.assert_close(explain(model, clip, ["shake", "static"]), explain(model, clip, [3, 4]))
 
     def test_a_name_that_it_does_not_have(self, model):
-        with pytest.raises(ValueError, match=r"no label 'pan lefft'\. The nearest of its 5 labels: 'pan left', 'pan_ri"):
+        with pytest.raises(
+            ValueError, match=r"no label 'pan lefft'\. The nearest of its 5 labels: 'pan left', 'pan_ri"
+        ):
             explain(model, make_clip(), "pan lefft")
         with pytest.raises(ValueError, match="nearest of its 5 labels: 'zoom in'"):
             explain(model, make_clip(), "zoom")
