@@ -55,6 +55,7 @@ _MODULE_OF = {
     "encode_labels": "evaluation.scoring",
     "expected_calibration_error": "evaluation.metrics",
     "explain": "explanation.relevance",
+    "explain_video": "explanation.video_explanation",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
     "freeze": "training.start",

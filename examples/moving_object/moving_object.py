@@ -3,6 +3,7 @@ Render clips with one moving object before a still camera, and train a small mod
 
     python examples/moving_object/moving_object.py out/                  # where does it move?
     python examples/moving_object/moving_object.py out/ --task pattern   # which pattern does it have?
+    python examples/moving_object/moving_object.py out/ --task camera    # clips alone, for the shipped model
 
     out/clips/LABEL/00000.mp4    test clips (H.264, 128 x 128 pixels)
     out/clips/boxes.csv          where the object is in each frame
@@ -13,6 +14,7 @@ the model looks at (`timesformer-hf explain --score out/clips --model out/model`
 
 The training clips are rendered during training. For the direction, the shipped model is fine-tuned; it has divided
 space-time attention. For the pattern, which one frame shows, a model with space-only attention is trained from nothing.
+In the clips of the task "camera" the camera moves, with the labels of the shipped model, and there is no object.
 Everything is made from random numbers: no picture is needed.
 """
 
@@ -41,7 +43,18 @@ from timesformer_hf.output.atomic import output_file, output_folder
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 PATTERNS = ("horizontal_stripes", "vertical_stripes", "checks", "plain")
-TASKS = {"direction": tuple(DIRECTIONS), "pattern": PATTERNS}
+CAMERA = {  # shift to the right and down in half frames, logarithm of the zoom, and clockwise turn, from start to end
+    "static": (0, 0, 0, 0),
+    "pan_left": (-1, 0, 0, 0),
+    "pan_right": (1, 0, 0, 0),
+    "tilt_up": (0, -1, 0, 0),
+    "tilt_down": (0, 1, 0, 0),
+    "zoom_in": (0, 0, 0.6, 0),
+    "zoom_out": (0, 0, -0.6, 0),
+    "roll_clockwise": (0, 0, 0, 0.7),
+    "roll_counterclockwise": (0, 0, 0, -0.7),
+}
+TASKS = {"direction": tuple(DIRECTIONS), "pattern": PATTERNS, "camera": tuple(CAMERA)}
 SIDE, NUM_FRAMES, RATE = (
     64,
     8,
@@ -76,7 +89,7 @@ class Clip:
     Attributes:
         frames: uint8 (frames, side, side, 3).
         boxes: left, top, right and bottom of the object in each frame, in pixels, (frames, 4). They may reach beyond
-            the frame.
+            the frame. Without an object there are none, (0, 4).
         label: the number of the label.
     """
 
@@ -88,7 +101,7 @@ class Clip:
 def texture(rng: np.random.Generator, side: int) -> np.ndarray:
     """Return smooth noise in random colours, (side, side, 3), around 128."""
     picture = np.zeros((side, side, 3))
-    for cells in (3, 6, 12, 24):
+    for cells in (3, 6, 12, 24, 48)[: 4 + (side > 128)]:
         small = torch.from_numpy(rng.normal(size=(1, 3, cells, cells)))
         large = torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
         picture += large[0].permute(1, 2, 0).numpy() / cells**0.5
@@ -114,6 +127,26 @@ def paint(rng: np.random.Generator, pattern: str, x: np.ndarray, y: np.ndarray) 
 
 
 def render(rng: np.random.Generator, task: str, side: int, num_frames: int) -> Clip:
+    """Render a clip of a task."""
+    return (render_camera if task == "camera" else render_object)(rng, task, side, num_frames)
+
+
+def render_camera(rng: np.random.Generator, task: str, side: int, num_frames: int) -> Clip:
+    """Render a clip of a camera that moves evenly over smooth noise."""
+    label = rng.integers(len(CAMERA))
+    path = np.linspace(-0.5, 0.5, num_frames)[:, None] * tuple(CAMERA.values())[label] * rng.uniform(0.5, 1)
+    x, y, zoom, turn = torch.from_numpy(path.astype(np.float32)).T
+    scale = torch.exp(-zoom) / 3  # a frame shows a third of the noise
+    rotation = torch.stack((turn.cos(), -turn.sin(), turn.sin(), turn.cos()), dim=1).unflatten(1, (2, 2))
+    views = torch.cat((scale[:, None, None] * rotation, torch.stack((x, y), dim=1)[..., None] / 3), dim=2)
+    picture = torch.from_numpy(texture(rng, 3 * side).astype(np.float32)).permute(2, 0, 1)
+    grid = torch.nn.functional.affine_grid(views, (num_frames, 3, side, side), align_corners=False)
+    frames = torch.nn.functional.grid_sample(picture.expand(num_frames, -1, -1, -1), grid, align_corners=False)
+    frames = frames.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return Clip(frames, np.zeros((0, 4)), int(label))
+
+
+def render_object(rng: np.random.Generator, task: str, side: int, num_frames: int) -> Clip:
     """Render a clip of a round object that moves evenly in one of four directions. Noise is in every frame."""
     direction, pattern = rng.integers(len(DIRECTIONS)), PATTERNS[rng.integers(len(PATTERNS))]
     label = int(direction) if task == "direction" else PATTERNS.index(pattern)
@@ -159,6 +192,8 @@ def write_clips(folder: Path, task: str, clips_per_label: int, seed: int) -> Non
         with output_file(folder / name, overwrite=True) as path:
             write_video(path, clip.frames)
         rows += [(name, frame, *(f"{side:.1f}" for side in box)) for frame, box in enumerate(clip.boxes)]
+    if task == "camera":
+        return
     with output_file(folder / "boxes.csv", overwrite=True) as path, path.open("w", newline="") as file:
         csv.writer(file).writerows([("video", "frame", "left", "top", "right", "bottom"), *rows])
 
@@ -228,6 +263,8 @@ def main() -> int:
     """Write the clips and the model. Return the exit code."""
     args = parse_arguments()
     write_clips(args.out / "clips", args.task, args.clips, args.seed)
+    if args.task == "camera":
+        return 0
     model = train(args.task, args.steps, args.batch_size, args.seed)
     size = {"height": SIDE, "width": SIDE}
     with output_folder(args.out / "model") as folder:

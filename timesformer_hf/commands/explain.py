@@ -118,11 +118,8 @@ def _explain(args: argparse.Namespace) -> int:
     )
     print(_summary(explanation))
     if len(set(explanation.frame_indices)) < len(explanation.frame_indices):
-        print(
-            f"timesformer-hf: {printable(args.video)} is shorter than the {len(explanation.frame_indices)} frames of a "
-            "clip, so the model gets its last frame several times",
-            file=sys.stderr,
-        )
+        note = "is shorter than a clip of this model, which gets its last frame several times"
+        print(f"timesformer-hf: {printable(args.video)} {note}", file=sys.stderr)
     _write_outputs(args, explanation, processor)
     print(f"pictures and numbers are in {printable(args.out)}")
     return 0

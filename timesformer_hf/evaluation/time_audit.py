@@ -1,6 +1,7 @@
 """Does a model use time? Its accuracy with the frames as they are, in other orders, and with a single frame."""
 
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -21,8 +22,9 @@ def _reversed(num_frames: int, video: str) -> list[int]:
 
 
 def _shuffled(num_frames: int, video: str) -> list[int]:
-    """Return a random order that depends on the name of the video only, so that every run has the same."""
-    return np.random.default_rng(zlib.crc32(video.encode(errors="surrogateescape"))).permutation(num_frames).tolist()
+    """Return a random order that depends only on the name of the file, so that every run has the same."""
+    seed = zlib.crc32(os.path.basename(video).encode(errors="surrogateescape"))
+    return np.random.default_rng(seed).permutation(num_frames).tolist()
 
 
 ARRANGEMENTS: dict[str, Callable[[int, str], list[int]]] = {
