@@ -102,7 +102,10 @@ def test_every_kind_of_explanation_can_be_drawn(tmp_path, shape, settings, recwa
         assert film.n_frames == shape[0]
         assert film.info["duration"] == 400
         assert film.info["loop"] == 0
-        assert np.asarray(film.convert("L"))[:3].min() > 250
+        colours = np.asarray(film.convert("RGB"))
+        assert colours[:3].min() > 250
+        for colour in ((213, 94, 0), (0, 114, 178), (253, 231, 37)):  # the mark, the bars, the end of the legend
+            assert (colours == colour).all(axis=-1).sum() > 10
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
 

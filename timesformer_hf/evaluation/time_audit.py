@@ -107,7 +107,7 @@ def _conclude(lower: dict[str, bool], knows_something: bool) -> str:
         return "The order of the frames matters, but not its direction: reversed frames do as well."
     if lower["middle frame only"]:
         return "Several frames help, but their order does not matter."
-    return "These videos can be told from a single frame: the model does as well with the middle frame alone."
+    return "These videos can be told from a single frame: the model is not clearly worse with the middle frame alone."
 
 
 def time_audit_text(results: dict) -> str:

@@ -9,6 +9,7 @@ from itertools import chain
 
 import numpy as np
 import PIL.Image
+import PIL.ImageColor
 import torch
 from torch.nn import functional as F
 
@@ -17,8 +18,9 @@ from ..video.printable import printable
 from .video_explanation import Region, VideoExplanation
 
 
-COLOUR_MAP = "viridis"
+_COLOUR_MAP = "viridis"
 _BAR_COLOUR, _CURSOR_COLOUR = "#0072B2", (213, 94, 0)  # of Okabe and Ito
+_MIX = 0.45  # the share of the grey frame below a heat map
 _MAX_SHEET_FRAMES = 16
 _MAX_GIF_FRAMES = 32
 _GIF_SECONDS = 0.4  # for each frame
@@ -55,10 +57,10 @@ def overlay_frames(frames: np.ndarray, relevance: np.ndarray, region: Region, hi
     maps = F.interpolate(maps, size=(bottom - top, right - left), mode="bilinear", align_corners=False)[:, 0].numpy()
     seen = np.s_[:, max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     maps = maps[:, max(-top, 0) : height - top, max(-left, 0) : width - left]
-    colours = colormaps[COLOUR_MAP](maps.clip(0, 1))[..., :3] * 255
+    colours = colormaps[_COLOUR_MAP](maps.clip(0, 1))[..., :3] * 255
     grey = (frames @ np.array([0.299, 0.587, 0.114]))[..., None].repeat(3, axis=-1)
     drawn = 0.35 * grey
-    drawn[seen] = 0.45 * grey[seen] + 0.55 * colours
+    drawn[seen] = _MIX * grey[seen] + (1 - _MIX) * colours
     return drawn.round().astype(np.uint8)
 
 
@@ -175,8 +177,25 @@ def write_gif(path: str | os.PathLike, explanation: VideoExplanation) -> None:
         PIL.Image.fromarray(picture)
         for picture in film_pictures(explanation, explanation.frames[chosen], indices, "", chosen)
     ]
-    first, *others = [picture.quantize(128, dither=PIL.Image.Dither.NONE) for picture in pictures]
+    palette = _gif_palette()
+    first, *others = [picture.quantize(palette=palette) for picture in pictures]
     first.save(path, save_all=True, append_images=others, duration=round(1000 * _GIF_SECONDS), loop=0)
+
+
+def _gif_palette() -> PIL.Image.Image:
+    """Return an image with the 256 colours of a .gif: those of heat maps over greys, the legend, the text, the bars."""
+    from matplotlib import colormaps
+
+    grey = np.linspace(0, 255, 13)[:, None, None] * np.ones(3)
+    heat = colormaps[_COLOUR_MAP](np.linspace(0, 1, 16))[None, :, :3] * 255
+    over = _MIX * grey + (1 - _MIX) * heat
+    legend = colormaps[_COLOUR_MAP](np.linspace(0, 1, 24))[:, :3] * 255
+    greys = np.linspace(0, 255, 22)[:, None] * np.ones(3)
+    bars = [PIL.ImageColor.getrgb(_BAR_COLOUR), _CURSOR_COLOUR]
+    colours = np.concatenate((over.reshape(-1, 3), legend, greys, bars)).round().astype(np.uint8)
+    image = PIL.Image.new("P", (1, 1))
+    image.putpalette(colours.tobytes())
+    return image
 
 
 def film_pictures(
@@ -261,7 +280,7 @@ def _add_legend(figure, highest: float, **place) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(ScalarMappable(Normalize(0, highest), COLOUR_MAP), **place)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, highest), _COLOUR_MAP), **place)
     bar.set_label(_UNIT, fontsize=8)
     bar.ax.tick_params(labelsize=8)
 
