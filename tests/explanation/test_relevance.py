@@ -4,6 +4,7 @@ maps that the model returns and the words of the paper, without the package's ow
 """
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -194,6 +195,32 @@ def test_any_backend_and_any_context(implementation):
     assert model.config._attn_implementation == implementation
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_other_threads_may_use_the_model_meanwhile():
+    """Another thread runs the same block in the middle of the first step."""
+    model, clip = make_keen_model(), make_clip()
+    expected = explain(model, clip)
+    meddling = []
+
+    def meddle(module, inputs):
+        if not meddling:
+            meddling.append(threading.Thread(target=lambda: model(clip)))
+            meddling[0].start()
+            meddling[0].join()
+
+    def start_meddling(*args):
+        hook = model.base_model.encoder.layer[-1].attention.attention.register_forward_pre_hook(meddle)
+        try:
+            return original(*args)
+        finally:
+            hook.remove()
+
+    original = relevance._step_matrices
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relevance, "_step_matrices", start_meddling)
+        torch.testing.assert_close(explain(model, clip), expected)
+    assert len(meddling) == 1
 
 
 def test_no_relevance_at_all_is_the_same_everywhere():

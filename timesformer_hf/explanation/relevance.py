@@ -19,6 +19,7 @@ therefore the mean of the rows of its copies. With gradients it is their sum, be
 copy already contains the factor of the mean. In an added step CLS takes no part and stays as it is.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -183,10 +184,13 @@ def _step_matrices(
 def _recorded_maps(layer: TimesformerLayer) -> Iterator[list[torch.Tensor]]:
     """Yield a list to which the steps of a block add their attention (groups, heads, length, length), in order."""
     maps: list[torch.Tensor] = []
-    hooks = [
-        getattr(layer, step.attention).register_forward_hook(lambda module, inputs, output: maps.append(output[1]))
-        for step in layer.steps
-    ]
+    thread = threading.get_ident()
+
+    def record(module: nn.Module, inputs: tuple, output: tuple) -> None:
+        if threading.get_ident() == thread:  # other threads may use the same model meanwhile
+            maps.append(output[1])
+
+    hooks = [getattr(layer, step.attention).register_forward_hook(record) for step in layer.steps]
     try:
         yield maps
     finally:

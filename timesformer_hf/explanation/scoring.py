@@ -21,11 +21,10 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from ..output.markdown_table import markdown_table
-from ..video.video_decoding import decode_frames
 from ..video.video_folders import find_videos
-from .boxes import Boxes, read_boxes
+from .boxes import Box, Boxes, read_boxes
 from .relevance import METHODS, explain
-from .video_explanation import label_scores, sampling_of, visible_region
+from .video_explanation import label_scores, read_clip, visible_region
 
 
 BASELINES = ("random", "centre")
@@ -50,7 +49,7 @@ class ClipToScore:
     """
 
     pixel_values: torch.Tensor
-    boxes: list[list[tuple[float, float, float, float]]] | None
+    boxes: list[list[Box]] | None
 
 
 def read_clips(
@@ -82,28 +81,18 @@ def read_clips(
 
 
 def _read_clip(video: str, model, processor, boxes: Boxes, sampling: dict) -> ClipToScore:
-    chosen = sampling_of(model, processor, **sampling)
-    options = processor.reading_options()
-    frames, metadata = decode_frames(
-        video, lambda about: processor.sample_frames(about, **chosen), processor.decoder, options=options
-    )
-    pixel_values = processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values[0]
+    frames, indices, _, pixel_values = read_clip(model, processor, video, **sampling)
     known = boxes.get(Path(video).resolve())
     if known is not None:
         height, width = frames.shape[1:3]
         top, left, bottom, right = visible_region(processor, height, width)
-        known = [
-            [
-                (
-                    (box[0] / width - left) / (right - left),
-                    (box[1] / height - top) / (bottom - top),
-                    (box[2] / width - left) / (right - left),
-                    (box[3] / height - top) / (bottom - top),
-                )
-                for box in known.get(int(index), [])
-            ]
-            for index in metadata.frames_indices
-        ]
+
+        def share(box: Box) -> Box:
+            columns = [(side / width - left) / (right - left) for side in box[::2]]
+            rows = [(side / height - top) / (bottom - top) for side in box[1::2]]
+            return columns[0], rows[0], columns[1], rows[1]
+
+        known = [[share(box) for box in known.get(index, [])] for index in indices]
     return ClipToScore(pixel_values, known)
 
 
@@ -217,7 +206,7 @@ def _area(curve: Sequence[float]) -> float:
     return float(np.trapezoid(curve, dx=1 / (len(curve) - 1)))
 
 
-def centres_in_boxes(shape: Sequence[int], boxes: Sequence[Sequence[tuple]]) -> torch.Tensor:
+def centres_in_boxes(shape: Sequence[int], boxes: Sequence[Sequence[Box]]) -> torch.Tensor:
     """
     Return whether the centre of each patch is in a box of its frame: 0 or 1, (frames, rows, columns).
 

@@ -104,15 +104,8 @@ def explain_video(
     check_processor(processor)
     if isinstance(label, str):  # before the video is decoded
         target_classes(label, torch.zeros(1, model.config.num_labels), model.config.id2label)
-    sampling = sampling_of(model, processor, num_frames, frame_sampling_rate)
-    frames, metadata = decode_frames(
-        video,
-        lambda about: processor.sample_frames(about, **sampling),
-        processor.decoder,
-        options=processor.reading_options(),
-    )
-    pixel_values = processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values
-    pixel_values = pixel_values.to(model.device)
+    frames, indices, fps, pixel_values = read_clip(model, processor, video, num_frames, frame_sampling_rate)
+    pixel_values = pixel_values.unsqueeze(0).to(model.device)
     with torch.no_grad():
         logits = model(pixel_values).logits.float()
     (target,) = target_classes(label, logits, model.config.id2label).tolist()
@@ -120,8 +113,8 @@ def explain_video(
     return VideoExplanation(
         video=describe_source(video),
         frames=shrink(frames),
-        frame_indices=[int(index) for index in metadata.frames_indices],
-        fps=metadata.fps,
+        frame_indices=indices,
+        fps=fps,
         relevance=relevance,
         region=visible_region(processor, *frames.shape[1:3]),
         label=model.config.id2label[target],
@@ -131,13 +124,37 @@ def explain_video(
     )
 
 
-def sampling_of(
-    model, processor: TimesformerVideoProcessor, num_frames: int | None = None, frame_sampling_rate: int | None = None
-) -> dict:
-    """Return the arguments of the processor's `sample_frames`, so that it chooses the frames of the pipeline."""
+def read_clip(
+    model,
+    processor: TimesformerVideoProcessor,
+    video: VideoSource,
+    num_frames: int | None = None,
+    frame_sampling_rate: int | None = None,
+) -> tuple[np.ndarray, list[int], float | None, torch.Tensor]:
+    """
+    Read the clip that the pipeline gives the model.
+
+    Args:
+        model, processor, video, num_frames, frame_sampling_rate: see [`explain_video`].
+
+    Returns:
+        the frames in full size, uint8 (frames, height, width, 3); their numbers in the video; the frames per second of
+        the video, if known; and the pixel values, (frames, channels, height, width).
+
+    Raises:
+        OSError, VideoReadError: if the video is unreadable.
+    """
     sampling = choose_sampling(model, processor, num_frames, frame_sampling_rate)
     sampling["frame_sampling_rate"] = frame_sampling_rate or processor.frame_sampling_rate
-    return sampling | {"fps": processor.fps if num_frames is None else None, "frame_sampling": processor.frame_sampling}
+    sampling |= {"fps": processor.fps if num_frames is None else None, "frame_sampling": processor.frame_sampling}
+    frames, metadata = decode_frames(
+        video,
+        lambda about: processor.sample_frames(about, **sampling),
+        processor.decoder,
+        options=processor.reading_options(),
+    )
+    pixel_values = processor(frames, do_sample_frames=False, return_tensors="pt").pixel_values[0]
+    return frames, [int(index) for index in metadata.frames_indices], metadata.fps, pixel_values
 
 
 def label_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
