@@ -1,6 +1,7 @@
 """Pictures and films of explanations, read back by other programs' readers."""
 
 import colorsys
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -96,7 +97,9 @@ def test_every_kind_of_explanation_can_be_drawn(tmp_path, shape, settings, recwa
         draw(tmp_path / name, explanation)
         with PIL.Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
-            assert np.asarray(picture.convert("L"))[[0, -1]].min() == 255  # nothing touches the edge
+            pixels = np.asarray(picture.convert("L"))
+            edge = np.concatenate((*pixels[[0, -1]], *pixels[:, [0, -1]].T))
+            assert edge.min() == 255, "something touches the edge"
     write_gif(tmp_path / "overlay.gif", explanation)
     with PIL.Image.open(tmp_path / "overlay.gif") as film:
         assert film.n_frames == shape[0]
@@ -143,6 +146,21 @@ def test_the_film_moves_its_mark_and_its_heat_map():
     assert hues[:5] == sorted(hues[:5], reverse=True)  # from violet to yellow at frame 4, and back
     assert hues[4:] == sorted(hues[4:])
     assert 50 < hues[4] < 70
+
+
+@pytest.mark.parametrize("frames", [8, 20, 96])
+def test_labels_of_time_do_not_overlap(frames, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        "timesformer_hf.explanation.drawing.save_figure", lambda figure, *args, **_: figures.append(figure)
+    )
+    draw_times(tmp_path / "time.png", make_explanation(frames, frame_indices=list(range(1000, 1000 + frames))))
+    figures[0].canvas.draw()
+    boxes = [label.get_window_extent() for label in figures[0].axes[0].get_xticklabels()]
+    assert len(boxes) > 5
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+    for tick in figures[0].axes[0].yaxis.get_major_ticks():
+        assert float(tick.label1.get_text().rstrip("%")) == pytest.approx(100 * tick.get_loc())
 
 
 def test_the_same_explanation_gives_the_same_bytes(tmp_path):

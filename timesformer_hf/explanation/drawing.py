@@ -114,24 +114,26 @@ def draw_times(path: str | os.PathLike, explanation: VideoExplanation) -> None:
         ValueError, ImportError: see [`check_can_plot`].
     """
     check_can_plot(path)
+    from matplotlib.ticker import PercentFormatter
+
     with _quiet_fonts():
         figure = new_figure(8, 3.6)
         axes = figure.subplots()
         _draw_bars(axes, explanation)
-        labelled = _evenly(len(explanation.frames), 12)
+        labelled = range(0, len(explanation.frames), -(-len(explanation.frames) // 8))
         axes.set_xticks(labelled, [_moment(explanation, index).replace(", ", "\n") for index in labelled], fontsize=8)
         axes.axhline(1 / len(explanation.frames), color="black", linestyle="--", linewidth=1)
         axes.annotate(
-            "all frames alike",
+            "all frames\nalike",
             (1, 1 / len(explanation.frames)),
             xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right",
+            va="center",
             fontsize=8,
         )
         axes.set_ylabel("share of the relevance")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_title(_title(explanation, 85), fontsize=10, parse_math=False)
         save_figure(figure, path, dpi=130)
 
