@@ -139,3 +139,11 @@ class TestBadInput:
             explain_video(model, None, video)
         with pytest.raises(TypeError, match="TimesformerModel"):
             explain_video(make_model().base_model, make_video_processor(), video)
+        with pytest.raises(ValueError, match=r"for regression.* explain\(model"):
+            explain_video(make_model(problem_type="regression"), make_video_processor(), video)
+
+    def test_several_labels_have_a_probability_each(self, video):
+        model, processor = make_model(problem_type="multi_label_classification"), make_video_processor()
+        with torch.no_grad():
+            logits = model(processor(video, return_tensors="pt").pixel_values).logits[0]
+        assert explain_video(model, processor, video, 3).score == pytest.approx(logits[3].sigmoid().item(), abs=1e-5)

@@ -289,7 +289,7 @@ def _add_legend(figure, highest: float, **place) -> None:
 
 def _title(explanation: VideoExplanation, letters: int) -> str:
     """Return two lines: label and score; video and method. Each has at most that many letters."""
-    score = f"{explanation.score:.1%}" if 0 <= explanation.score <= 1 else f"{explanation.score:.3g}"
+    score = f"{explanation.score:.1%}"
     first = f"{_shortened(printable(explanation.label), letters - len(score) - 2)}  {score}"
     about = f"{explanation.method}, "
     return f"{first}\n{about}{_shortened(os.path.basename(printable(explanation.video)), letters - len(about))}"

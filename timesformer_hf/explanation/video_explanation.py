@@ -37,7 +37,7 @@ class VideoExplanation:
         relevance: (frames, rows, columns). It is at least 0 and sums to 1.
         region: the part of a frame that the model sees: top, left, bottom and right, as shares of the height and width.
         label: the name of the explained class.
-        score: its probability, or its value in a regression.
+        score: its probability.
         predicted: the label with the highest score.
         method: how the relevance was found, one of `METHODS`.
     """
@@ -100,7 +100,7 @@ def explain_video(
         TypeError, ValueError: if the model, the processor, the label or the method is not allowed.
         OSError, VideoReadError: if the video is unreadable.
     """
-    check_can_explain(model)
+    _check_classifier(model)
     check_processor(processor)
     if isinstance(label, str):  # before the video is decoded
         target_classes(label, torch.zeros(1, model.config.num_labels), model.config.id2label)
@@ -158,9 +158,8 @@ def read_clip(
 
 
 def label_scores(logits: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """Return the scores of logits (..., labels), as the pipeline does."""
-    function = SCORES.get(problem_type, "softmax")
-    return {"softmax": lambda: logits.softmax(-1), "sigmoid": logits.sigmoid, "none": lambda: logits}[function]()
+    """Return the probabilities of logits (..., labels), as the pipeline does."""
+    return logits.sigmoid() if SCORES.get(problem_type, "softmax") == "sigmoid" else logits.softmax(-1)
 
 
 def load_explainable(name: str, device: str = "cpu") -> tuple:
@@ -178,13 +177,27 @@ def load_explainable(name: str, device: str = "cpu") -> tuple:
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
     model, info = AutoModelForVideoClassification.from_pretrained(name, dtype="float32", output_loading_info=True)
-    check_can_explain(model.eval())
+    _check_classifier(model.eval())
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ValueError(f"{name} lacks {len(missing)} weights, {missing[0]} among them; they would be random")
     processor = AutoVideoProcessor.from_pretrained(name, num_clips=None, num_crops=None, views=None)
     check_processor(processor)
     return model.to(device), processor
+
+
+def _check_classifier(model) -> None:
+    """
+    Check that a model can be explained and gives probabilities.
+
+    Raises:
+        TypeError, ValueError: if not.
+    """
+    check_can_explain(model)
+    if model.config.problem_type == "regression":
+        raise ValueError(
+            "The model is for regression, so a video has no label; explain(model, pixel_values, target) takes it"
+        )
 
 
 def check_processor(processor) -> None:
