@@ -87,7 +87,7 @@ class TestOverlay:
         ((8, 48, 64), {}),
         ((1, 90, 30), {}),
         ((17, 30, 120), {"fps": None}),
-        ((2, 640, 360), {"label": "a $ \\frac{ of 字\u202e" + "very long " * 20, "video": "x" * 300}),
+        ((2, 640, 360), {"label": "a $\\frac{$ of 字\u202e" + "very long " * 20, "video": "x" * 300}),
         ((4, 48, 64), {"frame_indices": [0, 1, 1, 1]}),
     ],
 )
