@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": {"output", "video"},
     "inference": {"model", "output", "video"},
     "evaluation": {"data", "inference", "model", "output", "video"},
+    "explanation": {"data", "inference", "model", "output", "video"},
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},
     "training": {"checkpoints", "data", "evaluation", "model", "output", "version", "video"},

@@ -54,8 +54,12 @@ _MODULE_OF = {
     "count_multiply_accumulates": "model.cost",
     "count_parameters": "model.cost",
     "decode_frames": "video.video_decoding",
+    "draw_sheet": "explanation.drawing",
+    "draw_times": "explanation.drawing",
     "encode_labels": "evaluation.scoring",
     "expected_calibration_error": "evaluation.metrics",
+    "explain": "explanation.relevance",
+    "explain_video": "explanation.video_explanation",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
     "find_mirrored_labels": "data.mirrored_labels",
@@ -75,6 +79,7 @@ _MODULE_OF = {
     "read_features": "inference.feature_table",
     "read_labelled_videos": "data.reading",
     "read_labels": "data.label_lists",
+    "read_span": "explanation.video_explanation",
     "sample_frame_indices": "video.video_sampling",
     "score_views": "video.multi_view",
     "single_label_results": "evaluation.results",
@@ -83,6 +88,8 @@ _MODULE_OF = {
     "start_from_scratch": "training.start",
     "top_k_accuracy": "evaluation.metrics",
     "wilson_interval": "evaluation.metrics",
+    "write_film": "explanation.drawing",
+    "write_gif": "explanation.drawing",
 }
 
 __all__ = [*_MODULE_OF, "__version__", "register", "unregister"]

@@ -26,6 +26,7 @@ from timesformer_hf.cli import main
 from timesformer_hf.commands.evaluate import parse_arguments
 from timesformer_hf.data.labelled_videos import LabelledVideo, LabelledVideos
 from timesformer_hf.evaluation import measuring, scoring
+from timesformer_hf.evaluation.time_audit import ARRANGEMENTS
 from timesformer_hf.inference.feature_table import FeatureParts
 
 
@@ -265,6 +266,31 @@ class TestCorruptVideos:
         rows = pq.read_table(tmp_path / "out" / "videos.parquet").to_pylist()
         assert [row["path"] for row in rows] == sorted(str(broken_data / path.relative_to(data)) for path in good(data))
         assert all(row["label"] == Path(row["path"]).parent.name for row in rows)
+
+    def test_the_time_audit_is_added_to_the_same_results(self, model, broken_data, tmp_path, capsys):
+        """A broken video is left out of all arrangements. Settings of an audit are not those of a run without."""
+        words = arguments(model, broken_data, tmp_path / "audit", "--views", "paper", "--batch_size", 2)
+        assert main([*words, "--time-audit"]) == 0
+        printed = capsys.readouterr().out
+        assert main([*words, "--overwrite"]) == 0
+        plain = read(tmp_path / "audit")
+        assert main([*words, "--time-audit", "--overwrite"]) == 0
+        audit = read(tmp_path / "audit")
+        found = audit.pop("time_audit")
+        assert plain.pop("settings") != audit.pop("settings")
+        assert audit == nearly(plain)
+        assert [row["frames"] for row in found["arrangements"]] == list(ARRANGEMENTS)
+        assert found["arrangements"][0]["accuracy"] == plain["top_1_accuracy"]
+        assert found["arrangements"][0]["interval"] == plain["top_1_interval"]
+        assert printed.rstrip().endswith(found["conclusion"])
+        table = pq.read_table(tmp_path / "audit" / "videos.parquet")
+        assert len(table.column("scores")[0]) == len(LABELS)
+
+    def test_the_time_audit_needs_one_label_a_video(self, model, data, tmp_path, capsys):
+        videos = sorted(map(str, data.rglob("*.mp4")))
+        (tmp_path / "videos.csv").write_text(f"path,label\n{videos[0]},running|jumping\n{videos[1]},sitting\n")
+        assert main(arguments(model, tmp_path / "videos.csv", tmp_path / "out", "--time-audit")) == 2
+        assert "--time_audit measures accuracies, and the videos of these data may have" in capsys.readouterr().err
 
     def test_a_name_that_is_no_text_is_an_error_of_its_video(self, model, broken_data, tmp_path):
         """As a file system may have it; a table can't."""

@@ -10,6 +10,7 @@ DESCRIPTION = """\
 examples:
   timesformer-hf evaluate --model my-model --data videos/ --output_dir results
   timesformer-hf evaluate --model my-model --data videos/ --output_dir results --views paper --frame_sampling_rate 32
+  timesformer-hf evaluate --model my-model --data videos/ --output_dir results --time-audit
   accelerate launch --num_processes 8 -m timesformer_hf evaluate --model my-model --data videos/ --output_dir results
 
 Measure a classifier on labelled videos. This writes results.json (accuracies with intervals, every class, calibration),
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation.measuring import evaluate_model
     from ..evaluation.results import summary
+    from ..evaluation.time_audit import time_audit_text
     from .common import resumable
 
     def report(error: str) -> None:
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if results is not None:
         print(f"{results['videos']} videos measured, {len(results['failed'])} failed")
         print(summary(results))
+        if "time_audit" in results:
+            print(time_audit_text(results["time_audit"]))
     accelerator.end_training()
     return 0
 

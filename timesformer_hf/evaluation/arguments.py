@@ -31,6 +31,9 @@ class EvaluationArguments:
     average: str | None = option(
         None, "What to take the mean of over views. (None: what --views says, or probabilities)", AVERAGES
     )
+    time_audit: bool = option(
+        False, "Also measure with the frames reversed, shuffled, and all replaced by the middle one: is time used?"
+    )
     num_frames: int | None = option(None, "Frames of a clip. (None: the model's)")
     frame_sampling_rate: int | None = option(
         None, "Frames of the video from one of the clip to the next: the paper's are 32 for 8, 16 for 16, 4 for 96."

@@ -32,6 +32,7 @@ from .confusion_plot import plot_confusion_matrix
 from .metrics import confusion_matrix
 from .results import multi_label_results, single_label_results, video_table
 from .scoring import SharedParts, VideosToScore, encode_labels, score_videos
+from .time_audit import ARRANGEMENTS, time_audit_results
 
 
 _MOST_WORKERS = 4
@@ -61,9 +62,11 @@ def evaluate_model(
     videos = read_videos(args, model.config)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
     targets = encode_labels(videos, names)
+    if args.time_audit and videos.multi_label:
+        raise ValueError("--time_audit measures accuracies, and the videos of these data may have several labels")
     sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
-    quantized = {"quantize": args.quantize} if args.quantize else {}
-    settings = describe_settings(model, processor, "scores", sampling | scoring | quantized)
+    more = {name: getattr(args, name) for name in ("quantize", "time_audit") if getattr(args, name)}
+    settings = describe_settings(model, processor, "scores", sampling | scoring | more)
     settings |= {"data": args.data, "split": args.split}
     if args.quantize:
         model = quantize(model, args.quantize)
@@ -83,7 +86,7 @@ def evaluate_model(
                 report(error)
             progress.update(num_videos)
 
-        failures = score_videos(model, loader, parts, scoring, args.strict, tell)
+        failures = score_videos(model, loader, parts, scoring, args.strict, tell, args.time_audit)
     failures = gather_object(failures)  # waits for every process
     return write_results(args, names, parts, targets, failures) if accelerator.is_main_process else None
 
@@ -160,6 +163,10 @@ def write_results(
     targets = targets[done]
     failures = sorted(failures, key=lambda failure: failure["video"])
     results = {"model": args.model, "data": args.data, "split": args.split, "videos": len(done), "failed": failures}
+    if args.time_audit:
+        scores = scores.reshape(len(done), len(ARRANGEMENTS), len(names))
+        results["time_audit"] = time_audit_results(scores, targets)
+        scores = scores[:, 0]
     results |= (single_label_results if targets.ndim == 1 else multi_label_results)(scores, targets, names)
     folder = Path(args.output_dir)
     with output_file(folder / "videos.parquet", overwrite=True) as path:

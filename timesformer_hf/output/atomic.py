@@ -30,7 +30,7 @@ def output_folder(path: str | os.PathLike, overwrite: bool = False, own_files: t
         own_files: patterns of the file names that may be replaced, for example `("*.json",)`.
 
     Raises:
-        FileExistsError, NotADirectoryError: see [`check_output_folder`].
+        FileExistsError, NotADirectoryError, PermissionError: see [`check_output_folder`].
         OSError: where the disk is full. The message names `path`.
     """
     check_output_folder(path, overwrite, own_files)
@@ -56,7 +56,7 @@ def output_file(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pa
     Yield a file name to write to. The file becomes `path` when the block ends; after an error it is deleted.
 
     Raises:
-        FileExistsError, NotADirectoryError: see [`check_output_file`].
+        FileExistsError, NotADirectoryError, PermissionError: see [`check_output_file`].
         OSError: where the disk is full. The message names `path`.
     """
     _check_file(path, overwrite)
@@ -160,7 +160,7 @@ def check_output_folder(path: str | os.PathLike, overwrite: bool = False, own_fi
     Raises:
         FileExistsError: where `path` exists without `overwrite`; or where it is not a folder that contains only
             `own_files`. So a Trainer's folder with checkpoints is never replaced.
-        NotADirectoryError: where the folder can't be created.
+        NotADirectoryError, PermissionError: where the folder can't be created.
         ValueError: for an empty name.
     """
     remove_leftovers(Path(path).resolve().parent)
@@ -184,7 +184,7 @@ def check_output_file(path: str | os.PathLike, overwrite: bool = False) -> None:
 
     Raises:
         FileExistsError: where `path` exists without `overwrite`, or is not a regular file.
-        NotADirectoryError: where the file can't be created.
+        NotADirectoryError, PermissionError: where the file can't be created.
         ValueError: for an empty name.
     """
     remove_leftovers(Path(path).resolve().parent)
@@ -207,6 +207,7 @@ def _check_free(path: str | os.PathLike, overwrite: bool) -> None:
     Raises:
         FileExistsError: where `path` exists, unless `overwrite`.
         NotADirectoryError: where a part of the path above it is a file.
+        PermissionError: where nothing can be written there.
         ValueError: for an empty name or the current folder.
     """
     if str(path).strip() in ("", "."):
@@ -216,3 +217,8 @@ def _check_free(path: str | os.PathLike, overwrite: bool) -> None:
     above = next(parent for parent in Path(path).resolve().parents if parent.exists())
     if not above.is_dir():
         raise NotADirectoryError(f"{path} can't be created: {above} is a file, not a folder; give another name")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=above):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{path} can't be created: {above} can't be written to ({error.strerror})") from error
