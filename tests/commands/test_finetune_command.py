@@ -231,7 +231,9 @@ class TestAdaptersAndFreezing:
         assert not (out / "model.safetensors").exists()
         code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
         found = {}
-        names = {f'"{path.name}"': repr(str(path)) for path in (out, model)}  # the card names folders without their place
+        names = {
+            f'"{path.name}"': repr(str(path)) for path in (out, model)
+        }  # the card names folders without their place
         for name, path in names.items():
             code = code.replace(name, path)
         exec(code.split("model(")[0], found)
