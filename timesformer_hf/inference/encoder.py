@@ -110,8 +110,8 @@ def _context_of_cls(normed: torch.Tensor, qkv: InferenceLinear, scaling: float) 
     """
     Attend from CLS alone, without keys and values of the other tokens.
 
-    The score of a token x is query . (K x) = (K^T query) . x, and the context is the sum of p (V x) = V (sum of p x). So
-    K and V multiply a vector for each head instead of every token. The bias of the keys adds the same to all scores,
+    The score of a token x is query . (K x) = (K^T query) . x. The context is the sum of p (V x) = V (sum of p x). So K
+    and V multiply a vector for each head instead of every token. The bias of the keys adds the same to all scores,
     which changes no probability.
 
     Args:

@@ -44,8 +44,8 @@ def optimize_for_inference(
 
     Raises:
         TypeError: for a model of another class.
-        ValueError: for a kernel that this machine doesn't have, or for a model that is in training mode, already optimized, quantized, offloaded, on several devices,
-            or has adapters.
+        ValueError: for a kernel that this machine doesn't have, or for a model that is in training mode, already
+            optimized, quantized, offloaded, on several devices, or has adapters.
 
     Example:
 

@@ -7,9 +7,7 @@ does not depend on the rest of the batch. The MLP is computed for some tokens at
 in the processor's cache while they are rounded.
 """
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -73,16 +71,13 @@ def _int8_product(
     return torch.ops.onednn.qlinear_pointwise(*quantized, bias, 1.0, 0, dtype, activation, [], "none")
 
 
-@functools.cache
-def _as_operator() -> Callable:
-    """Return the product as an operator that torch.compile calls as it is. It can't look into a packed weight."""
-    operator = torch.library.custom_op("timesformer_hf::int8_product", _int8_product, mutates_args=())
+# torch.compile can't look into a packed weight. It calls this operator as it is.
+_int8_product_operator = torch.library.custom_op("timesformer_hf::int8_product", _int8_product, mutates_args=())
 
-    @operator.register_fake
-    def _(tokens, weight, scales, bias, stream, gelu, dtype):
-        return tokens.new_empty(len(tokens), len(scales), dtype=dtype)
 
-    return operator
+@_int8_product_operator.register_fake
+def _(tokens, weight, scales, bias, stream, gelu, dtype):
+    return tokens.new_empty(len(tokens), len(scales), dtype=dtype)
 
 
 class Int8Linear(RearrangedWeights):
@@ -98,6 +93,8 @@ class Int8Linear(RearrangedWeights):
     def __init__(self, linear: InferenceLinear):
         super().__init__(linear)
         self.rows, self.head_dim, self.bias = linear.rows, linear.head_dim, linear.bias
+        # of queries, keys and values: bfloat16 where this CPU multiplies it, because attention comes next
+        self.output_dtype = torch.float32 if torch.bfloat16 in emulated_dtypes() else torch.bfloat16
         weight = linear.ordinary_weight().float()
         scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / torch.iinfo(torch.int8).max
         self.register_buffer("scales", scales, persistent=False)
@@ -113,16 +110,12 @@ class Int8Linear(RearrangedWeights):
         return output.unflatten(-1, (-1, 3, self.head_dim)).transpose(-3, -2).flatten(-3)
 
     def _product(self, tokens: torch.Tensor, stream=None, gelu: bool = False, dtype=torch.float32) -> torch.Tensor:
-        product = _as_operator() if torch.compiler.is_compiling() else _int8_product
+        product = _int8_product_operator if torch.compiler.is_compiling() else _int8_product
         return product(tokens.flatten(0, -2), self.packed, self.scales, self.bias, stream, gelu, dtype)
 
     def product(self, tokens: torch.Tensor, buffer: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Return the output (tokens, out_features) for tokens (..., in_features). It is in bfloat16 where this CPU
-        multiplies that faster, because attention comes next.
-        """
-        dtype = torch.float32 if torch.bfloat16 in emulated_dtypes() else torch.bfloat16
-        return self._product(tokens, dtype=dtype)
+        """Return the output (tokens, out_features) for tokens (..., in_features), in `output_dtype`."""
+        return self._product(tokens, dtype=self.output_dtype)
 
     def activated_product(self, tokens: torch.Tensor, activation: nn.Module, buffer: torch.Tensor) -> torch.Tensor:
         """Return the activation of the output in float32, (tokens, out_features), for tokens (..., in_features)."""
@@ -162,8 +155,8 @@ class Int8Linear(RearrangedWeights):
         moved = function(self.scales)
         if moved.device != self.scales.device or moved.dtype != self.scales.dtype:
             raise ValueError(
-                f"A model in int8 stays in float32 on the CPU; it can't become {moved.dtype} on {moved.device}. Move or "
-                "convert the model that it was quantized from"
+                f"A model in int8 stays in float32 on the CPU; it can't become {moved.dtype} on {moved.device}. Move "
+                "or convert the model that it was quantized from"
             )
         return self
 

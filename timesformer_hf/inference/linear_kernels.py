@@ -8,7 +8,6 @@ function after it, and the product added to the tokens. Each layer keeps its wei
 
 import functools
 import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -92,13 +91,16 @@ class _OneDnnKernel(LinearKernel):
         return packed.to_dense()
 
     def product(self, tokens, weight, bias, buffer=None) -> torch.Tensor:
-        return _traceable(_packed_product)(tokens, weight, bias, "none")
+        function = _packed_product_operator if torch.compiler.is_compiling() else _packed_product
+        return function(tokens, weight, bias, "none")
 
     def gelu(self, tokens, weight, bias, buffer=None) -> torch.Tensor:
-        return _traceable(_packed_product)(tokens, weight, bias, "gelu")
+        function = _packed_product_operator if torch.compiler.is_compiling() else _packed_product
+        return function(tokens, weight, bias, "gelu")
 
     def add(self, stream: torch.Tensor, tokens, weight, bias) -> torch.Tensor:
-        return _traceable(_packed_sum)(stream, tokens, weight, bias)
+        function = _packed_sum_operator if torch.compiler.is_compiling() else _packed_sum
+        return function(stream, tokens, weight, bias)
 
 
 def _packed_product(
@@ -113,22 +115,19 @@ def _packed_sum(
     return torch.ops.mkldnn._linear_pointwise.binary(tokens, stream, weight, bias, "add")
 
 
-@functools.cache
-def _as_operators() -> dict[Callable, Callable]:
-    """Return the functions as operators that torch.compile calls as they are. It can't look into a packed weight."""
-    operators = {}
-    for function in (_packed_product, _packed_sum):
-        operator = torch.library.custom_op(f"timesformer_hf::{function.__name__[1:]}", function, mutates_args=())
-        operators[function] = operator
-    operators[_packed_product].register_fake(
-        lambda tokens, weight, bias, activation: tokens.new_empty(len(tokens), len(weight))
-    )
-    operators[_packed_sum].register_fake(lambda stream, tokens, weight, bias: torch.empty_like(stream))
-    return operators
+# torch.compile can't look into a packed weight. It calls these operators as they are.
+_packed_product_operator = torch.library.custom_op("timesformer_hf::packed_product", _packed_product, mutates_args=())
+_packed_sum_operator = torch.library.custom_op("timesformer_hf::packed_sum", _packed_sum, mutates_args=())
 
 
-def _traceable(function: Callable) -> Callable:
-    return _as_operators()[function] if torch.compiler.is_compiling() else function
+@_packed_product_operator.register_fake
+def _(tokens, weight, bias, activation):
+    return tokens.new_empty(len(tokens), len(weight))
+
+
+@_packed_sum_operator.register_fake
+def _(stream, tokens, weight, bias):
+    return torch.empty_like(stream)
 
 
 # name -> kernel, in the order in which they are tried. The first one supports everything.

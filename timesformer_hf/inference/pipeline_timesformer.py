@@ -47,6 +47,11 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
             # transformers forms batches only in a pipeline with a feature extractor; clips need no padding
             self.feature_extractor = self.video_processor
 
+    def check_model_type(self, supported_models) -> None:
+        """Warn of a model that isn't for video classification, as transformers does. An exported one is."""
+        if not getattr(self.model, "is_exported", False):
+            super().check_model_type(supported_models)
+
     def _sanitize_parameters(
         self,
         function_to_apply: str | None = None,
