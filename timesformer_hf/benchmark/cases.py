@@ -112,6 +112,7 @@ _MODEL_PATHS = (
     "built-in-compiled",
     "built-in-graphs",
     "onnxruntime",
+    "openvino",
     "matrix-products",
 )
 _QUANTIZED_PATHS = (
@@ -119,6 +120,7 @@ _QUANTIZED_PATHS = (
     "built-in",
     "built-in-compiled",
     "built-in-unquantized",
+    "openvino",
     "matrix-products",
 )
 _TRAINING_PATHS = (
