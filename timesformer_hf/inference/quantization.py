@@ -39,6 +39,17 @@ def quantization_config(name: str):
     return getattr(quantization, CONFIGS[name])()
 
 
+def check_quantization(name: str) -> None:
+    """
+    Check that [`quantize`] can quantize an optimized model in that way. To be called before long work.
+
+    Raises:
+        ValueError, ImportError: see [`quantization_config`].
+    """
+    if name != "int8" or not has_int8_products() or torch.accelerator.is_available():
+        quantization_config(name)
+
+
 def quantize(model: nn.Module, name: str) -> nn.Module:
     """
     Quantize the model's linear layers in place. If you want both, call [`optimize_for_inference`] first.
