@@ -26,7 +26,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from ..inference.encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, is_quantized
+from ..inference.linear_kernels import ForInference, is_quantized
 from ..model.attention_schemes import AttentionStep, Grid, patch_grid
 from ..model.masked_attention import ATTENTION_PATTERNS
 from ..model.modeling_timesformer import TimesformerForVideoClassification, TimesformerLayer
@@ -95,7 +95,7 @@ def check_can_explain(model) -> None:
         )
     if model.config.num_labels < 1:
         raise ValueError("The model has no labels, so there is no class to explain; give a classifier")
-    if any(isinstance(module, (InferenceEncoder, FoldedLinear, HeadMajorLinear)) for module in model.modules()):
+    if any(isinstance(module, ForInference) for module in model.modules()):
         raise ValueError(
             "The model is optimized for inference and no longer gives the attention of each step; explain the model "
             "from before optimize_for_inference"
