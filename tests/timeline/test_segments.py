@@ -41,7 +41,9 @@ def by_the_rules(windows, threshold: float, several: bool, smoothing: int, allow
                 now = {i for i in allowed if scores[i] >= threshold * (HYSTERESIS if i in before else 1)}
             else:
                 best = max(allowed, key=lambda i: scores[i])
-                now = {best} if scores[best] >= threshold else {i for i in before if scores[i] >= threshold * HYSTERESIS}
+                now = (
+                    {best} if scores[best] >= threshold else {i for i in before if scores[i] >= threshold * HYSTERESIS}
+                )
             holding.append(now)
             before = now
         middles = [(w.start + w.end) / 2 for w in part]

@@ -129,7 +129,9 @@ def test_a_damaged_video_is_read_on(tmp_path):
 
 
 def test_frames_that_change_size_get_the_first_size(tmp_path):
-    parts = [write_video(tmp_path / f"{i}.ts", moving_pattern(10, *size)) for i, size in enumerate([(48, 64), (96, 96)])]
+    parts = [
+        write_video(tmp_path / f"{i}.ts", moving_pattern(10, *size)) for i, size in enumerate([(48, 64), (96, 96)])
+    ]
     path = tmp_path / "joined.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     with pytest.warns(UserWarning, match="change size at 0.4"), open_frame_stream(str(path)) as stream:
@@ -225,7 +227,7 @@ class TestResuming:
 
 class TestBadInput:
     def test_labels(self, model, processor, film):
-        with pytest.raises(ValueError, match="no label 'runing'; the nearest of its 5 labels are 'running'"):
+        with pytest.raises(ValueError, match="no label 'runing'. The nearest of its 5 labels: 'running'"):
             make_timeline(model, processor, film, labels=["runing"])
         with pytest.raises(ValueError, match="a list of at least one name, got 'running'"):
             make_timeline(model, processor, film, labels="running")

@@ -130,7 +130,9 @@ class SegmentBuilder:
     def _choose(self, scores: np.ndarray) -> list[int]:
         """Return the labels that hold at these scores."""
         if self.several:
-            return [i for i in self.allowed.tolist() if scores[i] >= (self.lower if i in self._open else self.threshold)]
+            return [
+                i for i in self.allowed.tolist() if scores[i] >= (self.lower if i in self._open else self.threshold)
+            ]
         best = int(self.allowed[scores[self.allowed].argmax()])
         if scores[best] >= self.threshold:
             return [best]

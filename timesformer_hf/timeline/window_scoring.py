@@ -1,6 +1,5 @@
 """The scores of windows: what is kept of a frame, which frames the model sees, and what it answers."""
 
-import difflib
 import math
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ import torch
 from transformers.image_utils import ChannelDimension
 from transformers.video_utils import VideoMetadata
 
+from ..data.label_matching import find_label
 from ..inference.pipeline_timesformer import SCORES
 from ..video.multi_view import average_views
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
@@ -114,14 +114,8 @@ def find_labels(names: Sequence[str] | None, labels: Sequence[str]) -> list[int]
         return list(range(len(labels)))
     if isinstance(names, str) or not names:
         raise ValueError(f"labels must be a list of at least one name, got {names!r}")
-    for name in names:
-        if name not in labels:
-            near = difflib.get_close_matches(name, labels, n=3, cutoff=0.4) or labels[:3]
-            raise ValueError(
-                f"The model has no label {name!r}; the nearest of its {len(labels)} labels are "
-                f"{', '.join(map(repr, near))}"
-            )
-    return [labels.index(name) for name in dict.fromkeys(names)]
+    known = dict(enumerate(labels))
+    return [find_label(name, known) for name in dict.fromkeys(names)]
 
 
 def check_number(name: str, value: float | None, unit: str = "seconds") -> None:

@@ -12,7 +12,7 @@ from .damaged_packets import Damage, decode_undamaged
 from .frame_sizes import scale_frame
 from .safe_opening import demux
 from .video_decoding import MP4, check_complete, open_pyav, to_rgb, use_all_cores
-from .video_errors import CallersErrors, VideoReadError, translated_errors
+from .video_errors import CallersErrors, VideoReadError, VideoWarning, translated_errors
 from .video_options import VideoOptions
 from .video_sources import VideoSource, describe_source, is_decoder, open_source
 
@@ -133,7 +133,9 @@ def _tell_change(about: str, options: VideoOptions) -> None:
     """
     if options.strict:
         raise VideoReadError(f"{about} (width, height); re-encode it")
-    warnings.warn(f"{about} (width, height); all are scaled to the first size. strict=True refuses it", stacklevel=3)
+    warnings.warn(
+        f"{about} (width, height); all are scaled to the first size. strict=True refuses it", VideoWarning, stacklevel=3
+    )
 
 
 def _scaled(frame, size: tuple[int, int]) -> np.ndarray:
