@@ -93,6 +93,7 @@ _MODULE_OF = {
     "start_from_scratch": "training.start",
     "top_k_accuracy": "evaluation.metrics",
     "wilson_interval": "evaluation.metrics",
+    "write_timeline": "timeline.formats",
     "write_film": "explanation.drawing",
     "write_gif": "explanation.drawing",
 }

@@ -227,7 +227,7 @@ class TestResuming:
 
 class TestBadInput:
     def test_labels(self, model, processor, film):
-        with pytest.raises(ValueError, match="no label 'runing'. The nearest of its 5 labels: 'running'"):
+        with pytest.raises(ValueError, match=r"no label 'runing'\. The nearest of its 5 labels: 'running'"):
             make_timeline(model, processor, film, labels=["runing"])
         with pytest.raises(ValueError, match="a list of at least one name, got 'running'"):
             make_timeline(model, processor, film, labels="running")
