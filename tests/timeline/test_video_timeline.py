@@ -156,6 +156,7 @@ def test_a_varying_frame_rate_gets_a_regular_grid(model, processor, tmp_path):
     for i in range(60):
         twin.add(decoded[max(j for j, shown_at in enumerate(shown) if shown_at <= i)][1])
     classifier.finish(), twin.finish()
+    assert classifier.duration == pytest.approx(60 / 25)
     assert [w.start for w in found] == [w.start for w in expected]
     assert np.array_equal([w.scores for w in found], [w.scores for w in expected])
 

@@ -31,7 +31,7 @@ device.
 
 _ACCELERATOR_BATCH = 8  # videos
 
-_NO_MODEL = (
+NO_MODEL = (
     "timesformer-hf: no --model given, so this is the one that is shipped: it tells how the camera moves.\n"
     "                For what happens in a video, try --model facebook/timesformer-base-finetuned-k400"
 )
@@ -162,7 +162,7 @@ def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterat
 
     device = choose_device(args.device)
     if args.model is None:
-        print(_NO_MODEL, file=sys.stderr)
+        print(NO_MODEL, file=sys.stderr)
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
     names = ("num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
     sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
