@@ -8,7 +8,7 @@ from ..output.atomic import check_output_file, output_file
 from ..output.terminal import loading_model
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import default_device, positive
+from .common import choose_device, positive
 
 
 DESCRIPTION = """\
@@ -91,7 +91,7 @@ def _load(args: argparse.Namespace) -> tuple:
 
     name = CAMERA_MOTION if args.model is None else args.model
     with loading_model(name):
-        return load_explainable(name, default_device(args.device))
+        return load_explainable(name, choose_device(args.device))
 
 
 def _explain(args: argparse.Namespace) -> int:
