@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},
     "training": {"checkpoints", "data", "evaluation", "model", "output", "version", "video"},
-    "registration": {"inference", "model", "video"},
+    "registration": {"inference", "model", "version", "video"},
     "__init__": {"registration", "version"},
-    "cli": {"commands", "version"},
+    "cli": {"commands", "output", "version"},
     "__main__": {"cli"},
 }
 MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"cli", "__init__", "__main__"}

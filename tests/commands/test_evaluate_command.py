@@ -1,9 +1,11 @@
 """`timesformer-hf evaluate` against videos classified one by one; after a kill; two processes against one."""
 
 import csv
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
 from tiny_models import make_keen_model, make_model
@@ -373,6 +376,45 @@ sys.exit(main({arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}))
         assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
         assert_same_results(files(tmp_path / "out"), unbroken)
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_says_how_to_go_on(self, number, unbroken, model, data, tmp_path, monkeypatch, capsys):
+        """As in `finetune`."""
+        write, out = FeatureParts.write, tmp_path / "out"
+
+        def interrupted(self, *args):
+            if self.places:
+                os.kill(os.getpid(), number)
+            write(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureParts, "write", interrupted)
+            try:
+                code = main(arguments(model, data, out, "--batch_size", 2))
+            except SystemExit as ending:
+                code = ending.code
+        assert code == 128 + number
+        message = "timesformer-hf: interrupted. What is done is kept; the same command goes on from there.\n"
+        assert capsys.readouterr().err.endswith(message)
+        assert [path.name for path in out.iterdir()] == ["parts"]
+        assert main(arguments(model, data, out, "--batch_size", 2)) == 0
+        assert files(out) == unbroken
+
+    def test_killed_while_it_removes_its_parts(self, unbroken, model, data, tmp_path, monkeypatch):
+        remove = shutil.rmtree
+
+        def interrupted(folder, **settings):
+            if any(Path(folder).rglob("settings.json")):
+                next(Path(folder).rglob("settings.json")).unlink()
+                raise KeyboardInterrupt
+            remove(folder, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", interrupted)
+            assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 130
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2, "--overwrite")) == 0
+        assert files(tmp_path / "out") == unbroken
+        assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
     def test_what_another_process_has_done_counts(self, unbroken, model, data, tmp_path):
         """One process goes on where the second of two was cut off."""
         options = parse_arguments(arguments(model, data, tmp_path / "out", "--batch_size", 2)[1:])
@@ -484,12 +526,15 @@ class TestBadInput:
         """While it writes the results: what is done isn't lost."""
 
         def full(*args):
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr(measuring, "plot_confusion_matrix", full)
             assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 2
-        assert "No space left" in capsys.readouterr().err
+        message = f"{tmp_path}/out/confusion_matrix.png can't be written, and no part of it stays: No space left"
+        shown = capsys.readouterr().err
+        assert message in shown
+        assert "When there is room, repeat the command. What is done is kept" in shown
         assert not (tmp_path / "out" / "results.json").exists()
         monkeypatch.setattr(scoring, "score_batch", None)  # nothing is left to score
         assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
@@ -510,3 +555,17 @@ class TestBadInput:
         output = capsys.readouterr().out
         assert "--views paper --frame_sampling_rate 32" in output
         assert "{paper,original}" in output
+
+    def test_no_more_workers_than_cores(self, model, data, tmp_path, monkeypatch):
+        """More of them are slower, and torch warns of them."""
+        workers = []
+        monkeypatch.setattr(measuring, "count_cores", lambda: 1)
+        monkeypatch.setattr(
+            measuring, "DataLoader", lambda *args, **settings: workers.append(settings["num_workers"]) or []
+        )
+        monkeypatch.setattr(measuring, "write_results", lambda *args: None)
+        options = parse_arguments(
+            ["--model", model, "--data", str(data), "--output_dir", str(tmp_path / "o"), "--use_cpu"]
+        )
+        measuring.evaluate_model(options, Accelerator(cpu=True))
+        assert workers == [1]

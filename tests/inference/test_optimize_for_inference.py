@@ -184,10 +184,10 @@ class TestOptimizeForInference:
         encoder, tokens = model.timesformer.encoder, torch.randn(2, 65, 48).to(dtype)
         encoder.emulated_dtypes = (dtype,)
         with torch.no_grad():
-            got = encoder(tokens, (4, 4, 4), cls_only=cls_only)
-            expected = copy.deepcopy(encoder).float()(tokens.float(), (4, 4, 4), cls_only=cls_only)
+            got = encoder(tokens, grid=(4, 4, 4), cls_only=cls_only)[0]
+            expected = copy.deepcopy(encoder).float()(tokens.float(), grid=(4, 4, 4), cls_only=cls_only)[0]
             encoder.emulated_dtypes = ()
-            inexact = encoder(tokens, (4, 4, 4), cls_only=cls_only)
+            inexact = encoder(tokens, grid=(4, 4, 4), cls_only=cls_only)[0]
         # rounded once, at the end: by half the distance to the next number, beside float32's sums in another order
         torch.testing.assert_close(got.float(), expected, rtol=torch.finfo(dtype).eps / 2, atol=1e-5)
         assert (inexact.float() - expected).abs().max() > 2 * (got.float() - expected).abs().max()
@@ -322,3 +322,10 @@ class TestRawPixels:
             optimized(torch.zeros(1, 4, 3, 32, 32, dtype=torch.int64))
         with pytest.raises(TypeError, match=r"uint8|floating-point"):
             optimize_for_inference(make_model())(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
+
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_training_mode_is_refused_at_once(self, scheme):
+        optimized = optimize_for_inference(make_model(scheme))
+        with pytest.raises(ValueError, match=r"can't be trained: .* Train the model that"):
+            optimized.train()
+        assert not optimized.eval().training

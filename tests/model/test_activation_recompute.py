@@ -17,7 +17,7 @@ LABELS = torch.tensor([1, 4])
 
 
 @contextmanager
-def kept(make):
+def kept(module, make):
     """In place of `recomputed`."""
     yield make()
 
@@ -28,13 +28,13 @@ def remade(monkeypatch) -> list:
     values = []
 
     @contextmanager
-    def counted(make):
+    def counted(module, make):
         def noted():
             value = make()
             values.append(value.shape)
             return value
 
-        with recomputed(noted) as value:
+        with recomputed(module, noted) as value:
             values.clear()
             yield value
 

@@ -29,8 +29,8 @@ SIZES = [
 ]
 
 
-def naive_attend(layer, step, hidden_states, grid, **kwargs):
-    return masked_attend(layer, step, hidden_states, grid)
+def naive_attend(layer, step, hidden_states, grid, output_attentions, **kwargs):
+    return (masked_attend(layer, step, hidden_states, grid),)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -16,7 +16,6 @@ def test_defaults_are_the_paper_base_model():
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("num_attention_heads", 7, "num_attention_heads=7 must divide hidden_size=768"),
         ("image_size", 225, "image_size=225 must be a multiple of patch_size=16 in height"),
         ("image_size", (224, 100), r"image_size=\(224, 100\) must be a multiple of patch_size=16 in width"),
         ("image_size", [224], r"image_size=\[224\] must be a positive integer or a pair"),
@@ -41,6 +40,13 @@ def test_defaults_are_the_paper_base_model():
 def test_rules_are_named_in_their_errors(field, value, rule):
     with pytest.raises((ValueError, StrictDataclassFieldValidationError), match=rule):
         TimesformerConfig(**{field: value})
+
+
+def test_heads_are_checked_when_a_model_is_made():
+    """transformers' own tests of configs make one of width 37 with 12 heads."""
+    config = TimesformerConfig(hidden_size=37)
+    with pytest.raises(ValueError, match="num_attention_heads=12 must divide hidden_size=37"):
+        TimesformerModel(config)
 
 
 @pytest.mark.parametrize(("field", "value"), [("num_frames", "8"), ("drop_path_rate", "0.1"), ("image_size", 224.0)])

@@ -106,12 +106,12 @@ class TestAnySize:
         index = 1 + 2 * 4 + 1  # patch 2 in frame 1: the frame index runs fastest
 
         def seen_by(step) -> list[int]:
-            (gradient,) = torch.autograd.grad(layer.attend(step, tokens, grid)[0, index].sum(), tokens)
+            (gradient,) = torch.autograd.grad(layer.attend(step, tokens, grid)[0][0, index].sum(), tokens)
             return [int(i) for i in gradient[0].abs().sum(-1).nonzero()]
 
         assert seen_by(time) == [1 + 2 * 4 + frame for frame in range(4)]
         assert seen_by(space) == [0] + [1 + patch * 4 + 1 for patch in range(6)]
-        assert layer.attend(time, tokens, grid)[0, 0].abs().max() == 0  # CLS takes no part in the time step
+        assert layer.attend(time, tokens, grid)[0][0, 0].abs().max() == 0  # CLS takes no part in the time step
 
     @pytest.mark.parametrize("mode", ["nearest", "bicubic"])
     def test_forward_equals_resized_model(self, mode):
@@ -238,7 +238,7 @@ class TestStochasticDepth:
         sizes = []
         monkeypatch.setattr(TimesformerDropPath, "forward", lambda self, x: sizes.append(x.shape[0]) or x)
         layer = TimesformerLayer(TimesformerConfig(**TINY), 0)
-        layer(torch.randn(2, 1 + 6 * 4, 48), (4, 2, 3))
+        layer(torch.randn(2, 1 + 6 * 4, 48), grid=(4, 2, 3))
         assert sizes[("time", "space", "mlp").index(step)] == entries
 
 
@@ -333,6 +333,10 @@ class TestBadPixels:
         assert make_model()(make_clip(), attention_mask=None).logits.isfinite().all()
         with pytest.raises(ValueError, match="takes no attention_mask"):
             make_model()(make_clip(), attention_mask=torch.ones(2, 65))
+
+    def test_an_array_is_told_from_a_tensor(self):
+        with pytest.raises(TypeError, match=r"got ndarray, which is not a tensor\. Use a video processor"):
+            make_model()(make_clip().numpy())
 
     @pytest.mark.parametrize("clip", [torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), [[1.0]], None])
     def test_types_that_cannot_be_are_told(self, clip):

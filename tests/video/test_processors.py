@@ -350,3 +350,57 @@ class TestVideoProcessor:
         native = NativeVideoProcessor.from_pretrained(tmp_path)
         assert tuple(native.image_mean) == (0.45, 0.45, 0.45)
         assert native.crop_size == SIZE["crop_size"]
+
+
+class TestOtherChannels:
+    """Frames with 2, 4 or 8 channels: `image_mean` says how many, and no channel is taken for transparency."""
+
+    @pytest.mark.parametrize("channels", [2, 4, 8])
+    @pytest.mark.parametrize("layout", ["channels_last", "channels_first"])
+    def test_pixels_are_those_of_transformers(self, channels, layout):
+        pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 48, channels), dtype=np.uint8)
+        pixels = pixels if layout == "channels_last" else pixels.transpose(0, 3, 1, 2)
+        settings = SIZE | {"image_mean": [0.4] * channels, "image_std": [0.2] * channels}
+        native = VideoMAEImageProcessor(**settings)
+        expected = native(list(pixels), input_data_format=layout, return_tensors="pt").pixel_values
+        assert expected.shape == (1, 4, channels, 32, 32)
+        for processor in (TimesformerImageProcessor(**settings), TimesformerVideoProcessor(num_frames=4, **settings)):
+            clip = pixels if isinstance(processor, TimesformerVideoProcessor) else list(pixels)
+            for data_format in ({}, {"input_data_format": layout}):
+                got = processor(clip, return_tensors="pt", **data_format).pixel_values
+                assert torch.equal(got, expected)
+
+    def test_the_pil_backend_refuses_them(self, frames):
+        processor = TimesformerImageProcessorPil(image_mean=[0.4] * 4, image_std=[0.2] * 4)
+        with pytest.raises(ValueError, match=r"image_mean has 4 numbers, .*PIL takes the last .* transparency"):
+            processor(frames[:2])
+
+    def test_another_number_is_named(self, frames):
+        processor = TimesformerVideoProcessor(image_mean=[0.4] * 4, image_std=[0.2] * 4)
+        with pytest.raises(ValueError, match=r"must have 4 channels, one for each number of image_mean, .* got shape"):
+            processor(frames[:2])
+
+
+IMPOSSIBLE = [
+    ({"image_std": [0.2, 0, 0.2]}, r"image_std=.*0\.2, 0, 0\.2. must be positive and finite"),
+    ({"image_mean": [float("nan")] * 3}, "image_mean=.* must be finite numbers"),
+    ({"image_mean": [0.4] * 4}, "image_std=.* must have as many numbers as image_mean="),
+    ({"size": {"height": -3, "width": 4}}, r"size=\{'height': -3, 'width': 4\} must have positive integers"),
+    ({"crop_size": {"height": 0, "width": 4}}, r"crop_size=\{'height': 0, .* must have positive integers"),
+    ({"rescale_factor": 0}, "rescale_factor=0 must be positive and finite"),
+    ({"resample": 77}, r"resample=77 must be one of .*2 \(bilinear\)"),
+    ({"do_resize": "yes"}, "do_resize='yes' must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), IMPOSSIBLE)
+@pytest.mark.parametrize("processor_class", [*IMAGE_PROCESSORS, TimesformerVideoProcessor])
+def test_impossible_settings_are_named(processor_class, values, message):
+    with pytest.raises(ValueError, match=f"{processor_class.__name__}: {message}"):
+        processor_class(**values)
+
+
+@pytest.mark.parametrize("name", ["num_frames", "frame_sampling_rate", "num_clips"])
+def test_impossible_counts_are_named(name):
+    with pytest.raises(ValueError, match=f"TimesformerVideoProcessor: {name}=-3 must be a positive integer"):
+        TimesformerVideoProcessor(**{name: -3})

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from ..output.extras import check_packages
+
 
 DESCRIPTION = """\
 examples:
@@ -25,6 +27,8 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args.words` say, and print the results."""
+    if not {"-h", "--help"} & set(args.words):
+        check_packages("evaluate", ("matplotlib", "pyarrow"), "train")  # before torch is imported, which takes seconds
     from datetime import timedelta
 
     import torch
@@ -34,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluation.measuring import evaluate_model
     from ..evaluation.results import summary
     from ..evaluation.time_audit import time_audit_text
+    from .common import resumable
 
     def report(error: str) -> None:
         tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
@@ -42,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # for the slowest share
     accelerator = Accelerator(cpu=options.use_cpu, kwargs_handlers=[waiting])
     try:
-        results = evaluate_model(options, accelerator, report)
+        with resumable("What is done is kept; the same command goes on from there."):
+            results = evaluate_model(options, accelerator, report)
     except torch.OutOfMemoryError as error:
         message = f"out of memory: repeat it with a smaller --batch_size; what is done is kept ({error})"
         print(f"timesformer-hf: {message}", file=sys.stderr)
@@ -60,11 +66,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse_arguments(words: list[str]):
-    """The options, as an `EvaluationArguments`."""
+    """
+    Return the options as an `EvaluationArguments`.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
     from transformers import HfArgumentParser
 
     from ..evaluation.arguments import EvaluationArguments
-    from ..output.options import HelpFormatter
+    from ..output.options import HelpFormatter, check_options
 
     parser = HfArgumentParser(
         EvaluationArguments,
@@ -72,5 +83,8 @@ def parse_arguments(words: list[str]):
         description=DESCRIPTION,
         formatter_class=HelpFormatter,
     )
-    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
+    check_options(unknown, parser._option_string_actions)
     return options

@@ -4,7 +4,6 @@ number of processes.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,13 +18,14 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from ..data.label_lists import read_labels
 from ..data.labelled_videos import LabelledVideos
 from ..data.reading import read_labelled_videos
-from ..inference.feature_extraction import choose_sampling, describe_settings
+from ..inference.feature_extraction import check_settings, choose_sampling, describe_settings
 from ..inference.feature_table import unfinished_batches
 from ..inference.quantization import quantization_config, quantize
-from ..output.atomic import check_output_file, output_file
+from ..output.atomic import check_output_file, output_file, remove_folder
 from ..output.extras import check_packages
 from ..output.parquet import import_pyarrow
 from ..output.terminal import loading_model
+from ..video.decoding_plan import count_cores
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .arguments import EvaluationArguments
 from .confusion_plot import plot_confusion_matrix
@@ -35,6 +35,7 @@ from .scoring import SharedParts, VideosToScore, encode_labels, score_videos
 from .time_audit import ARRANGEMENTS, time_audit_results
 
 
+_MOST_WORKERS = 4
 _MULTI_LABEL = {"multi_label_classification": True, "single_label_classification": False}
 
 
@@ -75,7 +76,8 @@ def evaluate_model(
     batches = unfinished_batches(range(len(videos)), args.batch_size, parts.is_done)
     batches = batches[accelerator.process_index :: accelerator.num_processes]
     dataset = VideosToScore(videos, processor, sampling)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.num_workers, collate_fn=list)
+    workers = min(_MOST_WORKERS, count_cores()) if args.num_workers is None else args.num_workers
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
     show = None if accelerator.is_local_main_process else True  # unless the output is not a terminal
     with tqdm(total=sum(map(len, batches)), unit="video", disable=show) as progress:
 
@@ -99,7 +101,7 @@ def check_arguments(args: EvaluationArguments) -> None:
         ImportError: where a package is missing.
     """
     for name, least in (("batch_size", 1), ("num_workers", 0)):
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
     check_output_file(Path(args.output_dir, "results.json"), args.overwrite)
     check_packages("evaluate", ("matplotlib", "pyarrow"), "train")
@@ -148,8 +150,7 @@ def choose_settings(args: EvaluationArguments, model, processor, multi_label: bo
     """
     sampling = choose_sampling(model, processor, args.num_frames, args.frame_sampling_rate)
     sampling |= {"views": args.views, "num_clips": args.num_clips, "num_crops": args.num_crops}
-    blank = {"total_num_frames": 1, "fps": 25}
-    processor(np.zeros((1, 240, 320, 3), np.uint8), do_sample_frames=True, video_metadata=blank, **sampling)
+    check_settings(model, processor, **sampling)
     average = args.average or processor.view_settings(**sampling).average
     return sampling, {"average": average, "function": "sigmoid" if multi_label else "softmax"}
 
@@ -176,7 +177,7 @@ def write_results(
         with output_file(folder / "confusion_matrix.png", overwrite=True) as path:
             plot_confusion_matrix(path, counts, names)
     with output_file(folder / "results.json", overwrite=True) as path:
-        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False)
+        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it, too
-    shutil.rmtree(parts.folder)
+    remove_folder(parts.folder)
     return results

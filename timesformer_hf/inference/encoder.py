@@ -25,10 +25,24 @@ from transformers.utils import TransformersKwargs
 
 from ..model.attention_schemes import ALL_TOKENS, SPACE, TIME, AttentionScheme, AttentionStep, Grid
 from ..model.configuration_timesformer import TimesformerConfig
-from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, records_inner_states
+from ..model.model_outputs import TimesformerModelOutput
+from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid
 
 
-class _RearrangedWeights(nn.Module):
+class _ForInference(nn.Module):
+    """A module of an optimized model, which can't be trained."""
+
+    def train(self, mode: bool = True):
+        """Set evaluation mode, with `mode=False`. Training mode is an error."""
+        if mode:
+            raise ValueError(
+                "A model of optimize_for_inference can't be trained: its weights are folded. Train the model that it "
+                "was made from, and optimize it again"
+            )
+        return super().train(mode)
+
+
+class _RearrangedWeights(_ForInference):
     """
     A linear layer with its weights in another order than a checkpoint. It saves the checkpoint's order and refuses to
     load.
@@ -239,7 +253,7 @@ def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor
     _add_product(places, hidden, layer.output.dense)
 
 
-class InferenceEncoder(TimesformerEncoder):
+class InferenceEncoder(_ForInference, TimesformerEncoder):
     """
     An encoder that shares the blocks of the ordinary encoder and keeps tokens in the layout of this module.
 
@@ -254,23 +268,32 @@ class InferenceEncoder(TimesformerEncoder):
         self.train(encoder.training)
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """
-        Encode tokens (batch, 1 + patches * frames, hidden_size); with `cls_only` return CLS (batch, 1, hidden_size).
-        """
-        if self.needs_ordinary_path(hidden_states, **kwargs):
-            return super().forward(hidden_states, grid, cls_only=cls_only, **kwargs)
-        clips = self.clips_at_once(hidden_states)
-        if len(hidden_states) > clips:
-            parts = hidden_states.split(clips)
-            return torch.cat([self.run(part, grid, cls_only, **kwargs) for part in parts])
-        return self.run(hidden_states, grid, cls_only, **kwargs)
+        self,
+        hidden_states: torch.Tensor,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        grid: Grid | None = None,
+        cls_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TimesformerModelOutput | tuple:
+        """Encode tokens. Arguments and result are those of the ordinary encoder."""
+        if output_attentions or output_hidden_states or self.needs_ordinary_path(hidden_states):
+            flags = (output_attentions, output_hidden_states, return_dict)
+            return super().forward(hidden_states, *flags, grid=grid, cls_only=cls_only, **kwargs)
+        grid = configured_grid(self.config, hidden_states) if grid is None else grid
+        parts = hidden_states.split(self.clips_at_once(hidden_states))
+        tokens = [self.run(part, grid, cls_only, **kwargs) for part in parts]
+        tokens = torch.cat(tokens) if len(tokens) > 1 else tokens[0]
+        return TimesformerModelOutput(last_hidden_state=tokens) if return_dict else (tokens,)
 
     def run(
         self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """Run the blocks in the layout of this module. Arguments and result are those of `forward`."""
+        """
+        Run the blocks on tokens (batch, 1 + patches * frames, hidden_size) in the layout of this module, and return the
+        same shape; with `cls_only` return CLS (batch, 1, hidden_size).
+        """
         frames = grid[0] if TIME in self.layer[0].steps else 1
         places = _tokens_to_places(hidden_states.to(self.inner_dtype(hidden_states)), frames)
         buffer = places.new_empty(places.numel() * max(3, -(-self.config.intermediate_size // places.shape[-1])))
@@ -299,14 +322,13 @@ class InferenceEncoder(TimesformerEncoder):
         bytes_of_clip = length * self.config.intermediate_size * self.inner_dtype(hidden_states).itemsize
         return max(1, LARGEST_REUSED_MEMORY // bytes_of_clip)
 
-    def needs_ordinary_path(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> bool:
+    def needs_ordinary_path(self, hidden_states: torch.Tensor) -> bool:
         """Return whether this call needs something that only the ordinary encoder can do, for example gradients."""
         return (
             self.training
             or torch.compiler.is_exporting()
             or torch.is_autocast_enabled(hidden_states.device.type)
             or (torch.is_grad_enabled() and any(x.requires_grad for x in (hidden_states, *self.parameters())))
-            or records_inner_states(self.config, **kwargs)
         )
 
     def cls_of_last_block(

@@ -6,6 +6,7 @@ runtime on clips of the traced size and of other sizes, and compared with the mo
 """
 
 import copy
+import io
 import logging
 import os
 import shutil
@@ -320,8 +321,15 @@ def load_onnx(path: Path) -> _Runner:
     return lambda clip: torch.from_numpy(session.run([OUTPUT], {INPUT: clip.numpy()})[0])
 
 
+def _write_archive(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+    """Let torch write an archive to memory, and write it to a file. On a full disk, torch's own writer aborts."""
+    archive = io.BytesIO()
+    write(archive)
+    path.write_bytes(archive.getbuffer())
+
+
 def _write_program(program: ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
+    _write_archive(path, lambda archive: torch.export.save(program, archive))
 
 
 def load_program(path: Path) -> _Runner:
@@ -330,7 +338,7 @@ def load_program(path: Path) -> _Runner:
 
 
 def _write_package(program: ExportedProgram, path: Path) -> None:
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    _write_archive(path, lambda archive: torch._inductor.aoti_compile_and_package(program, package_path=archive))
 
 
 def load_package(path: Path) -> _Runner:

@@ -147,7 +147,7 @@ class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
 
     def __init__(self, embeddings: TimesformerPatchEmbeddings, processor):
         nn.Module.__init__(self)
-        self.num_channels, self.patch_size = embeddings.num_channels, embeddings.patch_size
+        self.config = embeddings.config
         self.projection = projection = embeddings.projection
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
         mean, std = (torch.tensor(value, dtype=torch.float64).expand(self.num_channels) for value in (mean, std))
@@ -158,14 +158,14 @@ class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
         self.register_buffer("raw_bias", bias.to(projection.bias), persistent=False)
         self.train(embeddings.training)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
         """
-        Embed pixels (batch, frames, channels, height, width), raw ones where they are uint8. Return (batch, frames,
-        hidden_size, rows, columns).
+        Embed pixels (batch, frames, channels, height, width), raw ones where they are uint8. The result is that of the
+        model's own patch embeddings.
         """
         if not isinstance(pixel_values, torch.Tensor) or pixel_values.dtype is not torch.uint8:
             return super().forward(pixel_values)
         pixels = pixel_values.to(self.raw_weight.dtype)
         self.check_pixel_values(pixels)
         patches = F.conv2d(pixels.flatten(0, 1), self.raw_weight, self.raw_bias, stride=self.patch_size)
-        return patches.unflatten(0, pixel_values.shape[:2])
+        return patches.flatten(2).transpose(1, 2), pixel_values.shape[1], patches.shape[-1]

@@ -51,9 +51,11 @@ def check_labels(labels: torch.Tensor, logits: torch.Tensor, problem_type: str) 
         )
     if single and labels.is_floating_point():
         raise ValueError(f"labels for {problem_type} must be integers, got {labels.dtype}")
-    # A compiled graph can't look at values. On a GPU this check waits for the device once per step. That costs next to
-    # nothing in a video model, and avoids a device-side assertion, after which the process can't use the GPU any more.
-    if problem_type != "regression" and not torch.compiler.is_compiling():
+    # A compiled graph and `torch.func.vmap` can't look at values. On a GPU this check waits for the device once a step.
+    # That costs next to nothing in a video model, and avoids a device-side assertion, after which the process can't use
+    # the GPU any more.
+    has_values = not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(labels))
+    if problem_type != "regression" and has_values:
         _check_label_values(labels, num_labels, single)
 
 

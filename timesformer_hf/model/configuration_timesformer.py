@@ -9,6 +9,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from .attention_schemes import ATTENTION_SCHEMES
 
 
+# Arguments of a `from_pretrained` call that say where files are
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _INTERPOLATION_MODES = ("nearest", "bicubic")
 _PROBLEM_TYPES = (None, "single_label_classification", "multi_label_classification", "regression")
 
@@ -110,6 +112,9 @@ class TimesformerConfig(PreTrainedConfig):
     interpolation_mode: str = "nearest"
 
     def __post_init__(self, **kwargs):
+        num_labels = kwargs.get("num_labels")
+        if isinstance(num_labels, int) and num_labels < 0:  # it would end as a model without a head
+            raise ValueError(f"TimesformerConfig: num_labels={num_labels} must be at least 0")
         super().__post_init__(**kwargs)
         self.check_values()
 
@@ -122,7 +127,7 @@ class TimesformerConfig(PreTrainedConfig):
 
     def check_values(self) -> None:
         """
-        Check every field.
+        Check every field, except that the heads divide the width.
 
         This runs when a config is made, and again when a model is made from it, because fields can change in between.
 
@@ -136,12 +141,6 @@ class TimesformerConfig(PreTrainedConfig):
             _require(0 <= getattr(self, name) < 1, self, name, "must lie in [0, 1)")
         for name in ("layer_norm_eps", "initializer_range"):
             _require(0 < getattr(self, name) < math.inf, self, name, "must be positive and finite")
-        _require(
-            self.hidden_size % self.num_attention_heads == 0,
-            self,
-            "num_attention_heads",
-            f"must divide hidden_size={self.hidden_size}",
-        )
         from transformers.activations import ACT2FN  # imported here, so that AutoConfig doesn't load it
 
         _require_choice(self, "hidden_act", ACT2FN)
@@ -154,6 +153,18 @@ class TimesformerConfig(PreTrainedConfig):
             _require(
                 size % patch == 0, self, "image_size", f"must be a multiple of patch_size={self.patch_size} in {side}"
             )
+
+    def check_heads(self) -> None:
+        """
+        Check that the width of a token can be shared out to the heads.
+
+        This runs only when a model is made: transformers' own tests make configs of widths that their models reject.
+
+        Raises:
+            ValueError: if the heads don't divide the width. The message names both.
+        """
+        rule = f"must divide hidden_size={self.hidden_size}"
+        _require(self.hidden_size % self.num_attention_heads == 0, self, "num_attention_heads", rule)
 
     def to_dict(self) -> dict:
         """
@@ -217,10 +228,9 @@ def stored_config_values(checkpoint, arguments: dict) -> dict:
         checkpoint: a folder or a name on the Hub.
         arguments: the keyword arguments of a `from_pretrained` call. Only those for the Hub are used.
     """
-    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
     try:
         values, _ = PreTrainedConfig.get_config_dict(
-            checkpoint, **{name: arguments[name] for name in names if name in arguments}
+            checkpoint, **{name: arguments[name] for name in HUB_ARGUMENTS if name in arguments}
         )
     except OSError:
         return {}

@@ -1,7 +1,27 @@
 """Pure functions that resize position and time embeddings."""
 
+import math
+
 import torch
 from torch.nn import functional as F
+
+
+def table_grid(positions: int, configured: tuple[int, int]) -> tuple[int, int]:
+    """
+    Return the grid (rows, columns) of this number of position embeddings: the configured one, or a square.
+
+    Raises:
+        ValueError: if the number fits neither.
+    """
+    side = math.isqrt(positions)
+    if positions == configured[0] * configured[1]:
+        return configured
+    if positions != side * side:
+        raise ValueError(
+            f"{positions} position embeddings of patches are neither the config's grid of {configured[0]} x "
+            f"{configured[1]} nor a square; set image_size in the config to the size that they are for"
+        )
+    return side, side
 
 
 def resize_position_table(

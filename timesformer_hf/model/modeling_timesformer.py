@@ -9,7 +9,6 @@ every frame is a separate sequence: (batch * frames, 1 + patches, dim).
 import copy
 import math
 from collections.abc import Callable
-from functools import wraps
 
 import torch
 from torch import nn
@@ -21,16 +20,21 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .activation_recompute import recomputed
+from .activation_recompute import DETERMINISTIC, hooks_on, is_untouched, recomputed
 from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import Problem, check_labels, infer_problem_type
-from .configuration_timesformer import TimesformerConfig, as_pair, stored_config_values
-from .embedding_tables import resize_position_table, resize_time_table
-from .loading_checks import SIZES, check_no_attention_left_over_or_missing, check_shapes, has_same_structure
+from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair, stored_config_values
+from .embedding_tables import resize_position_table, resize_time_table, table_grid
+from .loading_checks import (
+    SIZES,
+    check_no_attention_left_over_or_missing,
+    check_shapes,
+    compare_shapes,
+    has_same_structure,
+    stored_shapes,
+)
 from .model_outputs import FEATURE_LEVELS, TimesformerClassifierOutput, TimesformerModelOutput, check_level
 
 
@@ -42,18 +46,50 @@ class TimesformerPatchEmbeddings(nn.Module):
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
-        self.num_channels = config.num_channels
-        self.patch_size = as_pair(config.patch_size)
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
-        )
+        self.config = config
+        patch_size = as_pair(config.patch_size)
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Embed patches: (batch, frames, channels, height, width) -> (batch, frames, hidden_size, rows, columns)."""
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels, as the config says."""
+        return as_pair(self.config.image_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels: of the projection, or of the config if that is not a convolution."""
+        return getattr(self.projection, "kernel_size", as_pair(self.config.patch_size))
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches in a frame of `image_size`."""
+        return math.prod(self.config.grid_size)
+
+    @property
+    def num_channels(self) -> int | None:
+        """Number of channels that the projection takes, or `None` if that is not known."""
+        modules = self.projection.modules()  # an adapter keeps the convolution inside
+        return next((module.in_channels for module in modules if hasattr(module, "in_channels")), None)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        """
+        Embed the patches of clips (batch, frames, channels, height, width).
+
+        Returns the embedded patches (batch * frames, rows * columns, hidden_size), the number of frames, and the number
+        of columns.
+        """
         self.check_pixel_values(pixel_values)
-        batch, frames = pixel_values.shape[:2]
-        patches = self.projection(pixel_values.flatten(0, 1).to(self.projection.weight.dtype))
-        return patches.unflatten(0, (batch, frames))
+        patches = self.projection(pixel_values.flatten(0, 1).to(_dtype_of(self.projection, pixel_values)))
+        return patches.flatten(2).transpose(1, 2), pixel_values.shape[1], patches.shape[-1]
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Return the rows and columns of patches that the projection makes of frames of this size in pixels."""
+        strides = getattr(self.projection, "stride", self.patch_size)
+        rows, columns = (
+            (size - patch) // stride + 1
+            for size, patch, stride in zip((height, width), self.patch_size, strides, strict=True)
+        )
+        return rows, columns
 
     def check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         """
@@ -65,7 +101,8 @@ class TimesformerPatchEmbeddings(nn.Module):
         """
         expected = "(batch, frames, channels, height, width)"
         if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            is_tensor = isinstance(pixel_values, torch.Tensor)
+            got = pixel_values.dtype if is_tensor else f"{type(pixel_values).__name__}, which is not a tensor"
             raise TypeError(
                 f"pixel_values must be a floating-point tensor {expected}, got {got}. Use a video processor: it "
                 "scales and normalises the frames."
@@ -74,10 +111,11 @@ class TimesformerPatchEmbeddings(nn.Module):
         if pixel_values.ndim != 5:
             raise ValueError(f"pixel_values must have 5 dimensions {expected}, got {len(shape)}: {shape}")
         batch, frames, channels, height, width = shape
-        if channels != self.num_channels:
-            hint = " Dimensions 1 and 2 look swapped: try transpose(1, 2)." if frames == self.num_channels else ""
+        num_channels = self.num_channels
+        if num_channels is not None and channels != num_channels:
+            hint = " Dimensions 1 and 2 look swapped: try transpose(1, 2)." if frames == num_channels else ""
             raise ValueError(
-                f"pixel_values must have {self.num_channels} channels in dimension 2 of {expected}, got {channels}: "
+                f"pixel_values must have {num_channels} channels in dimension 2 of {expected}, got {channels}: "
                 f"{shape}.{hint}"
             )
         for dimension, (name, size) in enumerate((("clip", batch), ("frame", frames))):
@@ -92,55 +130,79 @@ class TimesformerPatchEmbeddings(nn.Module):
                 )
 
 
+def _dtype_of(module: nn.Module, otherwise: torch.Tensor) -> torch.dtype:
+    """Return the dtype of the first weight of a module, or that of a tensor if the module has none."""
+    weight = getattr(module, "weight", None)
+    return next(module.parameters(), otherwise).dtype if weight is None else weight.dtype
+
+
 class TimesformerEmbeddings(nn.Module):
     """The tokens of the first block: embedded patches and CLS, with their position and time embeddings."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
+        self.config = config
+        self.attention_type = config.attention_type
         self.scheme = ATTENTION_SCHEMES[config.attention_type]
-        self.grid_size = config.grid_size
-        self.interpolation_mode = config.interpolation_mode
-        rows, columns = self.grid_size
         self.patch_embeddings = TimesformerPatchEmbeddings(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + math.prod(config.grid_size), config.hidden_size))
         self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
         if not self.scheme.frames_apart:
             self.time_embeddings = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
             self.time_drop = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, Grid]:
+    @property
+    def num_patches(self) -> int:
+        """Number of patches for which there are position embeddings."""
+        return self.position_embeddings.shape[1] - 1
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        Embed clips (batch, frames, channels, height, width) and return the tokens and their grid.
+        Embed clips (batch, frames, channels, height, width) and return the tokens.
 
         The tokens are (batch, 1 + patches * frames, hidden_size), or (batch * frames, 1 + patches, hidden_size) with a
         scheme that keeps frames apart.
         """
-        patches = self.patch_embeddings(pixel_values)
-        if self.scheme.frames_apart:
-            patches = patches.flatten(0, 1).unsqueeze(1)  # each frame becomes a clip of one frame
-        _, frames, _, rows, columns = patches.shape
+        patches, frames, columns = self.patch_embeddings(pixel_values)
+        frames = 1 if self.scheme.frames_apart else frames
+        grid = (patches.shape[1] // columns, columns)
         positions = resize_position_table(
-            self.position_embeddings, self.grid_size, (rows, columns), self.interpolation_mode
+            self.position_embeddings, self.position_grid(), grid, self.config.interpolation_mode
         )
         cls_token = self.cls_token + positions[:, :1]
-        # (batch, frames, dim, rows, columns) -> (batch, patches, frames, dim)
-        patches = patches.flatten(3).permute(0, 3, 1, 2) + positions[:, 1:].unsqueeze(2)
+        # (batch * frames, patches, dim) -> (batch, patches, frames, dim)
+        patches = patches.unflatten(0, (-1, frames)).transpose(1, 2) + positions[:, 1:].unsqueeze(2)
         patches = self.pos_drop(patches)
         if not self.scheme.frames_apart:
-            times = resize_time_table(self.time_embeddings, frames, self.interpolation_mode)
+            times = resize_time_table(self.time_embeddings, frames, self.config.interpolation_mode)
             patches = self.time_drop(patches + times.unsqueeze(1))
-        cls_token = self.pos_drop(cls_token.expand(patches.shape[0], -1, -1))
-        return torch.cat((cls_token, patches.flatten(1, 2)), dim=1), (frames, rows, columns)
+        batch = pixel_values.shape[0] * (pixel_values.shape[1] if self.scheme.frames_apart else 1)
+        cls_token = self.pos_drop(cls_token.expand(batch, -1, -1))
+        return torch.cat((cls_token, patches.flatten(1, 2)), dim=1)
+
+    def grid_of(self, pixel_values: torch.Tensor) -> Grid:
+        """Return the grid of the tokens of clips: (frames, rows, columns), with one frame if frames are apart."""
+        frames, _, height, width = pixel_values.shape[1:]
+        return (1 if self.scheme.frames_apart else frames, *self.patch_embeddings.grid_of(height, width))
+
+    def position_grid(self) -> tuple[int, int]:
+        """
+        Return the grid (rows, columns) of the position embeddings: the config's, or a square if that doesn't fit.
+
+        Raises:
+            ValueError: if their number fits neither. The message gives it and the config's grid.
+        """
+        return table_grid(self.num_patches, self.config.grid_size)
 
     @torch.no_grad()
     def resize(self, num_frames: int, grid_size: tuple[int, int]) -> None:
         """Resize the parameters as the forward pass would. They stay contiguous, because FSDP requires it."""
-        positions = resize_position_table(self.position_embeddings, self.grid_size, grid_size, self.interpolation_mode)
+        mode = self.config.interpolation_mode
+        positions = resize_position_table(self.position_embeddings, self.position_grid(), grid_size, mode)
         self.position_embeddings = nn.Parameter(positions.contiguous(), self.position_embeddings.requires_grad)
-        self.grid_size = grid_size
         if not self.scheme.frames_apart:
-            times = resize_time_table(self.time_embeddings, num_frames, self.interpolation_mode)
+            times = resize_time_table(self.time_embeddings, num_frames, mode)
             self.time_embeddings = nn.Parameter(times.contiguous(), self.time_embeddings.requires_grad)
 
 
@@ -163,7 +225,7 @@ def eager_attention_forward(
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
-    probabilities = F.dropout(scores.softmax(dim=-1), p=dropout, training=module.training)
+    probabilities = module.attn_drop(scores.softmax(dim=-1))
     context = torch.matmul(probabilities, value)
     return context.transpose(1, 2).contiguous(), probabilities
 
@@ -174,31 +236,34 @@ class TimesformerSelfAttention(nn.Module):
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
+        self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.attention_dropout = config.attention_probs_dropout_prob
+        self.scale = self.head_dim**-0.5
         self.is_causal = False
         self.qkv = nn.Linear(config.hidden_size, config.hidden_size * 3, bias=config.qkv_bias)
+        self.attn_drop = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(
         self,
-        groups: torch.Tensor,
-        real_tokens: torch.Tensor | None = None,
+        hidden_states: torch.Tensor,
         output_attentions: bool = False,
+        real_tokens: torch.Tensor | None = None,
         first_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, ...]:
         """
-        Attend inside each group (groups, length, hidden_size), and return the same shape and the probabilities.
+        Attend inside each group (groups, length, hidden_size), and return a tuple with the same shape.
 
-        The probabilities are (groups, heads, length, length). `real_tokens` (groups, length) is False for padding. With
-        `first_only`, only the first token of each group is a query, so the first result is (groups, 1, hidden_size).
+        With `output_attentions` its second entry is the probabilities (groups, heads, length, length). `real_tokens`
+        (groups, length) is False for padding. With `first_only`, only the first token of each group is a query, so the
+        first entry is (groups, 1, hidden_size).
         """
-        qkv = self.qkv(groups).unflatten(-1, (3, -1, self.head_dim))
+        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
         query = query[:, :, :1] if first_only else query
         context, probabilities = self.attend(query, key, value, real_tokens, output_attentions, **kwargs)
-        return context.flatten(2), probabilities
+        context = context.flatten(2)
+        return (context, probabilities) if output_attentions else (context,)
 
     def attend(
         self,
@@ -212,11 +277,15 @@ class TimesformerSelfAttention(nn.Module):
         """
         Attend with the backend of the config, and return the context and, if the backend has them, the probabilities.
 
-        (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)
+        (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). Only eager attention has probabilities
+        to return, or to show to a hook or another module in place of the dropout.
         """
-        implementation = "eager" if output_attentions else self.config._attn_implementation
+        needs_probabilities = output_attentions or not is_untouched(self.attn_drop, nn.Dropout)
+        # transformers' sdpa fixes the batch size in a graph of torch.jit.trace.
+        needs_eager = needs_probabilities or torch.jit.is_tracing()
+        implementation = "eager" if needs_eager else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        dropout = self.attention_dropout if self.training else 0.0
+        dropout = self.attn_drop.p if implementation != "eager" and self.attn_drop.training else 0.0
         if implementation == "sdpa" and real_tokens is None and not dropout and has_short_group_kernel(query, key):
             attention_interface = short_group_attention_forward
         return attention_interface(
@@ -226,7 +295,7 @@ class TimesformerSelfAttention(nn.Module):
             value,
             None if real_tokens is None else padding_mask(real_tokens, implementation, query.dtype),
             dropout=dropout,
-            scaling=self.scaling,
+            scaling=self.scale,
             **kwargs,
         )
 
@@ -252,20 +321,24 @@ class TimeSformerAttention(nn.Module):
         self.output = TimesformerSelfOutput(config)
 
     def forward(
-        self, groups: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        context, probabilities = self.attention(groups, **kwargs)
-        return self.output(context), probabilities
+        self, hidden_states: torch.Tensor, output_attentions: bool = False, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, ...]:
+        """Return a tuple of the residual and, with `output_attentions`, the probabilities."""
+        context, *probabilities = self.attention(hidden_states, output_attentions, **kwargs)
+        return self.output(context), *probabilities
 
 
 class TimesformerIntermediate(nn.Module):
-    """The first linear layer of the MLP, its activation and its dropout. [`TimesformerLayer.mlp`] calls them itself."""
+    """The first linear layer of the MLP, its activation and its dropout."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.intermediate_act_fn(self.dense(hidden_states)))
 
 
 class TimesformerOutput(nn.Module):
@@ -308,62 +381,128 @@ class TimesformerLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: TimesformerConfig, layer_index: int):
         super().__init__()
+        self.config = config
+        self.attention_type = config.attention_type
         self.steps = ATTENTION_SCHEMES[config.attention_type].steps
-        for step in self.steps:
-            self.add_module(step.norm, nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
-            self.add_module(step.attention, TimeSformerAttention(config))
-            if step.dense is not None:
-                dense = nn.Linear(config.hidden_size, config.hidden_size)
-                dense.starts_at_zero = True  # so an added step starts as the identity, in every block
-                self.add_module(step.dense, dense)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        *added, own = self.steps
+        # Modules are made in the order of the model built into transformers, because the state of an optimizer stores
+        # parameters by their number.
+        self.drop_path = TimesformerDropPath(config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1))
+        self.add_module(own.attention, TimeSformerAttention(config))
         self.intermediate = TimesformerIntermediate(config)
         self.output = TimesformerOutput(config)
-        self.drop_path = TimesformerDropPath(config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1))
+        self.add_module(own.norm, nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        for step in added:
+            self.add_module(step.norm, nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps))
+            self.add_module(step.attention, TimeSformerAttention(config))
+            dense = nn.Linear(config.hidden_size, config.hidden_size)
+            dense.starts_at_zero = True  # so an added step starts as the identity, in every block
+            self.add_module(step.dense, dense)
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
+        self,
+        hidden_states: torch.Tensor,
+        output_attentions: bool = False,
+        grid: Grid | None = None,
+        cls_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, ...]:
         """
-        Run the block on tokens (batch, 1 + patches * frames, hidden_size), and return the same shape.
+        Run the block on tokens (batch, 1 + patches * frames, hidden_size), and return a tuple with the same shape.
 
-        With `cls_only`, return CLS alone, (batch, 1, hidden_size), if the last step never pads groups.
+        With `output_attentions`, the probabilities of the last step follow, then those of the added steps. Without
+        `grid`, the tokens are those of a clip of the config's size. With `cls_only`, the first entry is CLS alone,
+        (batch, 1, hidden_size), if the last step never pads groups.
         """
+        grid = configured_grid(self.config, hidden_states) if grid is None else grid
+        added_maps = []
         for step in self.steps[:-1]:
-            hidden_states = hidden_states + self.attend(step, hidden_states, grid, **kwargs)
+            residual, *maps = self.attend(step, hidden_states, grid, output_attentions, **kwargs)
+            hidden_states = hidden_states + residual
+            added_maps += maps
         if cls_only and not self.steps[-1].halved:
-            hidden_states = hidden_states[:, :1] + self.attend_with_cls(hidden_states, grid, **kwargs)
+            hidden_states, own_maps = hidden_states[:, :1] + self.attend_with_cls(hidden_states, grid, **kwargs), []
         else:
-            hidden_states = hidden_states + self.attend(self.steps[-1], hidden_states, grid, **kwargs)
-        return hidden_states + self.drop_path(self.mlp(hidden_states))
+            residual, *own_maps = self.attend(self.steps[-1], hidden_states, grid, output_attentions, **kwargs)
+            hidden_states = hidden_states + residual
+        return hidden_states + self.drop_path(self.mlp(hidden_states)), *own_maps, *added_maps
 
     def attend(
-        self, step: AttentionStep, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """Return the residual of one attention step, in the shape of the tokens."""
-        real_tokens = step.real_tokens(hidden_states, grid)
-        with recomputed(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
-            residual, _ = getattr(self, step.attention)(groups, real_tokens=real_tokens, **kwargs)
+        self,
+        step: AttentionStep,
+        hidden_states: torch.Tensor,
+        grid: Grid,
+        output_attentions: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return a tuple of the residual of one attention step, in the shape of the tokens, and its probabilities."""
+        norm, real_tokens = getattr(self, step.norm), step.real_tokens(hidden_states, grid)
+        if real_tokens is not None:
+            kwargs["real_tokens"] = real_tokens
+        with recomputed(norm, lambda: self.normalized_groups(step, norm, hidden_states, grid)) as groups:
+            residual, *maps = getattr(self, step.attention)(groups, output_attentions, **kwargs)
         residual = self.drop_path(residual)
-        if step.dense is not None:
-            residual = getattr(self, step.dense)(residual)
-        return step.restore(residual, grid)
+        if step.dense is None:
+            return step.restore(residual, grid), *maps
+        dense = getattr(self, step.dense)
+        if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
+            return step.restore(dense(residual), grid), *maps
+        patches = dense(step.restore(residual, grid)[:, 1:])
+        return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 
     def attend_with_cls(
         self, hidden_states: torch.Tensor, grid: Grid, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """Return the residual of the last attention step for CLS, (batch, 1, hidden_size): the mean of its copies."""
         step = self.steps[-1]
-        with recomputed(lambda: step.regroup(getattr(self, step.norm)(hidden_states), grid)) as groups:
-            residual, _ = getattr(self, step.attention)(groups, first_only=True, **kwargs)
+        norm = getattr(self, step.norm)
+        with recomputed(norm, lambda: self.normalized_groups(step, norm, hidden_states, grid)) as groups:
+            (residual,) = getattr(self, step.attention)(groups, first_only=True, **kwargs)
         return self.drop_path(residual).unflatten(0, (hidden_states.shape[0], -1)).mean(dim=1)
+
+    def normalized_groups(
+        self, step: AttentionStep, norm: nn.Module, hidden_states: torch.Tensor, grid: Grid
+    ) -> torch.Tensor:
+        """
+        Return the groups of normalised tokens (groups, length, hidden_size).
+
+        A layer norm acts on each token alone, and there are fewer tokens before they are grouped. A hook or another
+        module gets the groups, as in the model built into transformers.
+        """
+        if is_untouched(norm, nn.LayerNorm):
+            return step.regroup(norm(hidden_states), grid)
+        return norm(step.regroup(hidden_states, grid))
 
     def mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the residual of the MLP, in the shape of the tokens."""
-        with recomputed(lambda: self.layernorm_after(hidden_states)) as normed:
-            wide = self.intermediate.dense(normed)
-        with recomputed(lambda: self.intermediate.intermediate_act_fn(wide)) as activated:
-            return self.output(self.intermediate.dropout(activated))
+        norm, intermediate = self.layernorm_after, self.intermediate
+        if not is_untouched(intermediate, TimesformerIntermediate):
+            with recomputed(norm, lambda: norm(hidden_states)) as normed:
+                return self.output(intermediate(normed))
+        with recomputed(norm, lambda: norm(hidden_states)) as normed:
+            wide = intermediate.dense(normed)
+        activation = intermediate.intermediate_act_fn
+        with recomputed(activation, lambda: activation(wide)) as activated:
+            return self.output(intermediate.dropout(activated))
+
+
+def configured_grid(config: TimesformerConfig, hidden_states: torch.Tensor) -> Grid:
+    """
+    Return the grid of tokens of a clip of the config's number of frames and width. Its height may be another.
+
+    Raises:
+        ValueError: if the number of tokens doesn't fit. The message gives it and what to pass.
+    """
+    frames = 1 if ATTENTION_SCHEMES[config.attention_type].frames_apart else config.num_frames
+    columns, patches = config.grid_size[1], hidden_states.shape[1] - 1
+    rows = patches // (frames * columns)
+    if not rows or rows * frames * columns != patches:
+        raise ValueError(
+            f"{patches} tokens of patches don't fit the config's {frames} frames of {columns} columns; pass the size "
+            "of the clip as grid=(frames, rows, columns)"
+        )
+    return frames, rows, columns
 
 
 class TimesformerEncoder(nn.Module):
@@ -371,16 +510,48 @@ class TimesformerEncoder(nn.Module):
 
     def __init__(self, config: TimesformerConfig):
         super().__init__()
+        self.config = config
         self.layer = nn.ModuleList([TimesformerLayer(config, index) for index in range(config.num_hidden_layers)])
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: Grid, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """Run all blocks on tokens. With `cls_only`, the last block may return CLS alone."""
-        last = len(self.layer) - 1
-        for number, layer in enumerate(self.layer):
-            hidden_states = layer(hidden_states, grid, cls_only=cls_only and number == last, **kwargs)
-        return hidden_states
+        self,
+        hidden_states: torch.Tensor,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        grid: Grid | None = None,
+        cls_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TimesformerModelOutput | tuple:
+        """
+        Run all blocks on tokens. The output has them before the final norm, and what the flags ask for.
+
+        Without `grid`, the tokens are those of a clip of the config's size. With `cls_only`, the last block may return
+        CLS alone.
+        """
+        if grid is not None:
+            kwargs["grid"] = grid
+        names = [step.maps for step in _own_step_first(self.config)]
+        all_hidden_states, all_maps = [hidden_states], []
+        for number, layer in enumerate(self.layer, start=1):
+            if cls_only and number == len(self.layer):
+                kwargs["cls_only"] = True
+            hidden_states, *maps = layer(hidden_states, output_attentions, **kwargs)
+            all_maps.append(maps)
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
+        outputs = TimesformerModelOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            **(dict(zip(names, zip(*all_maps, strict=True), strict=True)) if output_attentions else {}),
+        )
+        return outputs if return_dict else outputs.to_tuple()
+
+
+def _own_step_first(config: TimesformerConfig) -> tuple[AttentionStep, ...]:
+    """Return the steps in the order in which a block returns their maps: the last step, then the added ones."""
+    *added, own = ATTENTION_SCHEMES[config.attention_type].steps
+    return own, *added
 
 
 class TimesformerPreTrainedModel(PreTrainedModel):
@@ -401,11 +572,11 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {
-        "hidden_states": TimesformerLayer,
-    } | {
-        step.maps: OutputRecorder(TimeSformerAttention, index=1, layer_name=step.attention) for step in ATTENTION_STEPS
-    }
+
+    @classmethod
+    def _from_config(cls, config: PreTrainedConfig, **kwargs):
+        """Make a model, as `from_config` of the Auto classes does, also from a config of the built-in model."""
+        return super()._from_config(_as_own_config(cls, config), **kwargs)
 
     def __init__(self, config: TimesformerConfig, *args, **kwargs):
         if not isinstance(config, TimesformerConfig):
@@ -414,6 +585,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 f"{type(config).__module__}; convert it by TimesformerConfig.from_dict(config.to_dict())"
             )
         config.check_values()
+        config.check_heads()
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
@@ -525,8 +697,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
                 `ignore_mismatched_sizes=True` initialises those anew. Or the checkpoint's own config asks for
                 attentions or layers that its weights don't contain, or the other way round.
         """
-        if isinstance(config, PreTrainedConfig) and not isinstance(config, cls.config_class):
-            config = cls.config_class.from_dict(config.to_dict())  # a config of the model built into transformers
+        config = _as_own_config(cls, config)
         stored = stored_config_values(pretrained_model_name_or_path, kwargs)
         wanted = {name: kwargs.pop(name) for name in SIZES if name in kwargs}
         if stored and isinstance(config, PreTrainedConfig):  # the caller may have changed the sizes in it
@@ -535,6 +706,8 @@ class TimesformerPreTrainedModel(PreTrainedModel):
             for name in SIZES:
                 setattr(config, name, stored.get(name, getattr(cls.config_class, name)))
         ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        if stored and not ignore_mismatched_sizes:
+            cls._check_before_building(pretrained_model_name_or_path, stored, config, kwargs)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path,
             *model_args,
@@ -550,41 +723,65 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         model.resize_embeddings(**wanted)
         return (model, info) if output_loading_info else model
 
+    @classmethod
+    def _check_before_building(cls, checkpoint, stored: dict, config, arguments: dict) -> None:
+        """
+        Check the shapes of the weights in a checkpoint before a model is built, which takes long if it is large.
+
+        It looks only at safetensors files, and only if the caller doesn't change the structure of the model.
+
+        Args:
+            stored: the values in the checkpoint's config.json.
+            config: the config of the caller, if it is an object.
+            arguments: the other arguments of `from_pretrained`.
+
+        Raises:
+            WeightsMismatchError: see `from_pretrained`.
+        """
+        if stored.keys() & {"quantization_config"} or arguments.keys() & _OTHER_WEIGHTS:
+            return
+        if not isinstance(config, PreTrainedConfig):
+            names = {*cls.config_class.__annotations__, "num_labels", "id2label", "label2id"}
+            fields = {name: value for name, value in arguments.items() if name in names}
+            config = cls.config_class.from_dict(stored | fields)
+        shapes = stored_shapes(checkpoint, {name: arguments[name] for name in HUB_ARGUMENTS if name in arguments})
+        if shapes is None or not has_same_structure(stored, config):
+            return
+        config = copy.deepcopy(config)
+        num_layers, config.num_hidden_layers = config.num_hidden_layers, 1
+        with torch.device("meta"):
+            info = compare_shapes(shapes, cls(config), num_layers)
+        config.num_hidden_layers = num_layers
+        check_shapes(checkpoint, info)
+        check_no_attention_left_over_or_missing(checkpoint, config, info)
+
+
+# Arguments of `from_pretrained` that take the weights from other files than usual
+_OTHER_WEIGHTS = {"state_dict", "variant", "gguf_file", "use_safetensors", "quantization_config"}
+
+
+def _as_own_config(model_class: type, config):
+    """Return a config of the model built into transformers as the model's own. Anything else is returned as it is."""
+    if not isinstance(config, PreTrainedConfig) or isinstance(config, model_class.config_class):
+        return config
+    return model_class.config_class.from_dict(config.to_dict())
+
 
 def records_inner_states(
-    config: TimesformerConfig,
-    output_hidden_states: bool | None = None,
-    output_attentions: bool | None = None,
-    **kwargs: Unpack[TransformersKwargs],
+    config: TimesformerConfig, output_attentions: bool | None, output_hidden_states: bool | None
 ) -> bool:
     """Whether a call with these arguments returns hidden states or attention maps of the blocks."""
     wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
     return any(getattr(config, name) if value is None else value for name, value in wanted.items())
 
 
-def _record_every_attention(forward: Callable) -> Callable:
-    """
-    Make `output_attentions`, an argument or a field of the config, return the maps of every attention step.
-
-    `capture_outputs` needs a separate flag for each kind of map. The wrapper also warns if eager attention replaces a
-    backend that returns no maps.
-    """
-
-    @wraps(forward)
-    def wrapper(self, *args, output_attentions: bool | None = None, **kwargs):
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if output_attentions and self.config._attn_implementation != "eager" and not torch.compiler.is_compiling():
-            logger.warning_once(
-                f"`{self.config._attn_implementation}` attention returns no attention maps: using eager attention for "
-                'this call. To silence this warning, load the model with attn_implementation="eager".'
-            )
-        for step in ATTENTION_STEPS:
-            kwargs[f"output_{step.maps}"] = output_attentions and step in self.scheme.steps
-        kwargs["output_attentions"] = output_attentions
-        return forward(self, *args, **kwargs)
-
-    return wrapper
+def _warn_of_eager_attention(config: TimesformerConfig) -> None:
+    """Warn once that eager attention replaces a backend that returns no attention maps."""
+    if config._attn_implementation != "eager" and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"`{config._attn_implementation}` attention returns no attention maps: using eager attention for this "
+            'call. To silence this warning, load the model with attn_implementation="eager".'
+        )
 
 
 class TimesformerModel(TimesformerPreTrainedModel):
@@ -601,38 +798,75 @@ class TimesformerModel(TimesformerPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embeddings.projection
 
-    @_record_every_attention
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
-        self, pixel_values: torch.Tensor, cls_only: bool = False, **kwargs: Unpack[TransformersKwargs]
-    ) -> TimesformerModelOutput:
+        self,
+        pixel_values: torch.Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cls_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TimesformerModelOutput | tuple:
         """
         Compute the normalised tokens of clips.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, frames, channels, height, width)`):
                 Normalised frames. Their number is free, and height and width are multiples of the patch size.
+            output_attentions, output_hidden_states, return_dict (`bool`, *optional*):
+                Flags as in every model of transformers; see [`TimesformerModelOutput`]. The defaults are in the config.
             cls_only (`bool`, *optional*):
                 Whether the caller needs only CLS. The last block then leaves out what only the other tokens need, and
                 `last_hidden_state` may end after CLS.
-            output_hidden_states, output_attentions, return_dict (`bool`, *optional*):
-                Flags as in every model of transformers; see [`TimesformerModelOutput`]. The defaults are in the config.
 
         Raises:
             TypeError: if `pixel_values` is not a floating-point tensor.
             ValueError: if its shape doesn't fit. The message gives the shape and the expected one.
         """
-        for step in ATTENTION_STEPS:  # these flags are for `capture_outputs` only
-            if step.maps != "attentions":
-                kwargs.pop(f"output_{step.maps}", None)
         if kwargs.pop("attention_mask", None) is not None:  # PEFT passes `None`
             raise ValueError("TimeSformer takes no attention_mask, because it attends to every patch; leave it out")
-        hidden_states, grid = self.embeddings(pixel_values)
-        hidden_states = self.encoder(hidden_states, grid, cls_only=cls_only, **kwargs)
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions:
+            _warn_of_eager_attention(self.config)
+        outputs = self.encode(pixel_values, output_attentions, output_hidden_states, cls_only, **kwargs)
+        hidden_states = outputs[0]
         if self.scheme.frames_apart:
             hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
-        return TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states))
+        outputs = TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states), **_inner_states(outputs))
+        return outputs if wants_dict(self.config, return_dict) else outputs.to_tuple()
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        cls_only: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TimesformerModelOutput:
+        """
+        Embed clips and run the encoder on their tokens. Arguments are those of `forward`.
+
+        The calls are those of the model built into transformers wherever they can be, so that the modules may be
+        replaced by others that are made for it. Only a clip of another size than the config's needs a `grid`, and only
+        modules of this file get `cls_only`.
+        """
+        hidden_states = self.embeddings(pixel_values)
+        grid_of = getattr(self.embeddings, "grid_of", None)
+        grid = None if grid_of is None else grid_of(pixel_values)
+        configured = (1 if self.scheme.frames_apart else self.config.num_frames, *self.config.grid_size)
+        if grid is not None and (torch.compiler.is_compiling() or grid != configured):
+            kwargs["grid"] = grid  # a graph serves every size, so it doesn't compare sizes
+        if cls_only:
+            kwargs["cls_only"] = True
+        return self.encoder(
+            hidden_states,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            **kwargs,
+        )
 
     def clip_features(self, pixel_values: torch.Tensor, level: str = "clip") -> torch.Tensor:
         """
@@ -651,12 +885,51 @@ class TimesformerModel(TimesformerPreTrainedModel):
             TypeError, ValueError: if the level is unknown, or the pixels don't fit. The message lists what is allowed.
         """
         check_level(level)
-        tokens, grid = self.embeddings(pixel_values)
-        tokens = self.encoder(tokens, grid, cls_only=level == "clip")
+        cls_only = level == "clip" and computes_cls_alone(self)
+        tokens = self.encode(pixel_values, cls_only=cls_only).last_hidden_state
+        grid = self.embeddings.grid_of(pixel_values)
         if self.scheme.frames_apart:
             grid = (pixel_values.shape[1], *grid[1:])
             tokens = frames_to_tokens(tokens, grid)  # averages only CLS, before the norm as in the forward pass
         return FEATURE_LEVELS[level](self.layernorm(tokens), grid)
+
+
+def _inner_states(outputs: TimesformerModelOutput) -> dict:
+    """Return the hidden states and attention maps of an output, by name. The encoder may be somebody else's."""
+    names = ("hidden_states", *(step.maps for step in ATTENTION_STEPS))
+    return {name: outputs.get(name) for name in names}
+
+
+# Classes that act on each token alone, and packages all of whose modules do so in place of a linear layer or norm
+_TOKENWISE = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.Identity, nn.Sequential, nn.ModuleList, *DETERMINISTIC)
+_TOKENWISE_FORWARDS = frozenset(kind.forward for kind in _TOKENWISE)
+_TOKENWISE_PACKAGES = (__name__.partition(".")[0], "peft", "torchao", "bitsandbytes")
+_LIBRARIES = ("torch.distributed", "accelerate", "deepspeed")  # their hooks move weights and don't look at tokens
+
+
+def _acts_on_single_tokens(module: nn.Module) -> bool:
+    forward = type(module).forward
+    return forward in _TOKENWISE_FORWARDS or str(forward.__module__).partition(".")[0] in _TOKENWISE_PACKAGES
+
+
+def computes_cls_alone(model: TimesformerModel) -> bool:
+    """
+    Whether the last block may compute CLS alone, because nobody sees the difference.
+
+    Somebody would, if there is a hook, or a module of another kind than this package's, in the last block or after it.
+    Such a module may mix tokens.
+    """
+    last = [module for layer in model.encoder.layer[-1:] for module in layer.modules()]
+    seen = (model, model.encoder, *model.layernorm.modules(), *last)
+    return all(
+        _acts_on_single_tokens(module) and all(str(hook.__module__).startswith(_LIBRARIES) for hook in hooks_on(module))
+        for module in seen
+    )
+
+
+def wants_dict(config: TimesformerConfig, return_dict: bool | None) -> bool:
+    """Whether a call with this argument returns an output with names, and not a tuple."""
+    return config.return_dict if return_dict is None else return_dict
 
 
 class TimesformerForVideoClassification(TimesformerPreTrainedModel):
@@ -669,13 +942,15 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
 
-    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> TimesformerClassifierOutput:
+    ) -> TimesformerClassifierOutput | tuple:
         """
         Compute the logits of clips, and the loss if there are labels.
 
@@ -695,19 +970,17 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         Raises:
             TypeError, ValueError: if pixels or labels don't fit. The message says what came and what is expected.
         """
-        cls_only = not records_inner_states(self.config, **kwargs)
-        outputs = self.timesformer(pixel_values, return_dict=True, cls_only=cls_only, **kwargs)
-        logits = self.classifier(outputs.last_hidden_state[:, 0])
-        loss = None if labels is None else self.compute_loss(logits, labels)
-        return TimesformerClassifierOutput(
-            loss=loss,
+        flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        if not records_inner_states(self.config, **flags) and computes_cls_alone(self.timesformer):
+            kwargs["cls_only"] = True
+        outputs = self.timesformer(pixel_values, **flags, return_dict=True, **kwargs)
+        logits = self.classifier(outputs[0][:, 0])
+        outputs = TimesformerClassifierOutput(
+            loss=None if labels is None else self.compute_loss(logits, labels),
             logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            temporal_attentions=outputs.temporal_attentions,
-            local_attentions=outputs.local_attentions,
-            width_attentions=outputs.width_attentions,
+            **_inner_states(outputs),
         )
+        return outputs if wants_dict(self.config, return_dict) else outputs.to_tuple()
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """

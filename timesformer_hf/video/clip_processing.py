@@ -1,5 +1,8 @@
 """Processing of clips that are given as frames. Both image processors use it; the video processor uses parts."""
 
+import math
+import warnings
+
 import numpy as np
 import PIL.Image
 import torch
@@ -7,10 +10,13 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
     ChannelDimension,
     ImageInput,
+    PILImageResampling,
     infer_channel_dimension_format,
     make_nested_list_of_images,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .video_errors import VideoWarning
 
 
 class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
@@ -32,6 +38,10 @@ class ClipProcessingMixin:
     image_std = [0.225, 0.225, 0.225]
     do_convert_rgb = True
     do_flip_channel_order = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_settings(self)
 
     def preprocess(self, videos: ImageInput, **kwargs: Unpack[TimesformerImageProcessorKwargs]) -> BatchFeature:
         """
@@ -59,11 +69,17 @@ class ClipProcessingMixin:
 
     def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
         """Return a frame in the form that the backend processes, with RGB channels if `do_convert_rgb` is set."""
-        image = writable_array(image)
+        image, kept = writable_array(image), kept_channels(self.image_mean)
+        if kept is not None and self.backend == "pil":
+            raise ValueError(
+                f"image_mean has {kept} numbers, so frames have {kept} channels. PIL takes the last of 2 or 4 channels "
+                'for transparency, and can\'t scale more; use TimesformerImageProcessor, or backend="torchvision"'
+            )
+        do_convert_rgb = do_convert_rgb and kept is None
         if do_convert_rgb:
             image, input_data_format = _as_rgb_frame(image, input_data_format)
         else:
-            input_data_format = channel_format(image, input_data_format)
+            input_data_format = channel_format(image, input_data_format, kept)
         return super().process_image(
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
@@ -72,6 +88,8 @@ class ClipProcessingMixin:
         self, images: list[list], do_flip_channel_order: bool | None = None, return_tensors=None, **kwargs
     ) -> BatchFeature:
         check_frame_sizes([[frame.shape for frame in clip] for clip in images])
+        for number, clip in enumerate(images if kwargs.get("do_rescale") else ()):
+            warn_of_scaled_frames(clip, number)
         if do_flip_channel_order:
             flip = torch.flip if isinstance(images[0][0], torch.Tensor) else np.flip
             images = [[flip(frame, (0,)) for frame in clip] for clip in images]
@@ -93,6 +111,56 @@ class ClipProcessingMixin:
         return values
 
 
+_SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order", "do_sample_frames")
+_COUNTS = ("num_frames", "frame_sampling_rate", "num_clips")
+
+
+def check_settings(processor) -> None:
+    """
+    Check the settings of a processor, which may come from a file.
+
+    Raises:
+        ValueError: if one is impossible. The message names it, its value and what is allowed.
+    """
+
+    def require(kept: bool, name: str, rule: str) -> None:
+        if not kept:
+            raise ValueError(f"{type(processor).__name__}: {name}={getattr(processor, name)!r} {rule}")
+
+    for name in _SWITCHES:
+        require(isinstance(getattr(processor, name, None), (bool, type(None))), name, "must be true or false")
+    for name in _COUNTS:
+        value = getattr(processor, name, None)
+        require(value is None or _is_count(value), name, "must be a positive integer")
+    for name in ("size", "crop_size"):
+        sides = dict(getattr(processor, name, None) or {})
+        named = {side: value for side, value in sides.items() if value is not None}
+        if not all(map(_is_count, named.values())):
+            raise ValueError(f"{type(processor).__name__}: {name}={named} must have positive integers")
+    factor, mean, std = (getattr(processor, name) for name in ("rescale_factor", "image_mean", "image_std"))
+    require(factor is None or _are_numbers([factor], 0), "rescale_factor", "must be positive and finite")
+    mean, std = ([value] if isinstance(value, (int, float)) else value for value in (mean, std))
+    require(mean is None or _are_numbers(mean, -math.inf), "image_mean", "must be finite numbers")
+    require(std is None or _are_numbers(std, 0), "image_std", "must be positive and finite numbers")
+    if mean is not None and std is not None:
+        lengths = {len(mean), len(std)} - {1}
+        require(len(lengths) < 2, "image_std", f"must have as many numbers as image_mean={processor.image_mean!r}")
+    resample = getattr(processor, "resample", None)
+    legal = ", ".join(f"{filter.value} ({filter.name.lower()})" for filter in PILImageResampling)
+    require(resample is None or resample in list(PILImageResampling), "resample", f"must be one of {legal}")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_numbers(values, least: float) -> bool:
+    """Whether all values are finite numbers above `least`."""
+    return isinstance(values, (list, tuple)) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and least < value < math.inf for value in values
+    )
+
+
 def _nest_clips(videos: ImageInput, expected_ndims: int = 3) -> list[list]:
     """Return a clip or a batch of clips as a list of lists of frames. Grey frames may have no channel dimension."""
     if isinstance(videos, (list, tuple)):
@@ -110,15 +178,33 @@ def writable_array(frames):
     return np.require(frames, requirements=["C", "W"]) if isinstance(frames, np.ndarray) else frames
 
 
-def channel_format(frame, data_format=None) -> str | ChannelDimension | None:
-    """Return where the 1, 3 or 4 channels of an array or tensor are. `data_format` is returned if it is given."""
+def kept_channels(image_mean) -> int | None:
+    """
+    Return the number of channels of frames that are no pictures, for example 4 with infrared, or `None` for pictures.
+
+    The mean says so: it has one number for each channel. A picture becomes RGB, with 3 channels.
+    """
+    channels = len(image_mean) if isinstance(image_mean, (list, tuple)) else 3
+    return None if channels in (1, 3) else channels
+
+
+def channel_format(frame, data_format=None, kept: int | None = None) -> str | ChannelDimension | None:
+    """
+    Return where the channels of an array or tensor are: 1, 3 or 4 of a picture, or the `kept` ones of another frame.
+
+    `data_format` is returned if it is given.
+
+    Raises:
+        ValueError: if neither the first nor the last dimension has that many.
+    """
     if data_format is not None or isinstance(frame, PIL.Image.Image) or frame.ndim != 3:
         return data_format
     try:
-        return infer_channel_dimension_format(frame, num_channels=(1, 3, 4))
+        return infer_channel_dimension_format(frame, num_channels=(1, 3, 4) if kept is None else (kept,))
     except ValueError as error:
+        channels = "1, 3 or 4 channels" if kept is None else f"{kept} channels, one for each number of image_mean,"
         raise ValueError(
-            f"A frame must have 1, 3 or 4 channels in its first or last dimension, got shape {tuple(frame.shape)}"
+            f"A frame must have {channels} in its first or last dimension, got shape {tuple(frame.shape)}"
         ) from error
 
 
@@ -155,6 +241,28 @@ def check_frame_sizes(clips: list[list[tuple]], first_number: int = 0) -> None:
             raise ValueError(
                 f"The frames of a clip must have one shape, clip {number} has {listing}; resize them first"
             )
+
+
+def warn_of_scaled_frames(clip, number: int) -> None:
+    """
+    Warn if all pixels of a clip are floats from 0 to 1, which `do_rescale` would divide by 255 once more.
+
+    Args:
+        clip: one array or tensor, or several.
+        number: index of the clip in the batch, for the message.
+    """
+    if all(_is_scaled(frame) for frame in (clip if isinstance(clip, (list, tuple)) else [clip])):
+        warnings.warn(
+            f"The pixels of clip {number} are floats from 0 to 1, and do_rescale=True divides them by 255 once more, "
+            "so all frames are almost black. Give do_rescale=False, or pixels from 0 to 255",
+            VideoWarning,
+            stacklevel=2,
+        )
+
+
+def _is_scaled(frame: np.ndarray | torch.Tensor) -> bool:
+    pixels = torch.as_tensor(frame)
+    return pixels.is_floating_point() and pixels.min() >= 0 and 0 < pixels.max() <= 1
 
 
 def check_batch(shapes: list[tuple], return_tensors) -> None:

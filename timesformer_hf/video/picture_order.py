@@ -7,6 +7,7 @@ don't tell which frame is the first, the second, ... one.
 
 from collections.abc import Callable, Iterable, Iterator
 
+from .av1_units import sequence_headers
 from .coded_headers import UnclearError
 from .nal_order import H264Order, HevcOrder
 from .nal_units import split_by_start_code, units_of_header
@@ -16,7 +17,6 @@ Place = tuple[int, ...]  # of a picture: a smaller one is shown earlier
 Tables = dict[tuple, bytes]  # what a packet tells the decoder for later packets, too: by kind and number
 
 _JPEG_HUFFMAN, _JPEG_QUANTISATION, _JPEG_SCAN = 0xC4, 0xDB, 0xDA
-_AV1_SEQUENCE_HEADER = 1
 _MPEG_PICTURE, _MPEG_EXTENSION, _MPEG_SEQUENCE = b"\0\0\1\0", b"\0\0\1\xb5", b"\0\0\1\xb3"
 _WHOLE_FRAME = 3  # picture_structure; 1 and 2 are fields
 _MPEG4_PICTURE = b"\0\0\1\xb6"
@@ -81,31 +81,10 @@ class _Av1(InOrder):
 
     def __init__(self, extradata: bytes):
         super().__init__(extradata)
-        self.known = dict(_av1_headers(extradata[4:] if extradata[:1] == b"\x81" else extradata))  # behind av1C
+        self.known = sequence_headers(memoryview(extradata[4:] if extradata[:1] == b"\x81" else extradata))  # of av1C
 
     def place(self, packet) -> tuple[Place, Tables]:
-        return super().place(packet)[0], dict(_av1_headers(bytes(packet))) if packet.is_keyframe else {}
-
-
-def _av1_headers(data: bytes) -> Iterator[tuple[tuple, bytes]]:
-    """Yield the sequence headers among the units (OBUs) of a packet (AV1 specification, 5.3)."""
-    position = 0
-    while position < len(data) and data[position] & 2:  # obu_has_size_field
-        kind = data[position] >> 3 & 15
-        start, size = _take_leb128(data, position + 1 + (data[position] >> 2 & 1))
-        position = start + size
-        if kind == _AV1_SEQUENCE_HEADER:
-            yield (kind,), data[start:position]
-
-
-def _take_leb128(data: bytes, position: int) -> tuple[int, int]:
-    """Return the position after a number of which each byte has 7 bits, the lowest first, and the number."""
-    number = 0
-    for count, byte in enumerate(data[position : position + 8]):
-        number |= (byte & 127) << 7 * count
-        if byte < 128:
-            return position + count + 1, number
-    return len(data), 0
+        return super().place(packet)[0], sequence_headers(memoryview(packet)) if packet.is_keyframe else {}
 
 
 class _Bidirectional:

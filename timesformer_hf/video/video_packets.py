@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from .av1_units import count_shown_av1
 from .coded_headers import UnclearError
 from .nal_units import size_of_lengths, split_by_length, split_by_start_code, split_messages
 from .picture_order import Place, make_order
@@ -195,6 +196,9 @@ class PacketInspector:
             return memoryview(packet)[0] >> 4 & 1  # show_frame (RFC 6386, 9.1)
         if self.codec == "vp9":
             shown = sum(map(_is_shown_vp9, _split_vp9(bytes(packet))))
+            return shown if shown < 2 else None
+        if self.codec == "av1":
+            shown = count_shown_av1(memoryview(packet))
             return shown if shown < 2 else None
         return 1
 
