@@ -10,8 +10,15 @@ from transformers.models.timesformer.modeling_timesformer import (
     TimesformerForVideoClassification as NativeForVideoClassification,
 )
 
-from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor, optimize_for_inference
+from timesformer_hf import (
+    TimesformerForVideoClassification,
+    TimesformerVideoProcessor,
+    optimize_for_inference,
+    quantize,
+)
 from timesformer_hf.inference.encoder import InferenceEncoder, has_grid_layout
+from timesformer_hf.inference.int8_linear import has_int8_products
+from timesformer_hf.inference.linear_kernels import KERNELS
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 
 
@@ -268,13 +275,27 @@ class TestOptimizeForInference:
             torch.testing.assert_close(optimized.double()(clip.double()).logits.float(), expected, **FLOAT32)
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("kernel", ["torch", "onednn"])
     @pytest.mark.parametrize("scheme", GRID_SCHEMES)
-    def test_compiled(self, scheme):
+    def test_compiled(self, scheme, kernel):
+        if not KERNELS[kernel].supports(torch.empty(1, 1)):
+            pytest.skip(f"this CPU or torch does not have the kernel {kernel}")
         torch.compiler.reset()
         model, clip = make_model(scheme), make_clip()
-        compiled = torch.compile(optimize_for_inference(model), fullgraph=True)
+        compiled = torch.compile(optimize_for_inference(model, linear_kernel=kernel), fullgraph=True)
         with torch.inference_mode():
             torch.testing.assert_close(compiled(clip).logits, model(clip).logits, **FLOAT32)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(not has_int8_products(), reason="this CPU or torch has no int8 products")
+    def test_compiled_in_int8(self):
+        torch.compiler.reset()
+        model, clip = quantize(optimize_for_inference(make_model()), "int8"), make_clip(1, 4, 3, 32, 32)
+        with torch.inference_mode():
+            expected = model(clip).logits
+            compiled = torch.compile(model, fullgraph=True)
+            # a sum in another order can round a token to the next integer
+            torch.testing.assert_close(compiled(clip).logits, expected, rtol=0, atol=0.02 * expected.abs().max())
 
     def test_takes_a_timesformer_in_evaluation_mode(self):
         with pytest.raises(TypeError, match="takes a TimeSformer of timesformer_hf, got Linear"):

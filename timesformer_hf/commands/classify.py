@@ -1,6 +1,7 @@
 """`timesformer-hf classify`: print the most likely labels of videos."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 
@@ -181,8 +182,16 @@ def load_classifier(name: str, device: str, dtype: str):
     """
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
+    from ..inference.exported_models import find_export, load_export
     from ..model.loading_checks import check_complete
 
+    if os.path.isdir(name) and find_export(name):
+        if dtype != "auto" or device not in (None, "cpu"):
+            raise ValueError(
+                f"{name} is an exported model: it has its dtype and runs on the CPU, without these options"
+            )
+        processor = AutoVideoProcessor.from_pretrained(name)
+        return pipeline("video-classification", model=load_export(name), video_processor=processor, device="cpu")
     with loading_model(name):
         model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
         check_complete(name, model, info)

@@ -20,7 +20,8 @@ from ..data.labelled_videos import LabelledVideos
 from ..data.reading import read_labelled_videos
 from ..inference.feature_extraction import check_settings, choose_sampling, describe_settings
 from ..inference.feature_table import unfinished_batches
-from ..inference.quantization import quantization_config, quantize
+from ..inference.folding import optimize_for_inference
+from ..inference.quantization import check_quantization, quantize
 from ..output.atomic import check_output_file, output_file, remove_folder
 from ..output.extras import check_packages
 from ..output.parquet import import_pyarrow
@@ -69,7 +70,7 @@ def evaluate_model(
     settings = describe_settings(model, processor, "scores", sampling | scoring | more)
     settings |= {"data": args.data, "split": args.split}
     if args.quantize:
-        model = quantize(model, args.quantize)
+        model = quantize(optimize_for_inference(model), args.quantize)
     parts = SharedParts(Path(args.output_dir, "parts"), accelerator.process_index, settings, videos)
     accelerator.wait_for_everyone()  # nobody adds to what is done before all know what that is
 
@@ -106,7 +107,7 @@ def check_arguments(args: EvaluationArguments) -> None:
     check_output_file(Path(args.output_dir, "results.json"), args.overwrite)
     check_packages("evaluate", ("matplotlib", "pyarrow"), "train")
     if args.quantize:
-        quantization_config(args.quantize)
+        check_quantization(args.quantize)
 
 
 def load_model(args: EvaluationArguments, device: torch.device) -> tuple:

@@ -74,6 +74,11 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
             inputs = tuple(inputs)  # one video, because transformers takes only lists for several
         return super().__call__(inputs, **kwargs)
 
+    def check_model_type(self, supported_models) -> None:
+        """Warn of a model that isn't for video classification, as transformers does. An exported one is."""
+        if not getattr(self.model, "is_exported", False):
+            super().check_model_type(supported_models)
+
     def _sanitize_parameters(
         self,
         function_to_apply: str | None = None,

@@ -18,17 +18,22 @@ Tables = dict[tuple, bytes]  # what a packet tells the decoder for later packets
 
 _JPEG_HUFFMAN, _JPEG_QUANTISATION, _JPEG_SCAN = 0xC4, 0xDB, 0xDA
 _MPEG_PICTURE, _MPEG_EXTENSION, _MPEG_SEQUENCE = b"\0\0\1\0", b"\0\0\1\xb5", b"\0\0\1\xb3"
+_MPEG_CUT = ("mpegts", "mpeg", "mpegvideo")  # formats that FFmpeg itself cuts into packets, one for each picture
+_MPEG_SEARCHED, _MPEG_HEADERS = 1024, 128  # bytes of such a packet, and of the headers of a picture
 _WHOLE_FRAME = 3  # picture_structure; 1 and 2 are fields
 _MPEG4_PICTURE = b"\0\0\1\xb6"
 _MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
 _MPEG4_HEADERS = (*range(0x20, 0x30), 0xB0, 0xB2, 0xB5)  # start codes; a group's, with its time, isn't among them
 
 
-def make_order(context, split: Callable[..., Iterable]):
+def make_order(context, split: Callable[..., Iterable], format_name: str = ""):
     """
     Return the object that places the pictures of a stream.
 
-    `split` is a function from a packet and a number of bytes to the NAL units in that part of the packet.
+    Args:
+        context: PyAV's codec context.
+        split: a function from a packet and a number of bytes to the NAL units in that part of the packet.
+        format_name: FFmpeg's name of the container's format.
 
     Raises:
         UnclearError: if the codec may reorder frames in a way that isn't known here, or its header can't be read.
@@ -37,7 +42,10 @@ def make_order(context, split: Callable[..., Iterable]):
     if codec in ("h264", "hevc"):
         return {"h264": H264Order, "hevc": HevcOrder}[codec](split, units_of_header(codec, extradata))
     if codec in _ORDERS:
-        return _ORDERS[codec](extradata)
+        order = _ORDERS[codec](extradata)
+        if format_name in _MPEG_CUT and isinstance(order, _Mpeg2):
+            order.searched = _MPEG_SEARCHED
+        return order
     if context.codec.reorder:
         raise UnclearError
     return InOrder(extradata)
@@ -110,10 +118,15 @@ class _Mpeg2(_Bidirectional):
     """Places the pictures of MPEG-1 and MPEG-2. Two fields in one packet are one picture. (ITU-T H.262, 6.2)"""
 
     size: bytes | None = None
+    searched: int | None = None  # bytes of a packet in which pictures are looked for; None for all
 
     def place(self, packet) -> tuple[Place, Tables]:
-        data = bytes(packet)
+        data = bytes(memoryview(packet)[: self.searched])
         start = data.find(_MPEG_PICTURE)
+        in_reach = 0 <= start < len(data) - _MPEG_HEADERS and not _has_fields(data, start)
+        if len(data) < packet.size and not in_reach:
+            data = bytes(packet)
+            start = data.find(_MPEG_PICTURE)
         last = data.find(_MPEG_PICTURE, start + 4) if _has_fields(data, start) else start
         if start < 0 or len(data) < start + 6 or data.rfind(_MPEG_PICTURE) != last:
             raise UnclearError

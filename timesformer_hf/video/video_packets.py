@@ -70,6 +70,9 @@ def scan_packets(packets: Iterable, stream) -> PacketScan:
     return scanner.finish()
 
 
+_NONE = frozenset()
+
+
 class _Frame(NamedTuple):
     """What a packet tells of its frame."""
 
@@ -90,7 +93,7 @@ class _Scanner:
         self.changing: set[tuple] = set()  # tables that differ from those in the header
         self.is_clear = True
         try:
-            self.order = make_order(self.context, self.inspect.nal_units)
+            self.order = make_order(self.context, self.inspect.nal_units, stream.container.format.name)
         except UnclearError:
             self.is_clear = False
 
@@ -99,15 +102,17 @@ class _Scanner:
         shown = self.inspect.count_shown(packet)
         if shown == 0:
             return
-        if shown is None or packet.is_corrupt or self._changes_header(packet):
+        is_key = packet.is_keyframe
+        if shown is None or packet.is_corrupt or (is_key and self._changes_header(packet)):
             self.is_clear = False
         place, tables = self._place(packet)
         if tables:
             self.changing |= {name for name, content in tables.items() if self.order.known.get(name) != content}
-        is_start = packet.is_keyframe and self.inspect.is_clean_start(packet)
-        if not self.frames and not (packet.is_keyframe and (is_start or self.inspect.starts_at_marks)):
+        is_start = is_key and self.inspect.is_clean_start(packet)
+        if not self.frames and not (is_key and (is_start or self.inspect.starts_at_marks)):
             self.is_clear = False
-        self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, frozenset(tables)))
+        names = frozenset(tables) if tables else _NONE
+        self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, names))
 
     def _place(self, packet) -> tuple[Place, dict]:
         try:
@@ -118,7 +123,7 @@ class _Scanner:
 
     def _changes_header(self, packet) -> bool:
         """Whether the container gives a new header for the packets from this key frame on."""
-        if not packet.is_keyframe or not packet.has_sidedata("new_extradata"):
+        if not packet.has_sidedata("new_extradata"):
             return False
         return bool(self.frames) or bytes(packet.get_sidedata("new_extradata")) != (self.context.extradata or b"")
 
