@@ -22,7 +22,7 @@ copy already contains the factor of the mean. In an added step CLS takes no part
 import torch
 from torch import nn
 
-from ..inference.encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, is_quantized
+from ..inference.linear_kernels import ForInference, is_quantized
 from ..model.attention_schemes import AttentionStep, Grid, patch_grid
 from ..model.masked_attention import ATTENTION_PATTERNS
 from ..model.modeling_timesformer import TimesformerForVideoClassification, TimesformerLayer
@@ -92,17 +92,17 @@ def check_can_explain(model) -> None:
         )
     if model.config.num_labels < 1:
         raise ValueError("The model has no labels, so there is no class to explain; give a classifier")
-    if any(isinstance(module, (InferenceEncoder, FoldedLinear, HeadMajorLinear)) for module in model.modules()):
+    if getattr(model, "is_quantized", False) or any(map(_is_for_inference_only, model.modules())):
         raise ValueError(
-            "The model is optimized for inference and no longer gives the attention of each step; explain the model "
-            "from before optimize_for_inference"
+            "The model is optimized for inference or quantized, so it no longer gives the exact attention and its "
+            "gradients; explain the model from before optimize_for_inference or quantize"
         )
-    if getattr(model, "is_quantized", False) or any(
-        isinstance(module, nn.Linear) and is_quantized(module) for module in model.modules()
-    ):
-        raise ValueError("The model is quantized, so it has no exact gradients; explain the model from before quantize")
     if model.training:
         raise ValueError("The model is in training mode, where dropout changes the result; call model.eval() first")
+
+
+def _is_for_inference_only(module: nn.Module) -> bool:
+    return isinstance(module, ForInference) or (isinstance(module, nn.Linear) and is_quantized(module))
 
 
 def _logit_gradient(
