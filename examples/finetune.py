@@ -21,6 +21,7 @@ from timesformer_hf import (
     SkippedClips,
     choose_splits,
     clip_metrics,
+    find_mirrored_labels,
     make_clip_transform,
     plot_training_curves,
     read_labelled_videos,
@@ -36,8 +37,11 @@ def main(words: list[str] | None = None) -> float:
     # A new head, because the labels are others. What the model has learnt to see is kept.
     model, processor, label2id = start_from_checkpoint(args.model, videos.label_names, reset_head=True)
 
+    flip = args.flip
+    if flip is None:  # a flip would turn "moves left" into "moves right"
+        flip = 0.0 if find_mirrored_labels(videos.label_names) else 0.5
     # Each frame of a clip gets the same crop, flip and colours, so that motion stays what it was.
-    augmentation = ClipAugmentation(flip=args.flip, rand_augment=2, mixup=0.8, cutmix=1.0)
+    augmentation = ClipAugmentation(flip=flip, rand_augment=2, mixup=0.8, cutmix=1.0)
     transform = make_clip_transform(augmentation, processor.clip_size, squeeze=not processor.do_center_crop)
     # Clips that can't be read are listed here. They count neither in the loss nor in the accuracy.
     skipped = SkippedClips(Path(args.output_dir, "_skipped_clips.csv"))
@@ -96,7 +100,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
-    parser.add_argument("--flip", type=float, default=0.5, help="0 where left and right matter")
+    parser.add_argument("--flip", type=float, help="probability (default: 0.5, or 0 if labels name left and right)")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume_from", metavar="CHECKPOINT", help="a checkpoint folder in --output_dir")

@@ -28,6 +28,7 @@ from timesformer_hf import (
     EpochSampler,
     SkippedClips,
     choose_splits,
+    find_mirrored_labels,
     make_clip_transform,
     parameter_groups,
     read_labelled_videos,
@@ -73,7 +74,10 @@ def make_loaders(args: argparse.Namespace, videos, processor, label2id: dict[str
     train_videos, validation_videos = choose_splits(videos, args.validation_share)
     # Clips that can't be read are noted here; their label of -100 keeps them out of the loss and of the accuracy.
     skipped = SkippedClips(f"{args.output_dir}/_skipped_clips.csv")
-    augmentation = ClipAugmentation(flip=args.flip)
+    flip = args.flip
+    if flip is None:  # a flip would turn "moves left" into "moves right"
+        flip = 0.0 if find_mirrored_labels(videos.label_names) else 0.5
+    augmentation = ClipAugmentation(flip=flip)
     transform = make_clip_transform(augmentation, processor.clip_size, squeeze=not processor.do_center_crop)
     load = ClipLoader(processor, label2id, transform=transform, seed=args.seed, skipped=skipped)
     train_set = ClipDataset(train_videos, load)
@@ -125,7 +129,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=8, help="clips a process (default: 8)")
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1, help="batches a step (default: 1)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="(default: 1e-4)")
-    parser.add_argument("--flip", type=float, default=0.5, help="0 where left and right matter (default: 0.5)")
+    parser.add_argument("--flip", type=float, help="probability (default: 0.5, or 0 if labels name left and right)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="(default: no)")
     parser.add_argument("--cpu", action="store_true", help="train on the CPU, also with several processes")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode (default: 2)")

@@ -8,7 +8,8 @@ from types import ModuleType
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
-SAMPLE = REPOSITORY / "timesformer_hf" / "samples" / "big_buck_bunny.mp4"
+SAMPLE = REPOSITORY / "timesformer_hf" / "samples" / "camera_pan.mp4"  # rendered: the camera pans to the right
+FILM = REPOSITORY / "tests" / "film" / "big_buck_bunny.mp4"  # a real film: the camera rises slowly
 
 
 def load_example(name: str) -> ModuleType:

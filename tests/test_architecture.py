@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "data": {"output", "video"},
     "inference": {"model", "output", "video"},
     "evaluation": {"data", "inference", "model", "output", "video"},
+    "explanation": {"data", "inference", "model", "output", "video"},
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},
     "training": {"checkpoints", "data", "evaluation", "model", "output", "version", "video"},
     "registration": {"inference", "model", "version", "video"},
     "__init__": {"registration", "version"},
-    "cli": {"commands", "version"},
+    "cli": {"commands", "output", "version"},
     "__main__": {"cli"},
 }
 MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"cli", "__init__", "__main__"}

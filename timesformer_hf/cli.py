@@ -8,12 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, embed, evaluate, export, finetune, info
-from .commands.common import escaped_output
+from .commands import bench, classify, convert, cost, embed, evaluate, explain, export, finetune, info
+from .commands.common import escaped_output, only_own_warnings
+from .output.options import check_options
 from .version import __version__
 
 
-COMMANDS = (classify, finetune, evaluate, embed, convert, info, cost, export, bench)
+COMMANDS = (classify, explain, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
 FIRST_STEPS = """\
@@ -22,6 +23,9 @@ TimeSformer, the video transformer, for Hugging Face transformers.
 Label a video:
   timesformer-hf classify clip.mp4
   timesformer-hf classify clip.mp4 --model facebook/timesformer-base-finetuned-k400
+
+See what the model looks at, as films and pictures:
+  timesformer-hf explain clip.mp4 --out explained
 
 Train a model on videos of your own, in a folder for each class, and measure it:
   timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
@@ -41,29 +45,44 @@ Everything else:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call."""
+    """
+    Run a command and return its exit code: 0, 1 where a video or a check failed, 2 for a mistake in the call.
+
+    With `--verbose` anywhere among the words, warnings of other packages are shown too.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
         print(FIRST_STEPS, end="")
         return 0
-    with escaped_output():
-        return _run(_parse(words))
+    verbose = "--verbose" in words
+    words = [word for word in words if word != "--verbose"]
+    with escaped_output(), contextlib.nullcontext() if verbose else only_own_warnings():
+        return _run(words)
 
 
-def _run(args: argparse.Namespace) -> int:
-    """Run a parsed command and return its exit code."""
+def _run(words: list[str]) -> int:
+    """Parse and run a command, and return its exit code."""
     try:
+        args = _parse(words)
         with _ending_in_order():
             return args.run(args)
-    except KeyboardInterrupt:
-        print("timesformer-hf: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(_message("interrupted.", interrupt), file=sys.stderr)
+        return 128 + signal.SIGINT
+    except _Terminated as termination:
+        print(_message("interrupted.", termination), file=sys.stderr)
+        raise
     except BrokenPipeError:  # the reader of our output, for example `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:  # bad input, each with a message of its own
-        print(f"timesformer-hf: {error}", file=sys.stderr)
+        print(_message(str(error), error), file=sys.stderr)
         return 2
+
+
+def _message(text: str, error: BaseException) -> str:
+    """Return a line on the end of the program, with the notes of the error, which say how it goes on."""
+    return " ".join(["timesformer-hf:", text, *getattr(error, "__notes__", ())])
 
 
 @contextlib.contextmanager
@@ -81,20 +100,32 @@ def _ending_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Terminated(SystemExit):
+    """SIGTERM ends the program."""
+
+
 def stop(number: int, frame) -> None:
     """Leave the program by an exception, which cleans up on its way."""
-    sys.exit(128 + number)
+    raise _Terminated(128 + number)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    """The parsed words; those of a command that parses its own are in `words`, as they are."""
+    """
+    Return the parsed words. Those of a command that parses its own are in `words`, as they are.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
     own = words[1:] if words[0] in _PARSE_THEIR_OWN else []
-    args = _make_parser().parse_args(words[:1] if own else words)
+    parser, commands = _make_parser()
+    args, unknown = parser.parse_known_args(words[:1] if own else words)
+    check_options(unknown, commands[words[0]]._option_string_actions if words[0] in commands else ())
     args.words = own
     return args
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser, and the parser of each command by its name."""
     parser = argparse.ArgumentParser(
         prog="timesformer-hf",
         description="TimeSformer, the video transformer, for Hugging Face transformers.",
@@ -104,7 +135,9 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
-    return parser
+    for command in commands.choices.values():  # for its help: the word is taken out before
+        command.add_argument("--verbose", action="store_true", help="show the warnings of other packages too")
+    return parser, commands.choices
 
 
 if __name__ == "__main__":

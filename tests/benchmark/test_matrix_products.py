@@ -10,6 +10,7 @@ from transformers.models.timesformer.modeling_timesformer import (
 )
 
 from timesformer_hf import TimesformerConfig
+from timesformer_hf.benchmark import matrix_products
 from timesformer_hf.benchmark.matrix_products import (
     Product,
     model_products,
@@ -18,6 +19,8 @@ from timesformer_hf.benchmark.matrix_products import (
     total_multiply_accumulates,
     training_products,
 )
+from timesformer_hf.inference.int8_linear import has_int8_products
+from timesformer_hf.inference.linear_kernels import KERNELS
 from timesformer_hf.model.cost import count_multiply_accumulates
 
 
@@ -54,7 +57,8 @@ class TestMatrixProducts:
         assert all((part.inner, part.columns) == (product.inner, product.columns) for part in parts)
 
     @pytest.mark.parametrize(("dtype", "quantized"), [("float32", None), ("bfloat16", None), ("float32", torch.int8)])
-    def test_runs_what_is_counted(self, dtype, quantized):
+    def test_runs_what_is_counted(self, dtype, quantized, monkeypatch):
+        monkeypatch.setattr(matrix_products, "_prepare_packed", lambda *args: None)  # torch doesn't count what it runs
         products = model_products(TimesformerConfig(**TINY), 2)
         run = prepare_products(products, getattr(torch, dtype), "cpu", quantized)
         with FlopCounterMode(display=False) as counter:
@@ -62,3 +66,23 @@ class TestMatrixProducts:
         integer = 0 if quantized is None else sum(p.multiply_accumulates for p in products if p.weights and p.rows > 16)
         total = total_multiply_accumulates(products)
         assert counter.get_total_flops() // 2 in (total, total - integer)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+    def test_the_fastest_library_runs_each_product(self, dtype, monkeypatch):
+        monkeypatch.setattr(matrix_products, "fastest_kernel", lambda weights, rows: "onednn")
+        if not (
+            has_int8_products() if dtype is torch.int8 else KERNELS["onednn"].supports(torch.empty(1, 1).to(dtype))
+        ):
+            pytest.skip("this CPU or torch does not have oneDNN's packed products")
+        calls = []
+        pack = KERNELS["onednn"].pack if dtype is not torch.int8 else torch.ops.onednn.qlinear_prepack
+        if dtype is torch.int8:
+            monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", lambda *args: calls.append(args) or pack(*args))
+        else:
+            monkeypatch.setattr(KERNELS["onednn"], "pack", lambda *args: calls.append(args) or pack(*args))
+        products = model_products(TimesformerConfig(**TINY), 2)
+        half = torch.float32 if dtype is torch.int8 else dtype
+        prepare_products(products, half, "cpu", torch.int8 if dtype is torch.int8 else None)()
+        packed = [product for product in products if product.weights]
+        packed = [product for product in packed if dtype is not torch.int8 or product.rows > 16]
+        assert len(calls) == len(packed) > 10

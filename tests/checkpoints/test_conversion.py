@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModelForVideoClassification, Au
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.checkpoints.conversion import convert
 from timesformer_hf.checkpoints.info import describe_checkpoint
+from timesformer_hf.checkpoints.parity import ParityError
 from timesformer_hf.data.label_lists import read_labels
 
 
@@ -74,6 +75,20 @@ class TestWhatIsWritten:
         assert AutoImageProcessor.from_pretrained(tmp_path / "k").do_flip_channel_order == (label_list == "ssv2")
         again = convert(tmp_path / "k", tmp_path / "k2")  # which the folder still knows
         assert (again.label_list, again.bgr) == (label_list, label_list == "ssv2")
+
+    def test_bgr_without_the_names(self, state, tmp_path):
+        """Labels that are left out, or named otherwise, don't change what the weights were trained on."""
+        source = save_original(tmp_path / "a.pyth", with_classes(state, 174))
+        conversion = convert(source, tmp_path / "a", labels="none", **HEADS)
+        assert (conversion.label_list, conversion.bgr) == (None, True)
+        assert conversion.model.config.id2label[0] == "LABEL_0"
+        assert AutoVideoProcessor.from_pretrained(tmp_path / "a").do_flip_channel_order
+        (tmp_path / "own.txt").write_text("\n".join(f"action {i}" for i in range(174)))
+        conversion = convert(source, tmp_path / "b", labels=str(tmp_path / "own.txt"), **HEADS)
+        assert not conversion.bgr
+        assert any(phrase.startswith("RGB, because its labels are not") for phrase in conversion.assumed)
+        conversion = convert(source, tmp_path / "c", labels=str(tmp_path / "own.txt"), bgr=False, **HEADS)
+        assert not any(phrase.startswith("RGB") for phrase in conversion.assumed)
 
     def test_howto100m_has_no_published_list(self, state, tmp_path):
         conversion = convert(save_original(tmp_path / "a.pyth", with_classes(state, 1059)), tmp_path / "k", **HEADS)
@@ -254,3 +269,11 @@ class TestWhatIsWritten:
         assert "datasets" not in ModelCard.load(tmp_path / "k" / "README.md").data.to_dict()
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_mean) == [0.1, 0.2, 0.3]
         assert list(AutoVideoProcessor.from_pretrained(tmp_path / "k").image_std) == [0.5] * 3
+
+
+def test_a_constant_that_the_authors_code_lacks_is_named(tmp_path):
+    folder = tmp_path / "model"
+    make_model(layer_norm_eps=0.1, hidden_act="gelu").save_pretrained(folder)
+    with pytest.raises(ParityError, match=r"fixed in it: layer_norm_eps=0\.1 \(theirs: 1e-06\)\. With their values"):
+        convert(folder, tmp_path / "a.pyth", to="original")
+    assert not (tmp_path / "a.pyth").exists()

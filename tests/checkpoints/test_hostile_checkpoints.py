@@ -7,6 +7,7 @@ import pickle
 import struct
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from mutations import mutate
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerVideoProcessor
+from timesformer_hf.checkpoints.conversion import convert
 from timesformer_hf.checkpoints.files import read_checkpoint
 from timesformer_hf.checkpoints.info import describe_checkpoint
 from timesformer_hf.checkpoints.limits import CheckpointLimits
@@ -144,6 +146,10 @@ class TestLimits:
             read_checkpoint(path, limits=CheckpointLimits(max_unpacked_bytes=3999))
         limits = CheckpointLimits(max_unpacked_bytes=10_000)
         assert read_checkpoint(path, limits=limits).state_dict["a"].shape == (1000,)
+        small = CheckpointLimits(max_unpacked_bytes=3999)
+        for read in (describe_checkpoint, partial(convert, out=tmp_path / "out")):
+            with pytest.raises(ValueError, match="max_unpacked_bytes=3,999"):
+                read(path, limits=small)
 
     def test_number_of_classes(self, model, tmp_path):
         config = json.loads(model["config.json"]) | {"num_labels": 10**9}

@@ -7,7 +7,7 @@ from tiny_benchmark import TINY_CASES
 from timesformer_hf.benchmark import cases
 from timesformer_hf.benchmark.results import read_results
 from timesformer_hf.cli import main
-from timesformer_hf.commands.bench import check_device
+from timesformer_hf.commands.common import choose_device
 
 
 @pytest.fixture
@@ -110,10 +110,10 @@ class TestCommand:
 
 
 def test_a_device_that_is_not_there_is_refused():
-    assert check_device("cpu") == "cpu"
+    assert choose_device("cpu") == "cpu"
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="this machine has cpu"):
-            check_device("cuda")
+            choose_device("cuda")
 
 
 @pytest.mark.gpu

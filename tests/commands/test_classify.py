@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny_models import make_model, save_classifier
 from transformers import pipeline
 from view_twins import save_keen_classifier, write_videos
 
+import timesformer_hf
 from timesformer_hf import TimesformerForVideoClassification, TimesformerVideoProcessor
 from timesformer_hf.cli import main
 from timesformer_hf.commands.classify import speed_line
@@ -92,20 +94,57 @@ class TestCommand:
     def test_failures_are_named_and_the_others_classified(self, folder, videos, corrupt, tmp_path, capsys):
         sound = str(write_sound(tmp_path / "sound.m4a"))
         missing = str(tmp_path / "missing.mp4")
-        arguments = [missing, videos[0], corrupt, sound, str(tmp_path)]
+        arguments = [missing, videos[0], corrupt, sound]
         assert main(["classify", *arguments, "--model", folder, "--top-k", "1"]) == 1
         output = capsys.readouterr()
         assert output.out.splitlines()[0] == videos[0]
-        for name in (missing, corrupt, sound, str(tmp_path)):
+        for name in (missing, corrupt, sound):
             assert name in output.err
-        assert "4 of 5 videos failed" in output.err
+        assert "3 of 4 videos failed" in output.err
+
+    def test_a_folder_stands_for_its_videos(self, folder, videos, capsys):
+        place = str(Path(videos[0]).parent)
+        assert main(["classify", place, videos[0], "--model", folder, "--json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["video"] for row in rows] == videos
+
+    def test_a_folder_without_videos_is_told(self, folder, tmp_path, capsys):
+        assert main(["classify", str(tmp_path), "--model", folder]) == 2
+        assert f"There is no video in the folder {tmp_path}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("command", ["classify", "embed"])
+    def test_files_are_looked_at_before_a_model_is_loaded(self, command, tmp_path, monkeypatch, capsys):
+        def load(*args, **kwargs):
+            raise AssertionError("the model is loaded")
+
+        monkeypatch.setattr("timesformer_hf.commands.classify.load_classifier", load)
+        monkeypatch.setattr("timesformer_hf.commands.embed.load", load)
+        missing = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
+        more = ["--out", str(tmp_path / "f.parquet"), "--model", "x"] if command == "embed" else []
+        assert main([command, *missing, *more]) in (1, 2)
+        errors = capsys.readouterr().err
+        assert all(errors.count(f"{name}: there is no such file") == 1 for name in missing)
+        assert "model" not in errors
+
+    def test_missing_files_have_their_line_of_json(self, tmp_path, capsys):
+        missing = str(tmp_path / "a.mp4")
+        assert main(["classify", missing, "--json"]) == 1
+        assert json.loads(capsys.readouterr().out) == {"video": missing, "error": f"{missing}: there is no such file"}
+
+    @pytest.mark.parametrize("device", ["gpu", "meta"])
+    def test_a_device_that_torch_lacks_is_told(self, device, folder, videos, capsys):
+        assert main(["classify", videos[0], "--model", folder, "--device", device]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"timesformer-hf: --device {device}: torch can't compute there (")
+        assert "this machine has cpu" in line
+        assert len(line) < 150
 
     def test_any_failure_is_of_its_video_alone(self, folder, videos, monkeypatch, capsys):
         """As a device that runs out of memory on one of them."""
         original = TimesformerVideoProcessor.preprocess
 
         def exhausted(self, video, **settings):
-            if video == videos[1]:
+            if isinstance(video, str) and video == videos[1]:
                 raise RuntimeError("out of memory")
             return original(self, video, **settings)
 
@@ -157,18 +196,20 @@ class TestCommand:
         with pytest.raises(SystemExit) as exit_info:
             main(["classify", "--help"])
         assert exit_info.value.code == 0
-        assert "timesformer-hf classify *.mp4 --model ./my-model --json" in capsys.readouterr().out
+        assert "timesformer-hf classify videos/ --model ./my-model --json" in capsys.readouterr().out
 
     def test_quickstart_classifies_the_sample_by_the_shipped_model(self):
-        """The installed command on the shipped clip, without a model: the camera rises slowly."""
+        """The installed command on the shipped clip, without a model: the camera pans to the right."""
         command = [sys.executable, "-m", "timesformer_hf.cli", "classify", str(SAMPLE)]
         process = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert process.returncode == 0, process.stderr
         assert "no --model given, so this is the one that is shipped" in process.stderr
+        assert len(process.stderr.splitlines()) == 2  # nothing of other packages, as torchao has for torch to log
         lines = process.stdout.splitlines()
         assert lines[0] == str(SAMPLE)
         assert len(lines) == 6
-        assert lines[1].split()[0] == "tilt_up"
+        assert lines[1].split()[0] == "pan_right"
+        assert float(lines[1].split()[1].removesuffix("%")) > 99
 
 
 class TestReadingAhead:
@@ -228,8 +269,17 @@ class TestViews:
 
     def test_a_protocol_needs_a_rate(self, videos, tmp_path, capsys):
         save_classifier(tmp_path)
-        assert main(["classify", videos["wide"], "--model", str(tmp_path), "--views", "paper"]) == 1
-        assert "frame_sampling='center' needs a frame_sampling_rate" in capsys.readouterr().err
+        several = [videos["wide"], videos["tall"]]
+        assert main(["classify", *several, "--model", str(tmp_path), "--views", "paper"]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("frame_sampling='center' needs a frame_sampling_rate") == 1
+        assert "tall" not in errors
+
+    def test_crops_of_a_squeezed_model_are_refused_once(self, videos, capsys):
+        assert main(["classify", videos["wide"], videos["tall"], "--views", "paper"]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("views='paper' needs do_center_crop=True") == 1
+        assert "For more views of a video, use several clips, for example num_clips=3" in errors
 
     def test_help_names_every_protocol(self, capsys):
         with pytest.raises(SystemExit):
@@ -247,3 +297,4 @@ def test_speed_line_by_hand():
 
 def test_the_sample_clip_has_under_300_kb():
     assert SAMPLE.stat().st_size < 300_000
+    assert str(SAMPLE) == timesformer_hf.SAMPLE_CLIP

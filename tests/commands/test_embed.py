@@ -1,7 +1,9 @@
 """`timesformer-hf embed`: the table, its inputs, a run that was broken off, a full disk."""
 
 import errno
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,16 @@ def clean(folder: Path) -> bool:
 
 
 class TestTable:
+    def test_what_was_written_is_said(self, model_folder, good, tmp_path, capsys):
+        out = tmp_path / "features.parquet"
+        assert embed(out, model_folder, *good, "--level", "frame") == 0
+        assert capsys.readouterr().out == f"{out}: 4 videos, features of 48 numbers for each frame\n"
+
+    def test_another_kind_of_file_is_refused(self, model_folder, good, tmp_path, capsys):
+        assert embed(tmp_path / "features.csv", model_folder, *good) == 2
+        assert "features.csv: the table is a Parquet file, so its name must end in .parquet" in capsys.readouterr().err
+        assert clean(tmp_path)
+
     @pytest.mark.parametrize("level", ["clip", "frame", "patch"])
     def test_rows_are_the_features_in_order(self, model_folder, videos, good, tmp_path, capsys, level):
         out = tmp_path / "features.parquet"
@@ -338,6 +350,38 @@ class TestResuming:
         assert embed(broken, model_folder, *good) == 2
         assert "00000001.parquet is damaged" in capsys.readouterr().err
 
+    def test_killed_while_it_removes_its_parts(self, unbroken, model_folder, good, tmp_path, monkeypatch):
+        """The folder of parts disappears at once, so that the next run doesn't find half of it."""
+        out, remove = tmp_path / "features.parquet", shutil.rmtree
+
+        def interrupted(folder, **settings):
+            if any(Path(folder).rglob("settings.json")):
+                next(Path(folder).rglob("settings.json")).unlink()
+                raise KeyboardInterrupt
+            remove(folder, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", interrupted)
+            assert embed(out, model_folder, *good, "--batch-size", 1) == 130
+        assert embed(out, model_folder, *good, "--batch-size", 1, "--overwrite") == 0
+        assert out.read_bytes() == unbroken
+        assert clean(tmp_path)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_says_how_to_go_on(self, number, model_folder, good, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(FeatureParts, "write", lambda *args: os.kill(os.getpid(), number))
+        assert ended(embed, tmp_path / "features.parquet", model_folder, *good) == 128 + number
+        message = "timesformer-hf: interrupted. Finished batches are kept; the same command goes on from there.\n"
+        assert capsys.readouterr().err.endswith(message)
+
+
+def ended(command, *args) -> int:
+    """The exit code of a command, which may end by `SystemExit`."""
+    try:
+        return command(*args)
+    except SystemExit as ending:
+        return ending.code
+
 
 class TestFullDisk:
     """Nothing half-written, and what is done isn't lost."""
@@ -354,7 +398,10 @@ class TestFullDisk:
         with monkeypatch.context() as patch:
             patch.setattr(pq.ParquetWriter, "write_table", full)
             assert embed(out, model_folder, *good, "--batch-size", 2) == 2
-        assert "No space left on device" in capsys.readouterr().err
+        (message,) = [line for line in capsys.readouterr().err.splitlines() if "No space left on device" in line]
+        name = {"part": f"{out}.parts/00000000.parquet", "merge": str(out)}[when]
+        assert message.startswith(f"timesformer-hf: {name} can't be written, and no part of it stays: No space left")
+        assert "When there is room, repeat the command. Finished batches are kept" in message
         assert [path.name for path in tmp_path.iterdir()] == ["features.parquet.parts"]
         kept = sorted(path.name for path in Path(f"{out}.parts").iterdir())
         assert kept == (

@@ -1,9 +1,11 @@
 """`timesformer-hf evaluate` against videos classified one by one; after a kill; two processes against one."""
 
 import csv
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from clips import moving_pattern, write_video
 from killing import KILLED_AFTER_TWO_PARTS
 from tiny_models import make_keen_model, make_model
@@ -23,6 +26,7 @@ from timesformer_hf.cli import main
 from timesformer_hf.commands.evaluate import parse_arguments
 from timesformer_hf.data.labelled_videos import LabelledVideo, LabelledVideos
 from timesformer_hf.evaluation import measuring, scoring
+from timesformer_hf.evaluation.time_audit import ARRANGEMENTS
 from timesformer_hf.inference.feature_table import FeatureParts
 
 
@@ -263,6 +267,31 @@ class TestCorruptVideos:
         assert [row["path"] for row in rows] == sorted(str(broken_data / path.relative_to(data)) for path in good(data))
         assert all(row["label"] == Path(row["path"]).parent.name for row in rows)
 
+    def test_the_time_audit_is_added_to_the_same_results(self, model, broken_data, tmp_path, capsys):
+        """A broken video is left out of all arrangements. Settings of an audit are not those of a run without."""
+        words = arguments(model, broken_data, tmp_path / "audit", "--views", "paper", "--batch_size", 2)
+        assert main([*words, "--time-audit"]) == 0
+        printed = capsys.readouterr().out
+        assert main([*words, "--overwrite"]) == 0
+        plain = read(tmp_path / "audit")
+        assert main([*words, "--time-audit", "--overwrite"]) == 0
+        audit = read(tmp_path / "audit")
+        found = audit.pop("time_audit")
+        assert plain.pop("settings") != audit.pop("settings")
+        assert audit == nearly(plain)
+        assert [row["frames"] for row in found["arrangements"]] == list(ARRANGEMENTS)
+        assert found["arrangements"][0]["accuracy"] == plain["top_1_accuracy"]
+        assert found["arrangements"][0]["interval"] == plain["top_1_interval"]
+        assert printed.rstrip().endswith(found["conclusion"])
+        table = pq.read_table(tmp_path / "audit" / "videos.parquet")
+        assert len(table.column("scores")[0]) == len(LABELS)
+
+    def test_the_time_audit_needs_one_label_a_video(self, model, data, tmp_path, capsys):
+        videos = sorted(map(str, data.rglob("*.mp4")))
+        (tmp_path / "videos.csv").write_text(f"path,label\n{videos[0]},running|jumping\n{videos[1]},sitting\n")
+        assert main(arguments(model, tmp_path / "videos.csv", tmp_path / "out", "--time-audit")) == 2
+        assert "--time_audit measures accuracies, and the videos of these data may have" in capsys.readouterr().err
+
     def test_a_name_that_is_no_text_is_an_error_of_its_video(self, model, broken_data, tmp_path):
         """As a file system may have it; a table can't."""
         name = os.fsdecode(b"\xff.mp4")
@@ -346,6 +375,45 @@ sys.exit(main({arguments(model, data, tmp_path / "out", "--batch_size", 2)!r}))
         assert not (tmp_path / "out" / "results.json").exists()
         assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
         assert_same_results(files(tmp_path / "out"), unbroken)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_says_how_to_go_on(self, number, unbroken, model, data, tmp_path, monkeypatch, capsys):
+        """As in `finetune`."""
+        write, out = FeatureParts.write, tmp_path / "out"
+
+        def interrupted(self, *args):
+            if self.places:
+                os.kill(os.getpid(), number)
+            write(self, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureParts, "write", interrupted)
+            try:
+                code = main(arguments(model, data, out, "--batch_size", 2))
+            except SystemExit as ending:
+                code = ending.code
+        assert code == 128 + number
+        message = "timesformer-hf: interrupted. What is done is kept; the same command goes on from there.\n"
+        assert capsys.readouterr().err.endswith(message)
+        assert [path.name for path in out.iterdir()] == ["parts"]
+        assert main(arguments(model, data, out, "--batch_size", 2)) == 0
+        assert files(out) == unbroken
+
+    def test_killed_while_it_removes_its_parts(self, unbroken, model, data, tmp_path, monkeypatch):
+        remove = shutil.rmtree
+
+        def interrupted(folder, **settings):
+            if any(Path(folder).rglob("settings.json")):
+                next(Path(folder).rglob("settings.json")).unlink()
+                raise KeyboardInterrupt
+            remove(folder, **settings)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", interrupted)
+            assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 130
+        assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2, "--overwrite")) == 0
+        assert files(tmp_path / "out") == unbroken
+        assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
     def test_what_another_process_has_done_counts(self, unbroken, model, data, tmp_path):
         """One process goes on where the second of two was cut off."""
@@ -458,12 +526,15 @@ class TestBadInput:
         """While it writes the results: what is done isn't lost."""
 
         def full(*args):
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr(measuring, "plot_confusion_matrix", full)
             assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 2
-        assert "No space left" in capsys.readouterr().err
+        message = f"{tmp_path}/out/confusion_matrix.png can't be written, and no part of it stays: No space left"
+        shown = capsys.readouterr().err
+        assert message in shown
+        assert "When there is room, repeat the command. What is done is kept" in shown
         assert not (tmp_path / "out" / "results.json").exists()
         monkeypatch.setattr(scoring, "score_batch", None)  # nothing is left to score
         assert main(arguments(model, data, tmp_path / "out", "--batch_size", 2)) == 0
@@ -484,3 +555,17 @@ class TestBadInput:
         output = capsys.readouterr().out
         assert "--views paper --frame_sampling_rate 32" in output
         assert "{paper,original}" in output
+
+    def test_no_more_workers_than_cores(self, model, data, tmp_path, monkeypatch):
+        """More of them are slower, and torch warns of them."""
+        workers = []
+        monkeypatch.setattr(measuring, "count_cores", lambda: 1)
+        monkeypatch.setattr(
+            measuring, "DataLoader", lambda *args, **settings: workers.append(settings["num_workers"]) or []
+        )
+        monkeypatch.setattr(measuring, "write_results", lambda *args: None)
+        options = parse_arguments(
+            ["--model", model, "--data", str(data), "--output_dir", str(tmp_path / "o"), "--use_cpu"]
+        )
+        measuring.evaluate_model(options, Accelerator(cpu=True))
+        assert workers == [1]

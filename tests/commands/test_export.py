@@ -62,6 +62,19 @@ class TestCommand:
         assert message in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_full_disk_is_a_message(self, folder, tmp_path, capsys):
+        """torch's own writer would abort the process."""
+        resource = pytest.importorskip("resource", reason="limits the size of files")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            assert main(["export", str(folder), "--format", "torch-export", "--out", str(tmp_path / "out")]) == 2
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        message = f"{tmp_path}/out can't be written, and no part of it stays: File too large"
+        assert message in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
     def test_a_missing_model_is_told(self, tmp_path, capsys):
         assert main(["export", str(tmp_path), "--format", "torch-export"]) == 2
         assert f"{tmp_path} is not a model folder: it has no config.json" in capsys.readouterr().err

@@ -107,7 +107,12 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"data": "nothing"}, "nothing is neither a folder or table here"),
+            (
+                {"data": "nothing"},
+                "nothing: there is no such folder or table here, and a data set on the Hub has a name",
+            ),
+            ({"data": "a/b/c"}, "a/b/c: there is no such folder or table here"),
+            ({"data": "nobody/videos"}, "nobody/videos is neither a path here nor stored from before, and the Hub"),
             ({"model": "nothing"}, "nothing"),
             ({"model": None}, "Give --model to start from, or --config"),
             ({"config_overrides": "hidden_size=3"}, "and not both"),

@@ -209,6 +209,9 @@ class TestAdaptersAndFreezing:
         adapted = peft.PeftModel.from_pretrained(base, out / "adapter").eval()
         clip = torch.randn(2, 4, 3, 32, 32)
         assert torch.allclose(merged(clip).logits, adapted(clip).logits, atol=1e-5)
+        cards = list(out.rglob("*.md"))  # PEFT's own would name the folder of the base model
+        assert cards == [out / "README.md"]
+        assert str(model.parent) not in cards[0].read_text()
 
     def test_lora_goes_on_exactly(self, data, model, tmp_path):
         settings = {"model": model, "lora_rank": 2, "save_strategy": "steps", "save_steps": 3, "learning_rate": 0.01}
@@ -231,9 +234,8 @@ class TestAdaptersAndFreezing:
         assert not (out / "model.safetensors").exists()
         code = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL).group(1)
         found = {}
-        names = {
-            f'"{path.name}"': repr(str(path)) for path in (out, model)
-        }  # the card names folders without their place
+        # the card names folders without their place
+        names = {f'"{path.name}"': repr(str(path)) for path in (out, model)}
         for name, path in names.items():
             code = code.replace(name, path)
         exec(code.split("model(")[0], found)
@@ -249,7 +251,7 @@ class TestAdaptersAndFreezing:
         frozen = ("timesformer.embeddings.", "timesformer.encoder.layer.0.")
         assert kept == {name for name in before if name.startswith(frozen)}
         total, trained = (sum(before[name].numel() for name in names) for names in (before, before.keys() - kept))
-        message = f"timesformer-hf: {trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+        message = f"parameters:   {trained:,} of {total:,} are trained ({trained / total:.2%})\n"
         assert message in capsys.readouterr().err
 
 

@@ -16,8 +16,10 @@ from finetuning import (
     save_data_set,
     weights,
 )
+from safetensors import SafetensorError
 
 from timesformer_hf.training.callbacks import last_checkpoint
+from timesformer_hf.training.trainer import ClipTrainer
 
 
 pytest.importorskip("datasets")
@@ -104,6 +106,24 @@ class TestFolders:
         assert "Is the disk full? The last whole checkpoint is" in shown
         assert "Traceback" not in shown
         assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+        run(tmp_path / "out", data, model=model, resume=True, **STEPS)
+        assert_same_weights(tmp_path / "out", whole)
+
+    def test_a_full_disk_at_the_end(self, whole, data, model, tmp_path, monkeypatch, capsys):
+        """The last checkpoint is whole, and the model can't be written."""
+        save = ClipTrainer.save_model
+
+        def full(self, output_dir=None, _internal_call=False):
+            if output_dir is None:
+                raise SafetensorError("Error while serializing: I/O error: No space left on device")
+            save(self, output_dir, _internal_call)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ClipTrainer, "save_model", full)
+            run(tmp_path / "out", data, code=2, model=model, **STEPS)
+        message = f"{tmp_path}/out can't be written: Error while serializing: I/O error: No space left on device. Is "
+        assert message in (shown := capsys.readouterr().err)
+        assert "checkpoint-8; the same command with --resume goes on from there" in shown
         run(tmp_path / "out", data, model=model, resume=True, **STEPS)
         assert_same_weights(tmp_path / "out", whole)
 

@@ -5,12 +5,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import timesformer_hf
 from timesformer_hf import cli
 from timesformer_hf.cli import main
+from timesformer_hf.video.video_errors import VideoWarning
 
 
 NAMES = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
@@ -60,7 +62,9 @@ class TestHelp:
     def test_no_heavy_library_is_loaded_for_it(self):
         code = """
 import sys
+import warnings
 from timesformer_hf.cli import main
+from timesformer_hf.video.video_errors import VideoWarning
 
 try:
     main(["--help"])
@@ -108,3 +112,41 @@ class TestEnds:
         monkeypatch.setattr(cli.finetune, "run", lambda args: seen.append(args.words) or 0)
         assert main(["finetune", "settings.yaml", "--flip", "-1", "--", "--help"]) == 0
         assert seen == [["settings.yaml", "--flip", "-1", "--", "--help"]]
+
+
+class TestWarnings:
+    """Warnings of other packages stay out of what a command prints, unless one asks for them."""
+
+    @pytest.fixture
+    def warning(self, monkeypatch):
+        def run(args) -> int:
+            warnings.warn("somebody else's", DeprecationWarning, stacklevel=1)
+            warnings.warn("a video that is short", VideoWarning, stacklevel=1)
+            return 0
+
+        monkeypatch.setattr(cli.info, "run", run)
+
+    def test_own_warnings_are_a_line(self, warning, capsys):
+        assert main(["info", "checkpoint"]) == 0
+        assert capsys.readouterr().err == "timesformer-hf: a video that is short\n"
+
+    @pytest.mark.parametrize("words", [["info", "x", "--verbose"], ["--verbose", "info", "x"]])
+    def test_verbose_leaves_them_alone(self, words, warning):
+        with pytest.warns(DeprecationWarning, match="somebody else's"), pytest.warns(VideoWarning):
+            assert main(words) == 0
+
+    def test_libraries_are_told_to_log_errors_only(self, monkeypatch):
+        seen = []
+        monkeypatch.setenv("HF_HUB_VERBOSITY", "debug")  # what the user sets, stays
+        monkeypatch.delenv("TORCH_LOGS", raising=False)
+        names = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "TORCH_LOGS")
+        monkeypatch.setattr(cli.info, "run", lambda args: seen.append([os.environ.get(name) for name in names]) or 0)
+        main(["info", "x"])
+        main(["info", "x", "--verbose"])
+        assert seen == [["error", "debug", "-torch"], [None, "debug", None]]
+        assert "TORCH_LOGS" not in os.environ
+
+    def test_the_option_is_in_the_help(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["classify", "--help"])
+        assert "--verbose" in capsys.readouterr().out

@@ -28,6 +28,8 @@ def place(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos").symlink_to(data)
     save_model(tmp_path / "facebook" / "timesformer-base-finetuned-k400", ["swim", "run", "jump"])
+    (tmp_path / "timesformer_hf").mkdir()
+    (tmp_path / "timesformer_hf" / "camera_motion").symlink_to(REPOSITORY / "timesformer_hf" / "camera_motion")
     save_image_vit(tmp_path / "google" / "vit-base-patch16-224-in21k")
     (settings,) = re.findall(r"```yaml\n# settings.yaml\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "settings.yaml").write_text(settings)

@@ -58,6 +58,7 @@ class TestLinks:
         assert sorted(read(folder)) == sorted(
             [*THREE, ("cats", "3.mp4"), ("cats", "4.mp4"), ("eels", "3.mp4"), ("eels", "4.mp4")]
         )
+        assert len(find_videos([str(folder)])) == 3  # a search without labels stays in the folder
 
 
 class TestNames:

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from repository import EXAMPLES, SAMPLE
+from repository import EXAMPLES, FILM
 from safetensors.torch import load_file
 
 
@@ -43,7 +43,7 @@ def rendering():
 @pytest.fixture(scope="module")
 def texture(rendering):
     """A frame of the sample film, which no training has seen."""
-    with av.open(str(SAMPLE)) as container:
+    with av.open(str(FILM)) as container:
         return rendering.make_texture(next(container.decode(video=0)).to_image())
 
 
@@ -208,7 +208,7 @@ class TestPrograms:
 
     @pytest.fixture
     def pictures(self, tmp_path):
-        with av.open(str(SAMPLE)) as container:
+        with av.open(str(FILM)) as container:
             frame = next(container.decode(video=0)).to_image()
         for split in ("train", "validation", "test"):
             folder = tmp_path / "pictures" / split
@@ -413,14 +413,14 @@ def classifier():
 class TestShippedModel:
     def test_sample_film(self, classifier):
         """The camera rises slowly: in all corners, where nobody acts, the content sinks."""
-        with av.open(str(SAMPLE)) as container:
+        with av.open(str(FILM)) as container:
             frames = [frame.to_ndarray(format="gray").astype(float) for frame in container.decode(video=0)]
         start = (len(frames) - 29) // 2
         first, last = frames[start], frames[start + 28]
         corners = [(slice(y, y + 100), slice(x, x + 100)) for y in (0, 140) for x in (0, 326)]
         shifts = [shift_between(first[corner], last[corner]) for corner in corners]
         assert all(down >= 4 and down > right >= 0 for right, down in shifts)
-        best = classifier(str(SAMPLE))[0]
+        best = classifier(str(FILM))[0]
         assert best["label"] == "tilt_up"
         assert best["score"] > 0.5
 
@@ -474,7 +474,7 @@ import sys
 import av, torch
 from transformers import AutoImageProcessor, AutoModelForVideoClassification
 
-with av.open({str(SAMPLE)!r}) as container:
+with av.open({str(FILM)!r}) as container:
     frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 start = (len(frames) - 29) // 2
 folder = {timesformer_hf.CAMERA_MOTION!r}
@@ -488,6 +488,6 @@ print(model.config.id2label[int(scores.argmax())], float(scores.max()))
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert process.returncode == 0, process.stderr
         label, score = process.stdout.split()
-        best = classifier(str(SAMPLE))[0]
+        best = classifier(str(FILM))[0]
         assert label == best["label"]
         assert float(score) == pytest.approx(best["score"], abs=0.02)  # PIL and torchvision round otherwise

@@ -2,12 +2,15 @@
 
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from clips import moving_pattern, write_video
 from transformers import pipeline
 
 from timesformer_hf import TimesformerVideoProcessor, VideoReadError
+from timesformer_hf.video.video_errors import VideoWarning
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,46 @@ class TestPipeline:
     def test_works_without_torchcodec(self, classifier, videos, monkeypatch):
         monkeypatch.setitem(sys.modules, "torchcodec", None)
         assert len(classifier(videos[0])) == 5
+
+
+class TestFrames:
+    """Frames that the caller hands over."""
+
+    @pytest.fixture
+    def frames(self, classifier) -> list:
+        return moving_pattern(classifier.model.config.num_frames)
+
+    def test_a_list_of_pictures_is_one_clip(self, classifier, frames):
+        expected = scores(classifier, np.stack(frames))
+        images = [PIL.Image.fromarray(frame) for frame in frames]
+        for clip in (np.stack(frames), frames, images, tuple(frames), [torch.from_numpy(frame) for frame in frames]):
+            assert classifier(clip) == expected
+
+    def test_a_list_of_clips_is_several_videos(self, classifier, frames):
+        expected = scores(classifier, np.stack(frames))
+        assert classifier([frames, np.stack(frames)], batch_size=2) == [expected, expected]
+
+    def test_a_clip_is_not_sampled_again(self, folder, frames):
+        processor = TimesformerVideoProcessor.from_pretrained(folder, frame_sampling_rate=4)
+        classifier = pipeline("video-classification", model=folder, video_processor=processor)
+        assert classifier(frames) == scores(classifier, frames, do_sample_frames=False)
+
+    def test_sampling_can_be_named_or_left_out(self, classifier, videos, frames):
+        assert classifier(videos[2], frame_sampling="segments") == scores(
+            classifier, videos[2], frame_sampling="segments"
+        )
+        assert classifier(frames * 2, do_sample_frames=False) == scores(classifier, frames * 2, do_sample_frames=False)
+        assert classifier(frames * 2, do_sample_frames=False) != classifier(frames * 2)
+
+    def test_unknown_sampling_is_refused(self, classifier, videos):
+        with pytest.raises(ValueError, match="frame_sampling='random' must be one of 'uniform', 'center'"):
+            classifier(videos[0], frame_sampling="random")
+
+    def test_no_videos_are_refused(self, classifier):
+        with pytest.raises(ValueError, match="The list of videos is empty; give at least one video"):
+            classifier([])
+
+    def test_a_picture_is_warned_of(self, classifier, tmp_path):
+        PIL.Image.new("RGB", (64, 48)).save(tmp_path / "picture.png")
+        with pytest.warns(VideoWarning, match=r"picture\.png has a single frame, so nothing moves"):
+            classifier(str(tmp_path / "picture.png"))

@@ -334,6 +334,10 @@ class TestBadPixels:
         with pytest.raises(ValueError, match="takes no attention_mask"):
             make_model()(make_clip(), attention_mask=torch.ones(2, 65))
 
+    def test_an_array_is_told_from_a_tensor(self):
+        with pytest.raises(TypeError, match=r"got ndarray, which is not a tensor\. Use a video processor"):
+            make_model()(make_clip().numpy())
+
     @pytest.mark.parametrize("clip", [torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8), [[1.0]], None])
     def test_types_that_cannot_be_are_told(self, clip):
         with pytest.raises(TypeError, match="pixel_values must be a floating-point tensor"):

@@ -24,6 +24,11 @@ class TestCostPlot:
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
         assert b"<dc:date>" not in (tmp_path / f"a.{ending}").read_bytes()
 
+    def test_more_lines_than_colours(self, tmp_path):
+        lines = {f"scheme {i}": (1, 2) for i in range(len(COLOURS) + 1)}
+        with pytest.raises(ValueError, match="A panel has 6 lines, but there are 5 colours"):
+            plot_costs(tmp_path / "a.svg", [Panel("pixels", (224, 448), lines)], "cost")
+
     def test_no_scheme_without_a_look(self):
         assert len(SCHEMES) <= len(COLOURS) == len(MARKERS)
 

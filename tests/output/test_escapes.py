@@ -17,8 +17,10 @@ from timesformer_hf.checkpoints.conversion import convert
 from timesformer_hf.checkpoints.model_card import find_licence
 from timesformer_hf.cli import main
 from timesformer_hf.commands.common import escaped_output, to_json
+from timesformer_hf.data.labelled_videos import check_text
 from timesformer_hf.output.model_cards import code_span, public_name
 from timesformer_hf.training.card import TrainingCard
+from timesformer_hf.training.report import to_text
 from timesformer_hf.video.printable import printable
 
 
@@ -60,10 +62,32 @@ class TestStreams:
             sys.stdout.flush()
         assert raw.getvalue().decode(encoding) == f"\\x1b[31m{shown}\\xff\na\nb\\x07\n"
 
-    def test_errors_of_every_command(self, capsys):
-        for words in (["info", "\x1b[2Jno"], ["embed", "a", "--out", "b.parquet", "--model", "\x1b[2Jno"]):
-            assert main(words) == 2
-            assert "\x1b" not in capsys.readouterr().err
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "info ODD",
+            "convert ODD ODD",
+            "cost --model ODD",
+            "export ODD --format torch-export",
+            "classify ODD --model ODD",
+            "embed ODD --out a.parquet --model ODD",
+            "evaluate --model ODD --data ODD --output_dir out --use_cpu",
+            "finetune --data ODD --model ODD --output_dir out --use_cpu",
+            "bench --page ODD ODD.json",
+            "bench --cases ODD",
+            "ODD",
+        ],
+    )
+    def test_errors_of_every_command(self, words, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = main([word.replace("ODD", "\x1b[2Jno") for word in words.split()])
+        except SystemExit as ending:  # of the parser
+            code = ending.code
+        assert code == 2
+        shown = capsys.readouterr()
+        assert r"\x1b[2Jno" in shown.err
+        assert "\x1b[2J" not in shown.out + shown.err
 
 
 class TestJson:
@@ -139,6 +163,12 @@ class TestCommands:
         assert errors.count("its name is not UTF-8, so a table can't store it; rename the file") == 2
         assert read_features(tmp_path / "a.parquet").videos == [videos[-1]]
 
+    def test_training_refuses_a_name_that_no_table_can_hold(self):
+        with pytest.raises(
+            ValueError, match=r"The name 'a\\udcff' of a file or folder is not text in UTF-8; rename it"
+        ):
+            check_text(["a", os.fsdecode(b"a\xff")])
+
     def test_info(self, tmp_path, capsys):
         state = torch.load(ORIGINAL, weights_only=True)
         state["model_state"]["model.\x1b[2J\nextra"] = torch.zeros(1)
@@ -164,6 +194,9 @@ class TestCards:
             ("/home/me/secret/model", "model"),
             ("../secret/model", "model"),
             ("~/secret/model", "model"),
+            (r"C:\secret\model", "model"),
+            ("secret/folder/model", "model"),
+            ("https://example.org/a/b.csv", "https://example.org/a/b.csv"),
         ],
     )
     def test_names(self, source, name):
@@ -201,6 +234,21 @@ class TestCards:
         card = ModelCard.load(tmp_path / "out" / "README.md")
         assert card.data.license == ["mit", "apache-2.0"]
         assert "As the source says: mit, apache-2.0." in card.text
+
+    def test_no_local_path_of_a_source_that_has_moved(self):
+        card = TrainingCard("a", "b", "/home/me/secret/base").render(
+            TimesformerConfig(**TINY, id2label=ODD_LABELS), TimesformerVideoProcessor()
+        )
+        assert "secret" not in card
+        assert "starting from `base`" in card
+
+    def test_settings_of_a_training(self):
+        card = TrainingCard("a", "b", training={"a\x1b[2J|b": "c\nd|e"})
+        assert r"| a\x1b[2J\|b | c\nd\|e |" in card.render(TimesformerConfig(**TINY), TimesformerVideoProcessor())
+
+    def test_results_that_are_not_finite(self):
+        values = {"validation": {"loss": float("nan")}, "labels": ["a"], "steps": 3}
+        assert json.loads(to_text(values)) == {"validation": {"loss": None}, "labels": ["a"], "steps": 3}
 
     def test_training(self, tmp_path):
         base = tmp_path / "secret" / "base"

@@ -4,6 +4,7 @@ Files in which packets and decoder disagree, or nearly so: the frames and their 
 Small videos of every codec are cut, joined, remuxed and changed without encoding them again.
 """
 
+import importlib.util
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from remuxing import FRAME, Coded, read_packets, write_packets
 
 from timesformer_hf import TimesformerVideoProcessor
 from timesformer_hf.video import video_decoding
+from timesformer_hf.video.av1_units import count_shown_av1, split_av1
 from timesformer_hf.video.coded_headers import BitReader, H264Sequence
 from timesformer_hf.video.nal_units import units_of_header
 from timesformer_hf.video.video_decoding import decode_frames
@@ -325,6 +327,43 @@ def test_two_shown_frames_in_a_packet(container, tmp_path):
     assert len(assert_exact(write_packets(tmp_path / f"b.{container}", whole, packets))) == NUM_FRAMES
 
 
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_two_shown_frames_of_av1_in_a_packet(container, encode, tmp_path):
+    """The specification forbids it, and the decoder shows both."""
+    whole = encode("av1", container)
+    packets = read_packets(whole)
+    for i in (20, 30):
+        packets[i] = packets[i]._replace(data=packets[i].data + packets[i + 1].data)
+    del packets[31], packets[21]
+    assert len(assert_exact(write_packets(tmp_path / f"b.{container}", whole, packets))) == NUM_FRAMES
+
+
+@pytest.mark.parametrize("container", ["mkv", "mp4"])
+def test_packet_of_av1_that_shows_no_frame(container, encode, tmp_path):
+    """Frames that others refer to, in a packet of their own."""
+    whole = encode("av1", container)
+    packets, i = read_packets(whole), 0
+    while len(list(split_av1(memoryview(packets[i].data)))) < 3 or packets[i].key:
+        i += 1
+    *_, (_, _, shown) = split_av1(memoryview(packets[i].data))
+    place = packets[i].data.rindex(bytes(shown)) - (2 if len(shown) < 128 else 3)  # its header and size
+    hidden, shown = packets[i].data[:place], packets[i].data[place:]
+    time = packets[i].dts - FRAME / 2
+    packets[i : i + 1] = [Coded(hidden, time, time, False), packets[i]._replace(data=shown)]
+    path = write_packets(tmp_path / f"b.{container}", whole, packets)
+    assert [count_shown_av1(memoryview(part)) for part in (hidden, shown)] == [0, 1]
+    assert len(assert_exact(path)) == NUM_FRAMES
+
+
+def test_units_of_av1():
+    frame, last = b"\x32\x01\x10", b"\x30\x10\0"  # of one byte, and without a size
+    layers = b"\x36\x00\x01\x10" + b"\x36\x08\x01\x10"
+    packets = (b"", frame, frame * 2, frame + last, layers)
+    assert [count_shown_av1(memoryview(packet)) for packet in packets] == [0, 1, 2, 2, 1]
+    assert [layer for _, layer, _ in split_av1(memoryview(layers))] == [0, 1]
+    assert count_shown_av1(memoryview(b"\x1a\x01\x80\x32\x01\x00\x32")) == 1  # shows an existing frame; a cut end
+
+
 @pytest.mark.parametrize("container", ["mkv", "mp4", "ts"])
 def test_fields_in_packets_of_their_own(container, tmp_path):
     """Field pictures of H.264 (PAFF): two packets are one frame."""
@@ -354,6 +393,10 @@ def test_what_is_left_as_it_is(name, encoder, options, pix_fmt, tmp_path):
     assert {frame.shape for frame in assert_exact(path)} == {(64, 96, 3)}
 
 
+def decoders() -> list[str]:
+    return ["pyav", *(["torchcodec"] if importlib.util.find_spec("torchcodec") else [])]
+
+
 class TestFrameRate:
     def test_variable_rate(self, tmp_path):
         """1.6 s with 25 frames a second, then a frame every 0.28 s."""
@@ -364,8 +407,31 @@ class TestFrameRate:
             path = write_video(tmp_path / name, moving_pattern(100), codec, settings, times=times)
             about = decode_frames(path, lambda about: [0])[1]
             assert about.fps == pytest.approx(99 / 18.12, rel=0.001)
-            batch = TimesformerVideoProcessor(size=32, crop_size=32)(path, fps=2, return_metadata=True)
-            assert len(batch["video_metadata"][0].frames_indices) == 36
+
+            def shown(fps: float) -> list[int]:
+                """The frames that are shown at 36 equal parts of all 18 seconds."""
+                parts = [part * 100 / fps / 36 for part in range(36)]
+                return [max(i for i in range(100) if times[i] / 1000 <= part) for part in parts]
+
+            processor = TimesformerVideoProcessor(size=32, crop_size=32)
+            for decoder in decoders():
+                for source in (path, path.read_bytes()):
+                    (got,) = processor(source, fps=2, return_metadata=True, decoder=decoder)["video_metadata"]
+                    assert got.frames_indices == shown(got.fps)  # of torchcodec, the last frame takes no time
+                    assert not hasattr(got, "find_frame_times")
+            indices = processor(path, fps=2, return_metadata=True, num_clips=2)["video_metadata"][0].frames_indices
+            assert indices[:36] == shown(about.fps)
+            assert sorted(indices[36:]) == indices[36:] != indices[:36]
+
+    @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.flv"])
+    @pytest.mark.parametrize("rate", [25, 30, 50])
+    def test_constant_rate_as_before(self, name, rate, tmp_path):
+        """Matroska and FLV round timestamps to milliseconds."""
+        times = [round(1000 * i / rate) for i in range(90)]
+        path = write_video(tmp_path / name, moving_pattern(90), times=times)
+        batch = TimesformerVideoProcessor(size=32, crop_size=32)(path, fps=7, return_metadata=True)
+        count = int(90 / rate * 7)
+        assert batch["video_metadata"][0].frames_indices == [i * 90 // count for i in range(count)]
 
     def test_start_hidden_by_an_edit_list(self, encode, tmp_path):
         whole = encode("h264", "mp4")

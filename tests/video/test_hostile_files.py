@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from clips import av, decode_all, moving_pattern, write_sound, write_video
+from clips import SVT, av, decode_all, moving_pattern, write_sound, write_video
 from mutations import mutations
 
 from timesformer_hf import VideoReadError
@@ -431,6 +431,7 @@ FUZZED = {
     "a.mkv": ("libx264", {"g": "6"}, {}, "yuv420p"),
     "vp9.webm": ("libvpx-vp9", {"g": "6", "deadline": "realtime"}, {}, "yuv420p"),
     "vp8.webm": ("libvpx", {"g": "6", "deadline": "realtime"}, {}, "yuv420p"),
+    "av1.mp4": (SVT, {"preset": "12", "g": "6"}, {}, "yuv420p"),
     "a.ts": ("libx264", {"g": "6", "bf": "2"}, {}, "yuv420p"),
     "mpeg4.avi": ("mpeg4", {"g": "6", "bf": "2"}, {}, "yuv420p"),
     "h264.avi": ("libx264", {"g": "6"}, {}, "yuv420p"),
@@ -480,7 +481,8 @@ class TestFuzz:
         # a reason in words, not the class of an error that nobody expected
         assert not [reason for reason in reasons if "Error:" in reason]
         assert read > number / 4
-        assert equal > 0.9 * read  # what is undamaged where it matters; else frames of damage, as of any decoder
+        # The others have a damaged packet that a sparse decoder doesn't get, or conceals otherwise.
+        assert read - equal < 3 + 0.02 * read
 
 
 def plain_loop(data: bytes) -> list[np.ndarray] | None:

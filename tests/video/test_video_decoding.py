@@ -1,5 +1,6 @@
 """Sparse decoding against a full sequential one, bit for bit; and every kind of file that is no good video."""
 
+import gc
 import http.server
 import io
 import os
@@ -469,3 +470,15 @@ class TestBadFiles:
 
         with pytest.raises(ValueError, match="the caller's own"):
             decode_frames(write_video(tmp_path / "a.mp4", frames[:3]), choose)
+
+
+def test_decoded_frames_are_freed_at_once(frames, tmp_path):
+    """Without waiting for Python's garbage collection, which may come late: a frame can take 100 MB."""
+    path = write_video(tmp_path / "a.mp4", frames)
+    gc.collect()
+    gc.disable()
+    try:
+        decode_frames(path, lambda about: list(range(0, about.total_num_frames, 2)))
+        assert not [item for item in gc.get_objects() if type(item) is av.VideoFrame]
+    finally:
+        gc.enable()

@@ -9,6 +9,7 @@ import pytest
 from clips import av, moving_pattern, write_video
 
 from timesformer_hf.video import decoding_plan
+from timesformer_hf.video.av1_units import sequence_headers
 from timesformer_hf.video.coded_headers import BitReader, H264Sequence, UnclearError
 from timesformer_hf.video.decoding_plan import (
     Stretch,
@@ -19,7 +20,7 @@ from timesformer_hf.video.decoding_plan import (
     share_out,
 )
 from timesformer_hf.video.nal_units import units_of_header
-from timesformer_hf.video.picture_order import _av1_headers, make_order
+from timesformer_hf.video.picture_order import make_order
 from timesformer_hf.video.video_packets import PacketInspector, PacketScan, scan_packets
 
 
@@ -263,7 +264,7 @@ def test_damaged_packets_are_unclear_at_worst(codec, name, options, tmp_path):
 def test_av1_sequence_headers():
     """Behind a temporal delimiter, in a packet and in the header of a file."""
     sequence = b"\x0a\x03abc"
-    assert dict(_av1_headers(b"\x12\0" + sequence + b"\x32\x01x")) == {(1,): b"abc"}
+    assert sequence_headers(memoryview(b"\x12\0" + sequence + b"\x32\x01x")) == {(1,): b"abc"}
 
 
 def test_a_scan_knows_times_keys_and_order(tmp_path):

@@ -5,7 +5,13 @@ import transformers
 from packaging import version
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
-from timesformer_hf.video.video_sampling import FRAME_SAMPLING, sample_frame_indices
+from timesformer_hf.video.video_sampling import (
+    FRAME_SAMPLING,
+    has_variable_rate,
+    sample_frame_indices,
+    uniform,
+    uniform_in_time,
+)
 
 
 EXAMPLES = [
@@ -84,3 +90,35 @@ def test_numbers_must_be_integers(arguments):
 def test_bad_input_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_frame_indices(**{"total_num_frames": 10, "num_frames": 8} | arguments)
+
+
+class TestByTime:
+    def test_equals_uniform_at_a_constant_rate(self):
+        for total, frames, clips in [(100, 7, 1), (30, 30, 1), (41, 6, 3), (3, 1, 1)]:
+            expected = [
+                index
+                for clip in range(clips)
+                for index in uniform(total_num_frames=total, num_frames=frames, clip=clip, num_clips=clips)
+            ]
+            times = [number / 25 for number in range(total)]
+            found = uniform_in_time(frame_times=times, duration=total / 25, num_frames=frames, num_clips=clips)
+            assert found == expected
+
+    def test_by_hand(self):
+        """Half a second of ten frames, and a last one that is shown for half a second."""
+        times = [*(i / 20 for i in range(10)), 0.5]
+        assert uniform_in_time(frame_times=times, duration=1.0, num_frames=4) == [0, 5, 10, 10]
+
+    @pytest.mark.parametrize(
+        ("times", "variable"),
+        [
+            ([0.0], False),
+            ([0.0, 0.5], False),
+            ([round(i / 30, 3) for i in range(1000)], False),
+            ([round(i / 120, 3) for i in range(1000)], False),
+            ([i / 30 for i in range(1000) if i != 500], True),
+            ([i / 30 for i in range(50)] + [50 / 30 + i / 15 for i in range(50)], True),
+        ],
+    )
+    def test_variable_rate(self, times, variable):
+        assert has_variable_rate(times) is variable

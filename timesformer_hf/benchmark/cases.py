@@ -57,6 +57,7 @@ class Case:
         batch_size: number of clips in a forward pass.
         dtype: a name in `DTYPES`.
         clip: the video to decode, where there is one.
+        last_seconds: the frames are taken from this many seconds at the end of the video; 0 stands for the whole video.
         num_files: number of video files.
         memory: whether peak memory is measured too.
     """
@@ -70,6 +71,7 @@ class Case:
     batch_size: int = 1
     dtype: str = "fp32"
     clip: Clip | None = None
+    last_seconds: int = 0
     num_files: int = 1
     memory: bool = False
 
@@ -101,7 +103,9 @@ _OTHER_CLIPS = {
     "av1": Clip(1280, 720, 8, "AV1"),
     "mpeg4": Clip(1280, 720, 8, "MPEG-4"),
     "mpeg2": Clip(1280, 720, 8, "MPEG-2"),
+    "large-many-threads": Clip(3840, 2160, 4),
 }
+_LATE = Clip(640, 360, 300, "H.264, Matroska")
 _NUM_LABELS = 400
 
 _OUR_PATHS = ("ours", "ours-compiled", "ours-optimized", "ours-optimized-compiled")
@@ -112,6 +116,7 @@ _MODEL_PATHS = (
     "built-in-compiled",
     "built-in-graphs",
     "onnxruntime",
+    "openvino",
     "matrix-products",
 )
 _QUANTIZED_PATHS = (
@@ -119,6 +124,7 @@ _QUANTIZED_PATHS = (
     "built-in",
     "built-in-compiled",
     "built-in-unquantized",
+    "openvino",
     "matrix-products",
 )
 _TRAINING_PATHS = (
@@ -213,6 +219,15 @@ CASES: tuple[Case, ...] = (
             clip=clip,
         )
         for name, clip in (_CLIPS | _OTHER_CLIPS).items()
+    ),
+    Case(
+        name="decode-mkv-late",
+        kind="decode",
+        about=f"8 frames of the last 4 seconds of {_clip_text(_LATE)}, as RGB",
+        tags=("mkv-late",),
+        paths=_DECODE_PATHS,
+        clip=_LATE,
+        last_seconds=4,
     ),
     *(
         Case(

@@ -10,6 +10,7 @@ from torch import nn
 from ..inference.export import DTYPES as EXPORT_DTYPES
 from ..inference.export import INPUT, OUTPUT, check_can_export, export_program, quiet_export, write_onnx
 from ..inference.folding import optimize_for_inference
+from ..inference.openvino_format import load_openvino, quantize_openvino, write_openvino
 from ..inference.quantization import quantize
 from .cases import QUANTIZED, Case
 from .matrix_products import total_multiply_accumulates
@@ -150,6 +151,33 @@ def _prepare_onnxruntime(bench: ModelBench) -> Prepared:
     return Prepared(lambda: torch.from_numpy(run(clips)))
 
 
+def _prepare_openvino(bench: ModelBench) -> Prepared:
+    """
+    Prepare a forward pass in OpenVINO, of this package's own export, on as many threads as torch uses. In int8 it is
+    quantized by NNCF, which measures ranges on the clips of the case.
+
+    Raises:
+        ImportError: where a package is missing.
+        UnavailableError: where OpenVINO doesn't compute in the dtype, or the device is not a CPU.
+    """
+    precisions = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # in int8: what is not quantized
+    if bench.case.dtype not in precisions:
+        raise UnavailableError(f"OpenVINO's CPU plugin is measured in {', '.join(precisions)}, not {bench.case.dtype}")
+    if bench.device != "cpu":
+        raise UnavailableError(f"OpenVINO is measured on the CPU only, not on {bench.device}")
+    int8 = bench.case.dtype == "int8"
+    check_can_export("openvino", "float32", int8)
+    path = bench.weights / ("int8.xml" if int8 else "float32.xml")
+    if not path.exists():
+        with quiet_export():
+            write_openvino(export_program(bench.ours(torch.float32)), path)
+            if int8:
+                quantize_openvino(path, bench.clips[:1].split(1))
+    run = load_openvino(path, precisions[bench.case.dtype], bench.environment.threads)
+    clips = bench.clips
+    return Prepared(lambda: run(clips))
+
+
 def _load_session(path: Path, threads: int) -> Callable:
     import onnxruntime
 
@@ -176,5 +204,6 @@ PATHS = {
     ),
     "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", _prepare_unquantized),
     "onnxruntime": CodePath("peer", "ONNX Runtime, with our export", _prepare_onnxruntime),
+    "openvino": CodePath("peer", "OpenVINO, with our export", _prepare_openvino),
     "matrix-products": CodePath("limit", "the original model's matmuls alone", prepare_limit),
 }

@@ -16,6 +16,8 @@ _PACKAGES = (
     "av",
     "torchcodec",
     "onnxruntime",
+    "openvino",
+    "nncf",
     "torchao",
     "triton",
     "numpy",

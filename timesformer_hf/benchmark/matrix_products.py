@@ -2,9 +2,10 @@
 Runs a model's matrix products (matmuls) and nothing else. Their time is the limit of what the hardware can do.
 
 The products are those of the model built into transformers, which computes the original arithmetic without
-simplification: no matmul is folded into another, and none is left out. They run at the model's shapes and in its dtype,
-into preallocated buffers. Each layer has its own weights, because the model must read them all from memory. Activations
-of equal shape share one buffer. A product with a large result is computed in parts.
+simplification: no matmul is folded into another, and none is left out. They run at the model's shapes and in its dtype.
+On a CPU torch has several libraries for a product with weights: MKL, and oneDNN with packed weights. The fastest one at
+that shape computes it. Each layer has its own weights, because the model must read them all from memory. Activations of
+equal shape share one buffer. A product with a large result is computed in parts.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..inference.int8_linear import has_int8_products
+from ..inference.linear_kernels import KERNELS, fastest_kernel
 from ..model.configuration_timesformer import TimesformerConfig
 
 
@@ -134,8 +137,8 @@ class _Operands:
 
     def new(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor of random values. Zeros would take less power, and so less time on some hardware."""
-        if dtype in (torch.int8, torch.int32):
-            return torch.randint(-100, 100, shape, dtype=dtype, device=self.device)
+        if not dtype.is_floating_point:
+            return torch.randint(0 if dtype is torch.uint8 else -100, 100, shape, dtype=dtype, device=self.device)
         return torch.rand(shape, device=self.device).to(dtype)
 
     def activations(self, *shape: int, dtype: torch.dtype, written: bool = False) -> torch.Tensor:
@@ -160,7 +163,11 @@ def prepare_products(
     operands, calls = _Operands(device), []
     for product in products:
         low = quantized if quantized is not None and has_kernel(product, quantized) else None
-        weights = operands.new(product.columns, product.inner, dtype=low or dtype).t() if product.weights else None
+        weights = operands.new(product.columns, product.inner, dtype=low or dtype) if product.weights else None
+        if weights is not None and (prepared := _prepare_packed(product, operands, weights)) is not None:
+            calls.append(prepared)
+            continue
+        weights = None if weights is None else weights.t()
         calls += [_prepare_product(part, operands, weights, dtype, low) for part in split(product)]
 
     def run() -> None:
@@ -179,6 +186,26 @@ def has_kernel(product: Product, quantized: torch.dtype) -> bool:
             product.rows >= _INT8_LEAST_ROWS and product.inner % _INT8_MULTIPLE == product.columns % _INT8_MULTIPLE == 0
         )
     return product.inner % _FP8_MULTIPLE == product.columns % _FP8_MULTIPLE == 0
+
+
+def _prepare_packed(product: Product, operands: _Operands, weights: torch.Tensor) -> Callable[[], object] | None:
+    """Return a call of oneDNN with packed weights, or `None` where there is none or another library is faster."""
+    if weights.dtype is torch.int8:
+        if weights.device.type != "cpu" or not has_int8_products():
+            return None
+        tokens = operands.activations(product.rows, product.inner, dtype=torch.uint8)
+        packed = torch.ops.onednn.qlinear_prepack(weights, [product.rows, product.inner])
+        scales, zeros = torch.ones(product.columns), torch.zeros(product.columns, dtype=torch.int64)
+        settings = (None, 1.0, 0, torch.float32, "none", [], "none")
+        return lambda: torch.ops.onednn.qlinear_pointwise(tokens, 1.0, 0, packed, scales, zeros, *settings)
+    kernel = KERNELS[fastest_kernel(weights, product.rows)]
+    if kernel is KERNELS["torch"]:
+        return None
+    packed, tokens = (
+        kernel.pack(weights, product.rows),
+        operands.activations(product.rows, product.inner, dtype=weights.dtype),
+    )
+    return lambda: kernel.product(tokens, packed, None)
 
 
 def _prepare_product(

@@ -22,6 +22,7 @@ ENCODINGS = {
     "H.264, short groups": ("libx264", _VERY_FAST | {"g": "12"}, "mp4"),
     "H.264, transport stream": ("libx264", _VERY_FAST | {"g": "50"}, "ts"),
     "H.264, AVI": ("libx264", _VERY_FAST | {"g": "50", "bf": "0"}, "avi"),
+    "H.264, Matroska": ("libx264", _VERY_FAST, "mkv"),
     "HEVC": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}, "mp4"),
     "VP9": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}, "webm"),
     "AV1": ("libsvtav1", {"preset": "12"}, "mkv"),
@@ -45,7 +46,10 @@ def make_workload(case: Case, environment: Environment) -> Workload:
     Raises:
         UnavailableError: where the video can't be encoded here.
     """
-    task = (generated_clip(case.clip, environment), uniform(total_num_frames=num_frames(case.clip), num_frames=_CHOSEN))
+    total = num_frames(case.clip)
+    used = case.last_seconds * _FPS or total
+    indices = [total - used + index for index in uniform(total_num_frames=used, num_frames=_CHOSEN)]
+    task = (generated_clip(case.clip, environment), indices)
     return Workload(
         prepare={name: partial(PATHS[name].prepare, task) for name in case.paths},
         reference=lambda: decode_sequentially(*task),

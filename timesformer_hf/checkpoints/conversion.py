@@ -20,8 +20,10 @@ from .files import Checkpoint, find_source, read_checkpoint
 from .formats import CheckpointFormat, find_format, own_weights
 from .image_vit import make_start, read_image_vit
 from .keys import ORIGINAL, restore_keys
+from .limits import CheckpointLimits
 from .model_card import make_model_card
 from .parity import (
+    ParityError,
     check_parity,
     difference_from_built_in,
     difference_from_image_vit,
@@ -80,6 +82,7 @@ def convert(
     outputs: str | os.PathLike | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda step: None,
+    limits: CheckpointLimits | None = None,
 ) -> _Conversion:
     """
     Convert a checkpoint. Nothing is written before every key fits and the model equals a reference in float64.
@@ -101,6 +104,7 @@ def convert(
             The converted model must compute the same.
         overwrite: replace `out` where it is a model.
         report: is called with a phrase before each step, because large models take a minute.
+        limits: how large the parts of the source may be, see [`CheckpointLimits`].
 
     Raises:
         ValueError: where the source has an unknown format or doesn't fit. [`ParityError`], a subclass, where the model
@@ -113,7 +117,7 @@ def convert(
     path = find_source(source)
     if overwrite and Path(out).resolve() in path.resolve().parents:
         raise FileExistsError(f"{source} is inside {out}, which would be replaced; give another name")
-    checkpoint = read_checkpoint(source, path=path)
+    checkpoint = read_checkpoint(source, path=path, limits=limits)
     found = find_format(checkpoint, from_format)
     notes = []
     if found.is_image_model:
@@ -128,7 +132,9 @@ def convert(
         model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
     label_list = attach_labels(model, found, labels, names)
     if bgr is None:
-        bgr = is_bgr(checkpoint, found, label_list)
+        bgr = is_bgr(checkpoint, found, published_list(model.config, found) if labels == "none" else label_list)
+        if not bgr and is_bgr(checkpoint, found, found.labels.get(model.config.num_labels)):
+            assumed.append("RGB, because its labels are not those of the published model, which is BGR (--bgr)")
     conversion = _Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
     _check_sizes(model, num_frames, image_size, to)
     report(f"it is {found.title}; comparing the model with a reference, in float64")
@@ -326,14 +332,13 @@ def attach_labels(
         ValueError: where the number of names is not the number of classes.
     """
     config = model.config
-    present = [config.id2label[index] for index in range(config.num_labels)]
     if labels == "none":
         return None
-    published = found.labels.get(config.num_labels)
-    if names is None and published and present == [f"LABEL_{index}" for index in range(config.num_labels)]:
-        labels, names = published, read_labels(published)
     if names is None:
-        return known_list(present)
+        labels = published_list(config, found)
+        if labels is None or _has_names(config):
+            return labels
+        names = read_labels(labels)
     if len(names) != config.num_labels:
         raise ValueError(
             f"The label list {labels!r} has {len(names)} labels, but the model has {config.num_labels} classes; give "
@@ -342,6 +347,21 @@ def attach_labels(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     return known_list(names)
+
+
+def published_list(config: TimesformerConfig, found: CheckpointFormat) -> str | None:
+    """
+    Return the label list that a model's classes are from, or `None` if it is unknown.
+
+    A model without class names is taken for one of the published ones of its format with the same number of classes.
+    """
+    if _has_names(config):
+        return known_list([config.id2label[index] for index in range(config.num_labels)])
+    return found.labels.get(config.num_labels)
+
+
+def _has_names(config: TimesformerConfig) -> bool:
+    return any(config.id2label[index] != f"LABEL_{index}" for index in range(config.num_labels))
 
 
 def _write_folder(conversion: _Conversion, out: str | os.PathLike, overwrite: bool) -> None:
@@ -380,7 +400,17 @@ def _write_original(conversion: _Conversion, out: str | os.PathLike, overwrite: 
     model = conversion.model
     difference = difference_of_configs(model, _ORIGINAL_CONSTANTS)
     constants = "the authors' constants (exact GELU, layer norm epsilon 1e-6, nearest resizing)"
-    check_parity(difference, f"the same weights with {constants}", 1e-4)
+    if not difference <= 1e-4:
+        differing = [
+            f"{name}={getattr(model.config, name)!r} (theirs: {value!r})"
+            for name, value in _ORIGINAL_CONSTANTS.items()
+            if getattr(model.config, name) != value
+        ]
+        raise ParityError(
+            f"The authors' code can't compute this model, because these constants are fixed in it: "
+            f"{', '.join(differing)}. With their values the logits differ by {difference:.1e} of the largest value; "
+            "nothing was written"
+        )
     conversion.checks.append(f"logits equal to those with {constants}, within {difference:.1e} of the largest value")
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     if heads * 64 != width:

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..output.hub import HubUnreachableError, hub_or_stored
 from ..video.printable import printable
+from ..video.video_folders import is_video_file
 from .limits import CheckpointLimits, check_pickled_file, check_tensors
 
 
@@ -109,6 +111,8 @@ def find_source(source: str | os.PathLike) -> Path:
         ValueError: for an empty name.
     """
     path = Path(source)
+    if path.is_file() and is_video_file(path):
+        raise ValueError(f"{source} is a video, not a checkpoint; to label it: timesformer-hf classify {source}")
     if not str(source).strip():
         raise ValueError("The name of the checkpoint is empty; give a file, a folder or a name on the Hub")
     if path.exists():
@@ -116,7 +120,10 @@ def find_source(source: str | os.PathLike) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or path.suffix in (".pyth", ".pth", ".pt", ".bin"):
         raise FileNotFoundError(f"{source}: there is no such file or folder")
     try:
-        return download(str(source))
+        with hub_or_stored(source):
+            return download(str(source))
+    except HubUnreachableError:
+        raise
     except Exception as error:  # offline, no such model, no access: any error here is about this name
         raise FileNotFoundError(
             f"{source}: there is no such file or folder, and it can't be downloaded from the Hub: {error}"
@@ -182,7 +189,8 @@ def _read_weights(path: Path, shapes_only: bool, limits: CheckpointLimits) -> di
 
 
 def _first_sentence(error: Exception) -> str:
-    return printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
+    sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return printable(sentence.partition(" In PyTorch 2.6")[0][:200])  # torch's advice would run code of the file
 
 
 def list_names(names) -> str:

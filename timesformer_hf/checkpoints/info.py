@@ -10,11 +10,14 @@ from ..model.modeling_timesformer import TimesformerForVideoClassification
 from .conversion import attach_labels
 from .files import Checkpoint, read_checkpoint
 from .formats import CheckpointFormat, find_format, own_weights
+from .limits import CheckpointLimits
 from .processors import find_preprocessor, is_bgr
 from .structure import find_config
 
 
-def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | None = None) -> dict:
+def describe_checkpoint(
+    source: str | os.PathLike, num_attention_heads: int | None = None, limits: CheckpointLimits | None = None
+) -> dict:
     """
     Describe a checkpoint as values for JSON: format, attention scheme, sizes, classes, labels, parameters, dtypes.
 
@@ -23,11 +26,12 @@ def describe_checkpoint(source: str | os.PathLike, num_attention_heads: int | No
     Args:
         source: a file, a folder, or a name on the Hub.
         num_attention_heads: is needed where no config says it (default: one for every 64 channels).
+        limits: how large the parts of the checkpoint may be, see [`CheckpointLimits`].
 
     Raises:
         ValueError, OSError: see [`read_checkpoint`], [`find_format`] and [`find_config`].
     """
-    checkpoint = read_checkpoint(source, shapes_only=True)
+    checkpoint = read_checkpoint(source, shapes_only=True, limits=limits)
     found = find_format(checkpoint)
     weights = own_weights(checkpoint, found)
     config, assumed = find_config(checkpoint, found, weights, num_attention_heads)

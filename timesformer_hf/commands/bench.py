@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..output.terminal import quiet_transformers
-from .common import default_device, positive
+from .common import choose_device, positive
 
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _run_cases(cases: Sequence["Case"], args: argparse.Namespace) -> "Results":
     """
     from ..benchmark.results import write_results
 
-    device = check_device(default_device(args.device))
+    device = choose_device(args.device)
     _check_paths(args.paths, cases)
     results, overwrite = _new_results(device, args), args.overwrite
     with environment(device, args) as here, progress(len(cases), args) as bar:
@@ -267,28 +267,6 @@ def _check_paths(names: Sequence[str] | None, cases: Sequence["Case"]) -> None:
     for name in names or ():
         if name != "all" and name not in known:
             raise ValueError(f'--paths {name}: the chosen cases have {", ".join(known)}; give one of these or "all"')
-
-
-def check_device(device: str) -> str:
-    """
-    Return the device after a check that torch can compute on it.
-
-    Raises:
-        ValueError: where torch doesn't know the device or it doesn't exist.
-    """
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-        if torch.device(device).type != "meta":
-            return device
-        reason = "it only handles shapes"
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.append(str(torch.accelerator.current_accelerator()))
-    raise ValueError(f"--device {device}: torch can't compute there ({reason}); this machine has {', '.join(there)}")
 
 
 def _new_results(device: str, args: argparse.Namespace) -> "Results":

@@ -1,12 +1,14 @@
 """`timesformer-hf classify`: print the most likely labels of videos."""
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
 
 from ..output.terminal import loading_model, video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import default_device, optimized, positive, to_json
+from .common import choose_device, missing_videos, optimized, positive, to_json
 
 
 DESCRIPTION = """\
@@ -16,10 +18,10 @@ examples:
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --device cuda --dtype bfloat16
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --views paper
   timesformer-hf classify *.mp4 --model ./my-model --device cuda --batch-size 32 --num-workers 16
-  timesformer-hf classify *.mp4 --model ./my-model --json > predictions.jsonl
+  timesformer-hf classify videos/ --model ./my-model --json > predictions.jsonl
 
-Print the most likely labels of each video. An unreadable video is reported, and the others are still
-classified; the exit code is then 1.
+Print the most likely labels of each video. A folder stands for all videos in it and below it. An unreadable video is
+reported, and the others are still classified; the exit code is then 1.
 
 With several videos, threads decode the next ones while the model computes. At the end the command prints for
 what share of the time the model was busy. If that is far below 100%, decoding takes the time: use more
@@ -44,7 +46,9 @@ def add_parser(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="a video file or an http(s) URL")
+    parser.add_argument(
+        "videos", nargs="+", metavar="VIDEO", help="a video file, a folder of videos, or an http(s) URL"
+    )
     parser.add_argument(
         "--model",
         metavar="DIR_OR_ID",
@@ -122,32 +126,54 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from ..inference.file_classification import BusyTime, classify_files
+    from ..inference.file_classification import BusyTime
+    from ..video.video_folders import find_videos
 
-    if args.model is None:
-        print(_NO_MODEL, file=sys.stderr)
-    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, args.device, args.dtype)
-    names = ("top_k", "num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops", "num_workers")
-    settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
-    several = len(args.videos) > 1
-    model_time, failures = BusyTime(), 0
-    results = classify_files(classifier, args.videos, batch_size, model_time, **settings)
-    for result in tqdm(results, total=len(args.videos), unit="video", disable=None if several else True):
+    videos, model_time, failures = find_videos(args.videos), BusyTime(), 0
+    missing = missing_videos(videos)
+    if len(missing) == len(videos):
+        results = ({"video": video, "error": error} for video, error in missing.items())
+    else:
+        results = _classify(args, videos, model_time)
+    several = len(videos) > 1
+    for result in tqdm(results, total=len(videos), unit="video", disable=None if several else True):
         failures += "error" in result
         if "error" in result and not args.json:
             error = video_error(printable(result["video"]), printable(result["error"]))
             tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
         else:
             tqdm.write(to_json(result) if args.json else table(result), file=sys.stdout)
-    if several:
-        print(f"timesformer-hf: {speed_line(len(args.videos), model_time)}", file=sys.stderr)
+    if several and failures < len(videos):
+        print(f"timesformer-hf: {speed_line(len(videos), model_time)}", file=sys.stderr)
     if failures and several:
-        print(f"timesformer-hf: {failures} of {len(args.videos)} videos failed", file=sys.stderr)
+        print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
     return 1 if failures else 0
 
 
-def load_classifier(name: str, device: str | None, dtype: str):
+def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterator[dict]:
+    """
+    Load the model, check the settings, and return an iterator over the results.
+
+    Raises:
+        ValueError: where the model can't be loaded, or no video can be processed with the settings.
+    """
+    from ..inference.feature_extraction import check_settings
+    from ..inference.file_classification import classify_files
+
+    device = choose_device(args.device)
+    if args.model is None:
+        print(_NO_MODEL, file=sys.stderr)
+    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
+    names = ("num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
+    sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    check_settings(classifier.model, classifier.video_processor, **sampling)
+    batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
+    settings = sampling | {"top_k": args.top_k, "num_workers": args.num_workers}
+    model_time.restart()
+    return classify_files(classifier, videos, batch_size, model_time, **settings)
+
+
+def load_classifier(name: str, device: str, dtype: str):
     """
     Return the pipeline of a model.
 
@@ -156,9 +182,16 @@ def load_classifier(name: str, device: str | None, dtype: str):
     """
     from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
 
+    from ..inference.exported_models import find_export, load_export
     from ..model.loading_checks import check_complete
 
-    device = default_device(device)
+    if os.path.isdir(name) and find_export(name):
+        if dtype != "auto" or device not in (None, "cpu"):
+            raise ValueError(
+                f"{name} is an exported model: it has its dtype and runs on the CPU, without these options"
+            )
+        processor = AutoVideoProcessor.from_pretrained(name)
+        return pipeline("video-classification", model=load_export(name), video_processor=processor, device="cpu")
     with loading_model(name):
         model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
         check_complete(name, model, info)

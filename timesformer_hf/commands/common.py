@@ -3,11 +3,17 @@
 import argparse
 import contextlib
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 
+from ..output.atomic import is_disk_full
+from ..output.figures import FigureWarning
 from ..video.printable import printable
+from ..video.video_errors import VideoWarning
+from ..video.video_sources import is_url
 
 
 _UNPAIRED = re.compile("[\ud800-\udfff]")
@@ -29,13 +35,36 @@ def frame_size(text: str) -> int | tuple[int, ...]:
     return int(sides[0]) if len(sides) == 1 else tuple(int(side) for side in sides)
 
 
-def default_device(device: str | None) -> str:
-    """The device that the user asked for, or an accelerator where there is one, or else the CPU."""
+def choose_device(device: str | None) -> str:
+    """
+    Return the device that the user asked for, or an accelerator where there is one, or else the CPU.
+
+    Raises:
+        ValueError: if torch can't compute on the device. The message lists the devices of this machine.
+    """
     import torch
 
-    if device is not None:
-        return device
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.append(str(torch.accelerator.current_accelerator()))
+    if device is None:
+        return there[-1]
+    try:
+        torch.empty(1, device=device)
+        if torch.device(device).type != "meta":
+            return device
+        reason = "it only handles shapes"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        if "at start of device string" in reason:  # followed by twenty kinds of devices
+            reason = "torch knows no such kind of device"
+    raise ValueError(f"--device {device}: torch can't compute there ({reason}); this machine has {', '.join(there)}")
+
+
+def missing_videos(videos: Sequence[str]) -> dict[str, str]:
+    """Return the error for each file that doesn't exist, by its name."""
+    missing = [video for video in videos if not is_url(video) and not os.path.exists(video)]
+    return {video: f"{printable(video)}: there is no such file" for video in missing}
 
 
 def optimized(model):
@@ -60,6 +89,52 @@ def escaped_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def resumable(what_is_kept: str) -> Iterator[None]:
+    """Add what is kept, as a sentence, to the message of an interrupt or a full disk in the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        interrupt.add_note(what_is_kept)
+        raise
+    except OSError as error:
+        if is_disk_full(error):
+            error.add_note(f"When there is room, repeat the command. {what_is_kept}")
+        raise
+
+
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TORCH_LOGS": "-torch",  # errors only
+}
+"""The environment variables by which other libraries are told to log only errors."""
+
+
+@contextlib.contextmanager
+def only_own_warnings() -> Iterator[None]:
+    """
+    In the block, warnings of other packages are not shown, and those of this package are one line each.
+
+    Libraries that were imported before the block may still log.
+    """
+
+    def show(message, category, *place) -> None:
+        if issubclass(category, (VideoWarning, FigureWarning)):
+            print(f"timesformer-hf: {message}", file=sys.stderr)
+
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ |= added
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 class _EscapingStream:

@@ -6,7 +6,7 @@ import sys
 from ..output.atomic import check_output_file
 from ..output.terminal import loading_model, video_error
 from ..video.printable import printable
-from .common import default_device, optimized, positive
+from .common import choose_device, missing_videos, optimized, positive, resumable
 
 
 DESCRIPTION = """\
@@ -82,12 +82,18 @@ def run(args: argparse.Namespace) -> int:
     from ..video.video_folders import find_videos
 
     check_output_file(args.out, args.overwrite)
+    if not args.out.endswith(".parquet"):
+        raise ValueError(f"--out {args.out}: the table is a Parquet file, so its name must end in .parquet")
     import_pyarrow()
     videos = find_videos(args.videos)
+    missing = missing_videos(videos)
+    if len(missing) == len(videos):
+        raise FileNotFoundError("\n  ".join(missing.values()))
     model, processor = load(args)
     sampling = choose_sampling(model, processor, args.num_frames, args.frame_sampling_rate)
     parts = FeatureParts(f"{args.out}.parts", describe_settings(model, processor, args.level, sampling))
-    return embed(args, videos, model, processor, sampling, parts)
+    with resumable("Finished batches are kept; the same command goes on from there."):
+        return embed(args, videos, model, processor, sampling, parts)
 
 
 def load(args: argparse.Namespace) -> tuple:
@@ -100,7 +106,7 @@ def load(args: argparse.Namespace) -> tuple:
     from ..inference.feature_extraction import load_feature_model
 
     with loading_model(args.model):
-        return load_feature_model(args.model, args.dtype, default_device(args.device))
+        return load_feature_model(args.model, args.dtype, choose_device(args.device))
 
 
 def embed(args: argparse.Namespace, videos: list[str], model, processor, sampling: dict, parts) -> int:
@@ -123,6 +129,10 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
     if failures < len(videos):
         metadata = {"model": args.model, "level": args.level, "version": __version__}
         parts.merge(list(sources.values()), args.out, metadata, args.overwrite)
+        features = {"clip": "of the clip", "frame": "for each frame", "patch": "for each patch"}[args.level]
+        size = model.config.hidden_size
+        done = len(videos) - failures
+        print(f"{args.out}: {done} video{'s' if done > 1 else ''}, features of {size} numbers {features}")
         if parts.folder.exists():
             print(f"timesformer-hf: {parts.folder} is kept: it has other videos of an unfinished run", file=sys.stderr)
     else:

@@ -3,11 +3,14 @@
 import argparse
 import sys
 
+from ..output.extras import check_packages
+
 
 DESCRIPTION = """\
 examples:
   timesformer-hf evaluate --model my-model --data videos/ --output_dir results
   timesformer-hf evaluate --model my-model --data videos/ --output_dir results --views paper --frame_sampling_rate 32
+  timesformer-hf evaluate --model my-model --data videos/ --output_dir results --time-audit
   accelerate launch --num_processes 8 -m timesformer_hf evaluate --model my-model --data videos/ --output_dir results
 
 Measure a classifier on labelled videos. This writes results.json (accuracies with intervals, every class, calibration),
@@ -24,6 +27,8 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure as `args.words` say, and print the results."""
+    if not {"-h", "--help"} & set(args.words):
+        check_packages("evaluate", ("matplotlib", "pyarrow"), "train")  # before torch is imported, which takes seconds
     from datetime import timedelta
 
     import torch
@@ -32,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..evaluation.measuring import evaluate_model
     from ..evaluation.results import summary
+    from ..evaluation.time_audit import time_audit_text
+    from .common import resumable
 
     def report(error: str) -> None:
         tqdm.write(f"timesformer-hf: {error}", file=sys.stderr)
@@ -40,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # for the slowest share
     accelerator = Accelerator(cpu=options.use_cpu, kwargs_handlers=[waiting])
     try:
-        results = evaluate_model(options, accelerator, report)
+        with resumable("What is done is kept; the same command goes on from there."):
+            results = evaluate_model(options, accelerator, report)
     except torch.OutOfMemoryError as error:
         message = f"out of memory: repeat it with a smaller --batch_size; what is done is kept ({error})"
         print(f"timesformer-hf: {message}", file=sys.stderr)
@@ -51,16 +59,23 @@ def run(args: argparse.Namespace) -> int:
     if results is not None:
         print(f"{results['videos']} videos measured, {len(results['failed'])} failed")
         print(summary(results))
+        if "time_audit" in results:
+            print(time_audit_text(results["time_audit"]))
     accelerator.end_training()
     return 0
 
 
 def parse_arguments(words: list[str]):
-    """The options, as an `EvaluationArguments`."""
+    """
+    Return the options as an `EvaluationArguments`.
+
+    Raises:
+        ValueError: for an unknown option.
+    """
     from transformers import HfArgumentParser
 
     from ..evaluation.arguments import EvaluationArguments
-    from ..output.options import HelpFormatter
+    from ..output.options import HelpFormatter, check_options
 
     parser = HfArgumentParser(
         EvaluationArguments,
@@ -68,5 +83,8 @@ def parse_arguments(words: list[str]):
         description=DESCRIPTION,
         formatter_class=HelpFormatter,
     )
-    (options,) = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    options, unknown = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
+    check_options(unknown, parser._option_string_actions)
     return options

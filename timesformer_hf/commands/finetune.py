@@ -1,13 +1,17 @@
 """`timesformer-hf finetune`: train a model on videos of your own."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..output.extras import check_packages
+
 
 if TYPE_CHECKING:
+    from ..training.progress import EpochLines
     from ..training.report import TrainingReport
     from ..training.trainer import ClipTrainer, ClipTrainingArguments
 
@@ -31,6 +35,18 @@ docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streami
 """
 
 
+_FEW_STEPS = 200
+_TOO_FEW = (
+    "timesformer-hf: {} steps are few, as sets of few clips have. If the accuracy still rises, try {:g} --epochs and a "
+    "threefold --lr\n"
+)
+_NOT_LEARNT = (
+    "timesformer-hf: the training loss has hardly moved, from {:.4f} to {:.4f}, so little has been learnt.\n"
+    "  Try a threefold --lr, more --epochs, or less augmentation: --rand_augment 0 --mixup 0 --cutmix 0.\n"
+    '  docs/training.md says more, in "When something fails"\n'
+)
+
+
 def add_parser(commands) -> None:
     parser = commands.add_parser("finetune", help="train a model on videos of your own", add_help=False)
     parser.set_defaults(run=run)
@@ -38,6 +54,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args.words` say; returns 128 + the number of a signal that stopped it, 1 where memory is too small."""
+    check_extra(args.words)
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
     from transformers.utils import logging
@@ -62,6 +79,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check_extra(words: Sequence[str]) -> None:
+    """
+    Check that the packages for training are installed, before torch is imported, which takes seconds.
+
+    Raises:
+        ImportError: naming those that are missing.
+    """
+    from_file = words and words[0].endswith((".json", ".yaml", ".yml"))  # which may choose other reports
+    reports = from_file or any(word.startswith("--report_to") for word in words)
+    if not {"-h", "--help"} & set(words):
+        check_packages("finetune", ("matplotlib",) if reports else ("matplotlib", "tensorboard"), "train")
+
+
 def parse_arguments(words: Sequence[str]) -> tuple:
     """
     The options of model, data, augmentation and training.
@@ -75,26 +105,40 @@ def parse_arguments(words: Sequence[str]) -> tuple:
 
 
 def finetune(model_args, data_args, augmentation_args, training: "ClipTrainingArguments") -> None:
-    """Train, measure and save the model, and say how good it is."""
+    """Say what the training will do, train, measure and save the model, and say how good it is."""
+    from tqdm import tqdm
+
     from ..training.finetune import finish_training, prepare_training
+    from ..training.progress import EpochLines, describe_training
 
     prepared = prepare_training(model_args, data_args, augmentation_args, training)
     trainer = prepared.trainer
     is_main = trainer.is_world_process_zero()
-    if is_main and (model_args.freeze is not None or model_args.lora_rank):
-        print(f"timesformer-hf: {trained_share(trainer)}", file=sys.stderr)
+    data, augmentation = prepared.data, prepared.augmentation
+    if is_main:
+        plan = describe_training(
+            trainer, data.train, data.validation, model_args.recipe, augmentation, prepared.mirrored
+        )
+        print(plan, file=sys.stderr, flush=True)
+    lines = EpochLines(None if training.disable_tqdm else lambda line: tqdm.write(line, file=sys.stderr))
+    trainer.add_callback(lines)
     trainer.train(resume_from_checkpoint=prepared.checkpoint)
-    report = finish_training(trainer, prepared.data, model_args, data_args)
+    report = finish_training(trainer, data, model_args, data_args, augmentation)
     if is_main:
         print(summary(trainer, report))
+        if not report.is_good():
+            print(_advice(lines, trainer.state.global_step), end="", file=sys.stderr)
     if training.push_to_hub:
         trainer.push_to_hub()
 
 
-def trained_share(trainer: "ClipTrainer") -> str:
-    """How many parameters are trained: `1,010 of 121,259,000 parameters are trained (0.00%)`."""
-    trained, total = trainer.get_num_trainable_parameters(), sum(p.numel() for p in trainer.model.parameters())
-    return f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
+def _advice(lines: "EpochLines", steps: int) -> str:
+    """Return what to try, as a line that ends, if a training that isn't good has learnt little or was short."""
+    if lines.has_hardly_moved():
+        return _NOT_LEARNT.format(lines.losses[0], min(lines.losses))
+    if lines.epochs and 0 < steps < _FEW_STEPS:
+        return _TOO_FEW.format(steps, math.ceil(_FEW_STEPS / steps * lines.epochs))
+    return ""
 
 
 def summary(trainer: "ClipTrainer", report: "TrainingReport") -> str:

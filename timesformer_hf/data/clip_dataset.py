@@ -14,6 +14,7 @@ of the loss and the metrics.
 import csv
 import io
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from transformers.video_utils import VideoMetadata
 
 from ..video.random_sampling import random_frame_indices
 from ..video.video_decoding import decode_frames
-from ..video.video_errors import VideoReadError
+from ..video.video_errors import RepeatedFramesWarning, VideoReadError
 from .hub_videos import VideoStream
 from .labelled_videos import LabelledVideo, LabelledVideos
 from .reading import read_labelled_videos
@@ -176,7 +177,9 @@ class ClipLoader:
 
     def load(self, video: LabelledVideo) -> torch.Tensor:
         """Return the clip that the processor makes from a video: (frames, channels, height, width)."""
-        return self.processor(video.source, return_tensors="pt").pixel_values[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RepeatedFramesWarning)  # each worker would warn in each epoch
+            return self.processor(video.source, return_tensors="pt").pixel_values[0]
 
     def load_at_random(self, video: LabelledVideo, rng: np.random.Generator) -> torch.Tensor:
         """Return a clip of random frames after the random transform: (frames, channels, height, width)."""

@@ -1,12 +1,14 @@
 """Labelled videos of data sets on the Hub, by the library `datasets`: all at once, or as a stream."""
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from ..output.extras import missing_package
+from ..output.hub import HubUnreachableError, hub_or_stored
 from ..video.video_sources import VideoSource, is_url
 from .labelled_videos import (
     LabelledVideo,
@@ -18,6 +20,9 @@ from .labelled_videos import (
     name_split,
 )
 from .text_tables import TEXT_TABLES
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_data_set(source: str | os.PathLike, config: str | None = None) -> tuple[list[LabelledVideo], list[str] | None]:
@@ -59,8 +64,15 @@ def _load_data_set(source: str | os.PathLike, config: str | None = None, **setti
         import datasets
     except ImportError as error:
         raise missing_package("Reading a data set", "datasets", "train") from error
+    if not os.path.exists(source) and not _HUB_NAME.fullmatch(os.fspath(source)):
+        raise FileNotFoundError(
+            f"{source}: there is no such folder or table here, and a data set on the Hub has a name like owner/name"
+        )
     try:
-        return datasets.load_dataset(os.fspath(source), config, **settings)
+        with hub_or_stored(source):
+            return datasets.load_dataset(os.fspath(source), config, **settings)
+    except HubUnreachableError:
+        raise
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
         raise FileNotFoundError(
             f"{source} is neither a folder or table here nor a data set that can be reached on the Hub ({error})"

@@ -31,12 +31,17 @@ class EvaluationArguments:
     average: str | None = option(
         None, "What to take the mean of over views. (None: what --views says, or probabilities)", AVERAGES
     )
+    time_audit: bool = option(
+        False, "Also measure with the frames reversed, shuffled, and all replaced by the middle one: is time used?"
+    )
     num_frames: int | None = option(None, "Frames of a clip. (None: the model's)")
     frame_sampling_rate: int | None = option(
         None, "Frames of the video from one of the clip to the next: the paper's are 32 for 8, 16 for 16, 4 for 96."
     )
     batch_size: int = option(8, "Videos at a time, on each device.")
-    num_workers: int = option(4, "Processes that decode, for each device.")
+    num_workers: int | None = option(
+        None, "Processes that decode, for each device. (None: one for each core, at most 4)"
+    )
     dtype: str = option(
         "auto", "Number format of the model. (auto: the checkpoint's)", ("auto", "float32", "bfloat16", "float16")
     )

@@ -4,7 +4,6 @@ number of processes.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,21 +18,25 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from ..data.label_lists import read_labels
 from ..data.labelled_videos import LabelledVideos
 from ..data.reading import read_labelled_videos
-from ..inference.feature_extraction import choose_sampling, describe_settings
+from ..inference.feature_extraction import check_settings, choose_sampling, describe_settings
 from ..inference.feature_table import unfinished_batches
-from ..inference.quantization import quantization_config, quantize
-from ..output.atomic import check_output_file, output_file
+from ..inference.folding import optimize_for_inference
+from ..inference.quantization import check_quantization, quantize
+from ..output.atomic import check_output_file, output_file, remove_folder
 from ..output.extras import check_packages
 from ..output.parquet import import_pyarrow
 from ..output.terminal import loading_model
+from ..video.decoding_plan import count_cores
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .arguments import EvaluationArguments
 from .confusion_plot import plot_confusion_matrix
 from .metrics import confusion_matrix
 from .results import multi_label_results, single_label_results, video_table
 from .scoring import SharedParts, VideosToScore, encode_labels, score_videos
+from .time_audit import ARRANGEMENTS, time_audit_results
 
 
+_MOST_WORKERS = 4
 _MULTI_LABEL = {"multi_label_classification": True, "single_label_classification": False}
 
 
@@ -60,19 +63,22 @@ def evaluate_model(
     videos = read_videos(args, model.config)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
     targets = encode_labels(videos, names)
+    if args.time_audit and videos.multi_label:
+        raise ValueError("--time_audit measures accuracies, and the videos of these data may have several labels")
     sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
-    quantized = {"quantize": args.quantize} if args.quantize else {}
-    settings = describe_settings(model, processor, "scores", sampling | scoring | quantized)
+    more = {name: getattr(args, name) for name in ("quantize", "time_audit") if getattr(args, name)}
+    settings = describe_settings(model, processor, "scores", sampling | scoring | more)
     settings |= {"data": args.data, "split": args.split}
     if args.quantize:
-        model = quantize(model, args.quantize)
+        model = quantize(optimize_for_inference(model), args.quantize)
     parts = SharedParts(Path(args.output_dir, "parts"), accelerator.process_index, settings, videos)
     accelerator.wait_for_everyone()  # nobody adds to what is done before all know what that is
 
     batches = unfinished_batches(range(len(videos)), args.batch_size, parts.is_done)
     batches = batches[accelerator.process_index :: accelerator.num_processes]
     dataset = VideosToScore(videos, processor, sampling)
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=args.num_workers, collate_fn=list)
+    workers = min(_MOST_WORKERS, count_cores()) if args.num_workers is None else args.num_workers
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
     show = None if accelerator.is_local_main_process else True  # unless the output is not a terminal
     with tqdm(total=sum(map(len, batches)), unit="video", disable=show) as progress:
 
@@ -81,7 +87,7 @@ def evaluate_model(
                 report(error)
             progress.update(num_videos)
 
-        failures = score_videos(model, loader, parts, scoring, args.strict, tell)
+        failures = score_videos(model, loader, parts, scoring, args.strict, tell, args.time_audit)
     failures = gather_object(failures)  # waits for every process
     return write_results(args, names, parts, targets, failures) if accelerator.is_main_process else None
 
@@ -96,12 +102,12 @@ def check_arguments(args: EvaluationArguments) -> None:
         ImportError: where a package is missing.
     """
     for name, least in (("batch_size", 1), ("num_workers", 0)):
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
     check_output_file(Path(args.output_dir, "results.json"), args.overwrite)
     check_packages("evaluate", ("matplotlib", "pyarrow"), "train")
     if args.quantize:
-        quantization_config(args.quantize)
+        check_quantization(args.quantize)
 
 
 def load_model(args: EvaluationArguments, device: torch.device) -> tuple:
@@ -145,8 +151,7 @@ def choose_settings(args: EvaluationArguments, model, processor, multi_label: bo
     """
     sampling = choose_sampling(model, processor, args.num_frames, args.frame_sampling_rate)
     sampling |= {"views": args.views, "num_clips": args.num_clips, "num_crops": args.num_crops}
-    blank = {"total_num_frames": 1, "fps": 25}
-    processor(np.zeros((1, 240, 320, 3), np.uint8), do_sample_frames=True, video_metadata=blank, **sampling)
+    check_settings(model, processor, **sampling)
     average = args.average or processor.view_settings(**sampling).average
     return sampling, {"average": average, "function": "sigmoid" if multi_label else "softmax"}
 
@@ -159,6 +164,10 @@ def write_results(
     targets = targets[done]
     failures = sorted(failures, key=lambda failure: failure["video"])
     results = {"model": args.model, "data": args.data, "split": args.split, "videos": len(done), "failed": failures}
+    if args.time_audit:
+        scores = scores.reshape(len(done), len(ARRANGEMENTS), len(names))
+        results["time_audit"] = time_audit_results(scores, targets)
+        scores = scores[:, 0]
     results |= (single_label_results if targets.ndim == 1 else multi_label_results)(scores, targets, names)
     folder = Path(args.output_dir)
     with output_file(folder / "videos.parquet", overwrite=True) as path:
@@ -169,7 +178,7 @@ def write_results(
         with output_file(folder / "confusion_matrix.png", overwrite=True) as path:
             plot_confusion_matrix(path, counts, names)
     with output_file(folder / "results.json", overwrite=True) as path:
-        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False)
+        text = json.dumps(results | {"settings": parts.settings}, indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # as JSON has it, too
-    shutil.rmtree(parts.folder)
+    remove_folder(parts.folder)
     return results

@@ -19,6 +19,7 @@ from ..output.terminal import video_error
 from ..video.multi_view import average_views, score_views
 from ..video.printable import printable
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
+from .time_audit import score_arrangements
 
 
 def encode_labels(videos: LabelledVideos, names: Sequence[str]) -> np.ndarray:
@@ -139,6 +140,7 @@ def score_videos(
     scoring: dict,
     strict: bool,
     report: Callable[[int, list[str]], None],
+    time_audit: bool = False,
 ) -> list[dict]:
     """
     Score batch after batch and store each.
@@ -147,6 +149,7 @@ def score_videos(
         scoring: how logits become scores, as of [`average_views`].
         strict: stop at the first video that fails.
         report: is told after each batch how many videos it had, and the errors among them.
+        time_audit: see [`score_batch`].
 
     Returns:
         the videos that failed: `{video, error}`.
@@ -157,7 +160,7 @@ def score_videos(
     failures = []
     for batch in batches:
         indices, videos = zip(*batch, strict=True)
-        score_batch(model, videos, scoring)
+        score_batch(model, videos, scoring, time_audit)
         parts.add(indices, videos)
         failed = [video for video in videos if video.error is not None]
         errors = [video_error(printable(video.video), printable(video.error)) for video in failed]
@@ -168,8 +171,15 @@ def score_videos(
     return failures
 
 
-def score_batch(model, videos: Iterable[EmbeddedVideo], scoring: dict) -> None:
-    """Set the scores of loaded videos, those of one shape together (all of them, if they are cropped)."""
+def score_batch(model, videos: Iterable[EmbeddedVideo], scoring: dict, time_audit: bool = False) -> None:
+    """
+    Set the scores of loaded videos, those of one shape together (all of them, if they are cropped).
+
+    With `time_audit`, a video has the scores of each of `ARRANGEMENTS`, one after the other.
+    """
+    if time_audit:
+        score_arrangements(videos, lambda rearranged: score_batch(model, rearranged, scoring))
+        return
 
     def compute(pixel_values: torch.Tensor) -> torch.Tensor:
         views = pixel_values if pixel_values.ndim == 6 else pixel_values.unsqueeze(1)

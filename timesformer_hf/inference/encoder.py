@@ -19,74 +19,16 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers.activations import GELUActivation
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
+from ..model.attention_backends import emulated_dtypes
 from ..model.attention_schemes import ALL_TOKENS, SPACE, TIME, AttentionScheme, AttentionStep, Grid
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.model_outputs import TimesformerModelOutput
 from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid
-
-
-class _RearrangedWeights(nn.Module):
-    """
-    A linear layer with its weights in another order than a checkpoint. It saves the checkpoint's order and refuses to
-    load.
-    """
-
-    def __init__(self, linear: nn.Linear):
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-
-    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:
-        errors.append(f"{prefix[:-1]}: a model of optimize_for_inference can't load weights; load first, then optimize")
-
-
-class FoldedLinear(_RearrangedWeights):
-    """
-    A placeholder for a linear layer that was folded into the one before it. It computes nothing and is saved as the
-    identity.
-    """
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear)
-        self.register_buffer("like", linear.weight.new_empty(()), persistent=False)  # keeps dtype and device
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the input unchanged."""
-        return hidden_states
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        destination[f"{prefix}weight"] = torch.eye(self.in_features, dtype=self.like.dtype, device=self.like.device)
-        destination[f"{prefix}bias"] = self.like.new_zeros(self.out_features)
-
-
-class HeadMajorLinear(_RearrangedWeights, nn.Linear):
-    """
-    The projection to queries, keys and values, with rows sorted by head first: query, key and value of head 0, then
-    those of head 1. With this order attention can treat frames and heads as one dimension without a copy. `forward`
-    returns the order of the ordinary layer.
-    """
-
-    def __init__(self, linear: nn.Linear, head_dim: int):
-        super().__init__(linear)
-        self.head_dim = head_dim
-        for name, parameter in linear.named_parameters():
-            by_head = parameter.detach().unflatten(0, (3, -1, head_dim)).transpose(0, 1).flatten(0, 2)
-            self.register_parameter(name, nn.Parameter(by_head.contiguous(), requires_grad=False))
-        if linear.bias is None:
-            self.register_parameter("bias", None)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return (..., 3 * dim) in the order of the ordinary layer: all queries, then all keys, then all values."""
-        by_head = super().forward(hidden_states).unflatten(-1, (-1, 3, self.head_dim))
-        return by_head.transpose(-3, -2).flatten(-3)
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        for name, parameter in self.named_parameters():
-            by_part = parameter.detach().unflatten(0, (-1, 3, self.head_dim)).transpose(0, 1)
-            destination[prefix + name] = by_part.flatten(0, 2).contiguous()
+from .int8_linear import Int8Linear
+from .linear_kernels import ForInference, InferenceLinear, is_quantized
 
 
 def _along_frames(qkv: torch.Tensor) -> torch.Tensor:
@@ -106,12 +48,6 @@ def _along_places(qkv: torch.Tensor) -> torch.Tensor:
 # In bytes. glibc's allocator doesn't reuse larger blocks: it gets their pages from the system each time, which is slow
 # (M_MMAP_THRESHOLD in mallopt(3)).
 LARGEST_REUSED_MEMORY = 2**25
-
-# dtype -> names in torch.cpu.get_capabilities() of the instructions for its matmuls
-_INSTRUCTIONS = {
-    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"),
-    torch.float16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
-}
 
 # step -> the view of its groups. A scheme with any other step keeps the ordinary encoder.
 _GROUPS: dict[AttentionStep, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -142,69 +78,24 @@ def _places_to_tokens(places: torch.Tensor) -> torch.Tensor:
     return torch.cat((places[:, 0, :1], places[:, 1:].flatten(1, 2)), dim=1)
 
 
-def emulated_dtypes() -> tuple[torch.dtype, ...]:
-    """Return the 16-bit dtypes that this CPU has no matmul instructions for, so that torch emulates them."""
-    capabilities = torch.cpu.get_capabilities()
-    return tuple(dtype for dtype, names in _INSTRUCTIONS.items() if not any(map(capabilities.get, names)))
-
-
-def is_quantized(linear: nn.Linear) -> bool:
-    """Return whether the weight is a quantized tensor, which needs its own matmul."""
-    return type(linear.weight) is not nn.Parameter
-
-
-def _can_write_in_place(linear: nn.Linear) -> bool:
+def _own(layer: nn.Module) -> InferenceLinear | Int8Linear:
     """
-    Return whether the layer's matmul can write to a given tensor. A quantized weight can't, and torch.compile plans
-    memory itself.
-    """
-    return not is_quantized(linear) and not torch.compiler.is_compiling()
-
-
-def _weight_and_bias(layer: nn.Linear | nn.LayerNorm, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """
-    Return the layer's weight and bias in the dtype of the tokens.
+    Return a linear layer of an optimized model.
 
     Raises:
         ValueError: for a layer of another class, for example an adapter, which does more than multiply by its weight.
     """
-    if type(layer) not in (nn.Linear, HeadMajorLinear, nn.LayerNorm):
+    if type(layer) not in (InferenceLinear, Int8Linear):
         raise ValueError(
             f"A {type(layer).__name__} was put into a model of optimize_for_inference, whose layers differ from the "
             "checkpoint's. Put it into the ordinary model, merge it, then optimize"
         )
-    if layer.weight.dtype is tokens.dtype:
-        return layer.weight, layer.bias
-    return layer.weight.to(tokens.dtype), None if layer.bias is None else layer.bias.to(tokens.dtype)
+    return layer
 
 
 def _normalize(tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
-    return F.layer_norm(tokens, norm.normalized_shape, *_weight_and_bias(norm, tokens), norm.eps)
-
-
-def linear_into_buffer(tokens: torch.Tensor, linear: nn.Linear, buffer: torch.Tensor) -> torch.Tensor:
-    """
-    Return the linear layer's output (tokens, out_features) for tokens (..., in_features).
-
-    Where the layer allows it, the result is written into `buffer`, a preallocated 1-D tensor that each step overwrites.
-    """
-    tokens = tokens.flatten(0, -2)
-    weight, bias = _weight_and_bias(linear, tokens)
-    if bias is None or not _can_write_in_place(linear):
-        return F.linear(tokens, weight, bias)
-    out = buffer[: len(tokens) * linear.out_features].view(len(tokens), -1)
-    return torch.addmm(bias, tokens, weight.t(), out=out)
-
-
-def _add_product(places: torch.Tensor, tokens: torch.Tensor, linear: nn.Linear) -> None:
-    """Add the linear layer's output for tokens (..., in_features) to the places, in place."""
-    weight, bias = _weight_and_bias(linear, tokens)
-    if not _can_write_in_place(linear):
-        places += F.linear(tokens, weight, bias).view_as(places)
-        return
-    flat = places.view(-1, places.shape[-1])
-    flat.addmm_(tokens.view(len(flat), -1), weight.t())
-    flat += bias
+    weight, bias = norm.weight.to(tokens.dtype), norm.bias.to(tokens.dtype)
+    return F.layer_norm(tokens, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def project(
@@ -212,8 +103,35 @@ def project(
 ) -> tuple[torch.Tensor, ...]:
     """Return queries, keys and values of an attention step in its groups, each (groups, heads, length, head_dim)."""
     attention = getattr(layer, step.attention).attention
-    qkv = linear_into_buffer(_normalize(places, getattr(layer, step.norm)), attention.qkv, buffer)
+    qkv = _own(attention.qkv).product(_normalize(places, getattr(layer, step.norm)), buffer)
     return _GROUPS[step](qkv.view(*places.shape[:3], -1, 3, attention.head_dim)).unbind(0)
+
+
+def _context_of_cls(normed: torch.Tensor, qkv: InferenceLinear, scaling: float) -> torch.Tensor:
+    """
+    Attend from CLS alone, without keys and values of the other tokens.
+
+    The score of a token x is query . (K x) = (K^T query) . x. The context is the sum of p (V x) = V (sum of p x). So K
+    and V multiply a vector for each head instead of every token. The bias of the keys adds the same to all scores,
+    which changes no probability.
+
+    Args:
+        normed: (batch, places, frames, dim).
+        qkv: the projection, with `head_dim` and a plain weight.
+        scaling: of the scores.
+
+    Returns:
+        the context of the CLS copies, (batch, frames, heads * head_dim).
+    """
+    weight, bias = qkv.by_head(normed.dtype)  # (heads, 3, head_dim, dim) and (heads, 3, head_dim)
+    query_weight, key_weight, value_weight = weight.unbind(1)
+    tokens = normed.transpose(1, 2)  # (batch, frames, places, dim)
+    query = torch.einsum("bfd,hed->bfhe", tokens[:, :, 0], query_weight)
+    if bias is not None:
+        query = query + bias[:, 0]
+    scores = torch.einsum("bfhe,hed->bfhd", query * scaling, key_weight) @ tokens.transpose(-1, -2)
+    context = torch.einsum("bfhd,hed->bfhe", scores.softmax(dim=-1) @ tokens, value_weight)
+    return (context if bias is None else context + bias[:, 2]).flatten(2)
 
 
 def attend(
@@ -222,25 +140,31 @@ def attend(
     places: torch.Tensor,
     buffer: torch.Tensor,
     **kwargs: Unpack[TransformersKwargs],
-) -> None:
-    """Add the residual of one attention step to the places, in place."""
+) -> torch.Tensor:
+    """Return the places plus the residual of one attention step. They may be changed in place."""
     attention = getattr(layer, step.attention)
     context, _ = attention.attention.attend(*project(layer, step, places, buffer), **kwargs)
     cls_copies = places[:, 0].clone()
-    _add_product(places, context.reshape(places.shape), attention.output.dense)
+    places = _own(attention.output.dense).add_product(places, context)
     # CLS takes no part in an added step; in the last step it gets the mean over its copies
     places[:, 0] = cls_copies if step.dense is not None else places[:, 0].mean(dim=1, keepdim=True)
+    return places
 
 
-def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor) -> None:
-    """Add the residual of the MLP to the places, in place."""
-    hidden = linear_into_buffer(_normalize(places, layer.layernorm_after), layer.intermediate.dense, buffer)
-    activation = layer.intermediate.intermediate_act_fn
-    hidden = torch.ops.aten.gelu_(hidden) if isinstance(activation, GELUActivation) else activation(hidden)
-    _add_product(places, hidden, layer.output.dense)
+def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
+    """Return the places plus the residual of the MLP. They may be changed in place."""
+    first, second, activation = layer.intermediate.dense, layer.output.dense, layer.intermediate.intermediate_act_fn
+    tokens, rows = places.flatten(0, -2), _own(first).rows_at_once
+    parts = [
+        _own(second).add_product(
+            part, first.activated_product(_normalize(part, layer.layernorm_after), activation, buffer)
+        )
+        for part in tokens.split(rows or len(tokens))
+    ]
+    return (torch.cat(parts) if len(parts) > 1 else parts[0]).view_as(places)
 
 
-class InferenceEncoder(TimesformerEncoder):
+class InferenceEncoder(ForInference, TimesformerEncoder):
     """
     An encoder that shares the blocks of the ordinary encoder and keeps tokens in the layout of this module.
 
@@ -286,8 +210,8 @@ class InferenceEncoder(TimesformerEncoder):
         buffer = places.new_empty(places.numel() * max(3, -(-self.config.intermediate_size // places.shape[-1])))
         for layer in self.layer[: -1 if cls_only else None]:
             for step in layer.steps:
-                attend(layer, step, places, buffer, **kwargs)
-            _add_mlp(layer, places, buffer)
+                places = attend(layer, step, places, buffer, **kwargs)
+            places = _add_mlp(layer, places, buffer)
         tokens = self.cls_of_last_block(places, buffer, **kwargs) if cls_only else _places_to_tokens(places)
         return tokens.to(hidden_states.dtype)
 
@@ -301,9 +225,12 @@ class InferenceEncoder(TimesformerEncoder):
 
     def clips_at_once(self, hidden_states: torch.Tensor) -> int:
         """
-        Return how many clips to run together. On a CPU, larger buffers than `LARGEST_REUSED_MEMORY` would be slow.
+        Return how many clips to run together. On a CPU, larger buffers than `LARGEST_REUSED_MEMORY` would be slow. In
+        int8, the tokens of a clip have scales of their own.
         """
         batch, length, _ = hidden_states.shape
+        if isinstance(self.layer[0].intermediate.dense, Int8Linear):
+            return 1
         if hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
             return batch
         bytes_of_clip = length * self.config.intermediate_size * self.inner_dtype(hidden_states).itemsize
@@ -326,13 +253,14 @@ class InferenceEncoder(TimesformerEncoder):
         """
         layer = self.layer[-1]
         for step in layer.steps[:-1]:
-            attend(layer, step, places, buffer, **kwargs)
+            places = attend(layer, step, places, buffer, **kwargs)
         step = layer.steps[-1]
         attention = getattr(layer, step.attention)
-        query, key, value = project(layer, step, places, buffer)
-        context, _ = attention.attention.attend(query[:, :, :1], key, value, **kwargs)
-        cls_copies = places[:, 0].contiguous()
-        _add_product(cls_copies, context.reshape(cls_copies.shape), attention.output.dense)
-        cls_token = cls_copies.mean(dim=1, keepdim=True)
-        _add_mlp(layer, cls_token, buffer)
-        return cls_token
+        if _own(attention.attention.qkv).of_cls and not is_quantized(attention.attention.qkv):
+            normed = _normalize(places, getattr(layer, step.norm))
+            context = _context_of_cls(normed, attention.attention.qkv, attention.attention.scale)
+        else:
+            query, key, value = project(layer, step, places, buffer)
+            context, _ = attention.attention.attend(query[:, :, :1], key, value, **kwargs)
+        cls_copies = _own(attention.output.dense).add_product(places[:, 0].contiguous(), context)
+        return _add_mlp(layer, cls_copies.mean(dim=1, keepdim=True), buffer)

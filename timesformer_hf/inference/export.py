@@ -1,16 +1,17 @@
 """
-Exports a classifier as a graph that runs without this package: ONNX, `torch.export` or AOTInductor.
+Exports a classifier as a graph that runs without this package: ONNX, OpenVINO, `torch.export` or AOTInductor.
 
 One graph takes any batch size, number of frames, height and width. Before an export is kept, it is run in its own
 runtime on clips of the traced size and of other sizes, and compared with the model.
 """
 
 import copy
+import io
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ from ..model.configuration_timesformer import TimesformerConfig, as_pair, stored
 from ..output.atomic import output_folder
 from ..output.extras import check_packages
 from ..output.terminal import loading_error
+from .openvino_format import load_openvino, quantize_openvino, write_openvino
 
 
 INPUT, OUTPUT = "pixel_values", "logits"
 _INPUT_AXES, _OUTPUT_AXES = ("batch", "frames", "channels", "height", "width"), ("batch", "labels")
 OPSET = 18  # the one that torch writes directly, without a conversion afterwards
 EXTERNAL_DATA_BYTES = 100 * 2**20  # larger weights go to a file of their own, because an ONNX file can't exceed 2 GB
-_EXPORTED = ("model.onnx", "model.onnx.data", "model.pt2")
+_EXPORTED = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.pt2")
 _COPIED = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 # Largest allowed difference of logits, relative to the largest logit. float32: the same sums in another order, through
@@ -53,10 +55,12 @@ class Check:
     Attributes:
         shape: of the random clip, (batch, frames, channels, height, width).
         difference: the largest difference of logits, relative to the largest logit.
+        same_label: whether both give the clip the same likeliest label. `None` where it was not asked.
     """
 
     shape: _Shape
     difference: float
+    same_label: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,17 @@ class ExportFormat:
         file: the name of the file that is written.
         write: writes a program to a path, with further files beside it where the format needs them.
         load: reads such a file and returns a function from clips to logits, which runs in the format's own runtime.
-        packages: names of the packages that must be installed.
+        packages: names of the packages that writing and checking needs.
+        runtime: names of the packages that loading needs.
+        extra: the extra of this package that installs them.
     """
 
     file: str
     write: Callable[[ExportedProgram, Path], None]
     load: Callable[[Path], _Runner]
     packages: tuple[str, ...] = ()
+    runtime: tuple[str, ...] = ()
+    extra: str = "export"
 
 
 class LogitsOnly(nn.Module):
@@ -90,7 +98,13 @@ class LogitsOnly(nn.Module):
 
 
 def export_model(
-    model_folder: str | os.PathLike, out: str | os.PathLike, *, format: str, dtype: str = "float32", overwrite=False
+    model_folder: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    format: str,
+    dtype: str = "float32",
+    calibration: Sequence[torch.Tensor] = (),
+    overwrite: bool = False,
 ) -> list[Check]:
     """
     Export a classifier to a folder: the graph, and copies of the config (for the labels) and the preprocessor files.
@@ -98,13 +112,15 @@ def export_model(
     Args:
         model_folder: a folder that `save_pretrained` of a classifier wrote.
         out: the folder to write. After an error it doesn't exist.
-        format: `"onnx"`, `"torch-export"` or `"aoti"`.
+        format: `"onnx"`, `"openvino"`, `"torch-export"` or `"aoti"`.
         dtype: `"float32"`, or `"float16"` for the weights and all that is computed inside. Clips and logits are always
             float32.
+        calibration: with pixel values (1, frames, channels, height, width) of typical clips, the `"openvino"` export is
+            quantized to int8 by NNCF, which measures the ranges of inner values on them.
         overwrite: replace `out` where it is an earlier export.
 
     Returns:
-        the comparisons with the model in float32, one for each clip shape.
+        the comparisons with the model in float32, one for each clip shape, and then one for each clip of `calibration`.
 
     Raises:
         ExportError: for an unknown format or dtype, a model that can't be exported, or an export with other logits.
@@ -112,7 +128,7 @@ def export_model(
         FileExistsError: where `out` exists and may not be overwritten.
         ImportError: where a package is missing.
     """
-    check_can_export(format, dtype)
+    check_can_export(format, dtype, int8=bool(calibration))
     with output_folder(out, overwrite, (*_EXPORTED, *_COPIED)) as folder:
         model = load_classifier(model_folder)
         for name in _COPIED:
@@ -121,12 +137,28 @@ def export_model(
         path = folder / FORMATS[format].file
         with quiet_export():
             FORMATS[format].write(export_program(model, dtype), path)
-        return check_export(model, FORMATS[format].load(path), TOLERANCES[dtype])
+        checks = check_export(model, FORMATS[format].load(path), TOLERANCES[dtype])
+        if calibration:
+            with quiet_export():
+                quantize_openvino(path, calibration)
+            checks += _compare(model, FORMATS[format].load(path), calibration)
+        return checks
 
 
-def check_can_export(format: str, dtype: str) -> None:
+def _compare(model: nn.Module, run: _Runner, clips: Sequence[torch.Tensor]) -> list[Check]:
+    """Compare a quantized export with the model, on clips."""
+    checks = []
+    for clip in clips:
+        with torch.no_grad():
+            expected, got = model(clip).logits, run(clip)
+        difference = ((got - expected).abs().max() / expected.abs().max()).item()
+        checks.append(Check(tuple(clip.shape), difference, bool((got.argmax(-1) == expected.argmax(-1)).all())))
+    return checks
+
+
+def check_can_export(format: str, dtype: str, int8: bool = False) -> None:
     """
-    Check that this machine can export to that format and dtype.
+    Check that this machine can export to that format and dtype, with `int8` quantized.
 
     Raises:
         ExportError: for an unknown format or dtype, or where the format needs a C++ compiler and there is none.
@@ -135,7 +167,12 @@ def check_can_export(format: str, dtype: str) -> None:
     for name, value, choices in (("format", format, FORMATS), ("dtype", dtype, DTYPES)):
         if value not in choices:
             raise ExportError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
-    check_packages(f'format "{format}"', FORMATS[format].packages, "export")
+    if int8 and format != "openvino":
+        raise ExportError(
+            f'only format "openvino" can be quantized, not "{format}"; see timesformer_hf.quantize for torch'
+        )
+    packages = (*FORMATS[format].packages, *(("nncf",) if int8 else ()))
+    check_packages(f'format "{format}"' + (" in int8" if int8 else ""), packages, FORMATS[format].extra)
     if format == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
         raise ExportError('format "aoti" needs a C++ compiler and found none: install g++, or set CXX to a compiler')
 
@@ -320,8 +357,15 @@ def load_onnx(path: Path) -> _Runner:
     return lambda clip: torch.from_numpy(session.run([OUTPUT], {INPUT: clip.numpy()})[0])
 
 
+def _write_archive(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+    """Let torch write an archive to memory, and write it to a file. On a full disk, torch's own writer aborts."""
+    archive = io.BytesIO()
+    write(archive)
+    path.write_bytes(archive.getbuffer())
+
+
 def _write_program(program: ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
+    _write_archive(path, lambda archive: torch.export.save(program, archive))
 
 
 def load_program(path: Path) -> _Runner:
@@ -330,7 +374,7 @@ def load_program(path: Path) -> _Runner:
 
 
 def _write_package(program: ExportedProgram, path: Path) -> None:
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    _write_archive(path, lambda archive: torch._inductor.aoti_compile_and_package(program, package_path=archive))
 
 
 def load_package(path: Path) -> _Runner:
@@ -339,7 +383,12 @@ def load_package(path: Path) -> _Runner:
 
 
 FORMATS = {
-    "onnx": ExportFormat("model.onnx", write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime")),
+    "onnx": ExportFormat(
+        "model.onnx", write_onnx, load_onnx, ("onnx", "onnxscript", "onnxruntime"), runtime=("onnxruntime",)
+    ),
+    "openvino": ExportFormat(
+        "model.xml", write_openvino, load_openvino, ("openvino",), runtime=("openvino",), extra="openvino"
+    ),
     "torch-export": ExportFormat("model.pt2", _write_program, load_program),
     "aoti": ExportFormat("model.pt2", _write_package, load_package),
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from ..video.video_errors import VideoWarning
+from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sources import VideoSource
 
 
@@ -71,6 +74,24 @@ def choose_sampling(model, processor, num_frames: int | None = None, frame_sampl
     if num_frames is None and processor.fps is None:
         num_frames = model.config.num_frames
     return {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
+
+
+def check_settings(model, processor, **settings) -> None:
+    """
+    Check, before the first video, that a video can be processed with these settings of sampling and views.
+
+    Raises:
+        TypeError, ValueError: if not. The message says what is allowed.
+    """
+    if not isinstance(processor, TimesformerVideoProcessor):
+        return
+    settings = settings | choose_sampling(
+        model, processor, settings.get("num_frames"), settings.get("frame_sampling_rate")
+    )
+    blank = {"total_num_frames": 1, "fps": 25}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VideoWarning)  # the blank clip has a single frame
+        processor(np.zeros((1, 240, 320, 3), np.uint8), do_sample_frames=True, video_metadata=blank, **settings)
 
 
 def describe_settings(model, processor, level: str, sampling: dict) -> dict:

@@ -10,7 +10,6 @@ merged. So a run that was interrupted can be continued by another one with the s
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..output.atomic import output_file, output_folder
+from ..output.atomic import output_file, output_folder, remove_folder
 from ..output.parquet import import_pyarrow
 from ..video.video_sources import is_url
 from .feature_extraction import EmbeddedVideo
@@ -153,7 +152,7 @@ class FeatureParts:
 
     def remove(self) -> None:
         """Delete the folder of parts."""
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
 
 
 def _check_settings(folder: Path, settings: dict) -> None:

@@ -25,7 +25,12 @@ class BusyTime:
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self.clock, self.start, self.busy_seconds = clock, clock(), 0.0
+        self.clock = clock
+        self.restart()
+
+    def restart(self) -> None:
+        """Start again from zero."""
+        self.start, self.busy_seconds = self.clock(), 0.0
 
     @contextmanager
     def measured(self) -> Iterator[None]:

@@ -13,16 +13,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..model.configuration_timesformer import TimesformerConfig
 from ..model.modeling_timesformer import (
     TimesformerLayer,
     TimesformerModel,
     TimesformerPatchEmbeddings,
     TimesformerPreTrainedModel,
 )
-from .encoder import FoldedLinear, HeadMajorLinear, InferenceEncoder, has_grid_layout, is_quantized
+from .encoder import InferenceEncoder, has_grid_layout
+from .linear_kernels import FoldedLinear, InferenceLinear, is_quantized
 
 
-def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) -> TimesformerPreTrainedModel:
+def optimize_for_inference(
+    model: TimesformerPreTrainedModel, processor=None, linear_kernel: str | None = None
+) -> TimesformerPreTrainedModel:
     """
     Return a copy of the model for inference: the same outputs, faster, on the same device and in the same dtype.
 
@@ -35,11 +39,13 @@ def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) ->
         processor: a video or image processor. With it the optimized model rescales and normalises pixels itself: it
             also takes what the processor returns with `do_rescale=False, do_normalize=False`, which is uint8 (batch,
             frames, channels, height, width).
+        linear_kernel: what multiplies by the weights: `"torch"`, or `"onednn"` on CPUs that have it. By default the
+            fastest one is taken for each shape, by a measurement of some milliseconds. `print(model)` shows which.
 
     Raises:
         TypeError: for a model of another class.
-        ValueError: for a model that is in training mode, already optimized, quantized, offloaded, on several devices,
-            or has adapters.
+        ValueError: for a kernel that this machine doesn't have, or for a model that is in training mode, already
+            optimized, quantized, offloaded, on several devices, or has adapters.
 
     Example:
 
@@ -52,6 +58,9 @@ def optimize_for_inference(model: TimesformerPreTrainedModel, processor=None) ->
     base = model.base_model
     for layer in base.encoder.layer:
         _fold_layer(layer)
+        _choose_kernels(
+            layer, base.config, linear_kernel, cls_only=(base is not model) and layer is base.encoder.layer[-1]
+        )
     if has_grid_layout(base.scheme):
         base.encoder = InferenceEncoder(base.encoder, base.config)
     if processor is not None:
@@ -110,8 +119,29 @@ def _fold_layer(layer: TimesformerLayer) -> None:
         if step.dense is not None:
             _fold_linear(attention.output.dense, getattr(layer, step.dense))
             setattr(layer, step.dense, FoldedLinear(getattr(layer, step.dense)))
-        attention.attention.qkv = HeadMajorLinear(attention.attention.qkv, attention.attention.head_dim)
     _fold_norm(layer.layernorm_after, layer.intermediate.dense)
+
+
+def _choose_kernels(layer: TimesformerLayer, config: TimesformerConfig, kernel: str | None, cls_only: bool) -> None:
+    """
+    Replace the linear layers of a block by ones that their fastest kernel computes.
+
+    Args:
+        kernel: the name of the kernel, `None` for the fastest.
+        cls_only: whether what follows the last attention is computed for CLS alone.
+    """
+    rows, columns = config.grid_size
+    tokens = config.num_frames * (1 + rows * columns)
+    for step in layer.steps:
+        attention = getattr(layer, step.attention)
+        for_cls = cls_only and step is layer.steps[-1]
+        head_dim = attention.attention.head_dim
+        attention.attention.qkv = InferenceLinear(attention.attention.qkv, tokens, kernel, head_dim, of_cls=for_cls)
+        attention.output.dense = InferenceLinear(
+            attention.output.dense, config.num_frames if for_cls else tokens, kernel
+        )
+    for part in (layer.intermediate, layer.output):
+        part.dense = InferenceLinear(part.dense, 1 if cls_only else tokens, kernel)
 
 
 def _fold_linear(first: nn.Linear, second: nn.Linear) -> None:

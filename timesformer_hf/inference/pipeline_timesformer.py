@@ -14,7 +14,7 @@ from transformers.pipelines.video_classification import VideoClassificationPipel
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..video.multi_view import average_views, score_views
-from ..video.video_processing_timesformer import TimesformerVideoProcessor
+from ..video.video_processing_timesformer import TimesformerVideoProcessor, is_frame
 from .prefetching import PrefetchedSequence, default_workers, prefetch
 
 
@@ -30,7 +30,10 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
     [`TimesformerVideoProcessor`]. All other models are left to transformers.
 
     - Sampling: with `frame_sampling_rate`, a clip is `num_frames` frames at that rate around the middle of the video.
-      Without it, and where the processor has none, the frames are spread over the whole video.
+      Without it, and where the processor has none, the frames are spread over the whole video. `frame_sampling` names
+      another policy, and with `do_sample_frames=False` all frames form the clip.
+    - Frames: a list of pictures (PIL images, arrays or tensors) is one clip, as for the processor. A list of clips is a
+      list of videos.
     - Views: `num_clips`, `num_crops` and `views` classify several views of a video, see the processor. `average` says
       what is averaged over the views: `"probabilities"` or `"logits"` (default: that of `views`, or probabilities).
     - `batch_size` works.
@@ -53,6 +56,29 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
             # transformers forms batches only in a pipeline with a feature extractor; clips need no padding
             self.feature_extractor = self.video_processor
 
+    def __call__(self, inputs, **kwargs):
+        """
+        Return the labels of a video with their scores, `[{"label", "score"}]`, or a list of these for several videos.
+
+        Args:
+            inputs: a video, or a list, data set or generator of videos. A video is all that the processor takes: a
+                path, a URL, bytes, an open file, an array of frames or a list of frames.
+            kwargs: the settings that the class describes, `top_k` and `function_to_apply`.
+
+        Raises:
+            ValueError: if there is no video, or a setting is not allowed.
+        """
+        if isinstance(inputs, list) and not inputs:
+            raise ValueError("The list of videos is empty; give at least one video")
+        if isinstance(inputs, list) and all(map(is_frame, inputs)):
+            inputs = tuple(inputs)  # one video, because transformers takes only lists for several
+        return super().__call__(inputs, **kwargs)
+
+    def check_model_type(self, supported_models) -> None:
+        """Warn of a model that isn't for video classification, as transformers does. An exported one is."""
+        if not getattr(self.model, "is_exported", False):
+            super().check_model_type(supported_models)
+
     def _sanitize_parameters(
         self,
         function_to_apply: str | None = None,
@@ -60,6 +86,8 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         num_crops: int | None = None,
         views: str | None = None,
         average: str | None = None,
+        frame_sampling: str | None = None,
+        do_sample_frames: bool | None = None,
         prefetch_workers: int | None = None,
         **kwargs,
     ):
@@ -69,6 +97,7 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         if function_to_apply is None:
             postprocess.pop("function_to_apply", None)
         own = {"num_clips": num_clips, "num_crops": num_crops, "views": views, "prefetch_workers": prefetch_workers}
+        own |= {"frame_sampling": frame_sampling, "do_sample_frames": do_sample_frames}
         preprocess |= {name: value for name, value in own.items() if value is not None}
         postprocess |= {name: value for name, value in (("views", views), ("average", average)) if value is not None}
         return preprocess, forward, postprocess
@@ -103,8 +132,9 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         video,
         num_frames: int | None = None,
         frame_sampling_rate: int | None = None,
+        do_sample_frames: bool = True,
         prefetch_workers: int | None = None,  # unused here: it is for a call on several videos
-        **multi_view,
+        **settings,
     ) -> BatchFeature:
         """
         Return the model's inputs for a video: a path, URL, open file or decoded frames, or a future of the inputs.
@@ -112,15 +142,16 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         if isinstance(video, Future):
             return video.result()
         if not isinstance(self.video_processor, TimesformerVideoProcessor):
-            if multi_view:
-                raise ValueError(f"{', '.join(multi_view)}: only a model with a TimesformerVideoProcessor takes these")
+            if settings or not do_sample_frames:
+                names = ", ".join([*settings, *([] if do_sample_frames else ["do_sample_frames"])])
+                raise ValueError(f"{names}: only a model with a TimesformerVideoProcessor takes these")
             return super().preprocess(video, num_frames=num_frames, frame_sampling_rate=frame_sampling_rate or 1)
-        settings = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
+        settings |= {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
         if num_frames is None and self.video_processor.fps is None:
             settings["num_frames"] = self.model.config.num_frames
-        settings |= multi_view | self.placement()
+        settings |= self.placement()
         with _OPEN_FILES if hasattr(video, "read") else nullcontext():
-            inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **settings)
+            inputs = self.video_processor(video, do_sample_frames=do_sample_frames, return_tensors="pt", **settings)
         if len(inputs.pixel_values) > 1:
             raise ValueError(
                 f"One entry has {len(inputs.pixel_values)} videos; give the pipeline a list with one video an entry"

@@ -1,10 +1,16 @@
-"""Quantizes linear layers with torchao: weights once, activations token by token during the forward pass."""
+"""
+Quantizes linear layers: weights once, activations during the forward pass. An optimized float32 model on a CPU gets
+int8 layers of this package, any other model those of torchao.
+"""
 
 import warnings
 
+import torch
 from torch import nn
 
 from ..output.extras import missing_package
+from .int8_linear import Int8Linear, has_int8_products
+from .linear_kernels import InferenceLinear, is_quantized
 
 
 # name -> torchao's config, which has one scale for each token and each row of a weight
@@ -33,6 +39,17 @@ def quantization_config(name: str):
     return getattr(quantization, CONFIGS[name])()
 
 
+def check_quantization(name: str) -> None:
+    """
+    Check that [`quantize`] can quantize an optimized model in that way. To be called before long work.
+
+    Raises:
+        ValueError, ImportError: see [`quantization_config`].
+    """
+    if name != "int8" or not has_int8_products() or torch.accelerator.is_available():
+        quantization_config(name)
+
+
 def quantize(model: nn.Module, name: str) -> nn.Module:
     """
     Quantize the model's linear layers in place. If you want both, call [`optimize_for_inference`] first.
@@ -43,8 +60,30 @@ def quantize(model: nn.Module, name: str) -> nn.Module:
     Returns:
         The same model.
     """
+    if name == "int8" and _takes_int8_layers(model):
+        for module in list(model.modules()):
+            for child_name, child in module.named_children():
+                if isinstance(child, InferenceLinear) and not child.of_cls:
+                    setattr(module, child_name, Int8Linear(child))
+        return model
+    for module in model.modules():
+        if isinstance(module, InferenceLinear):
+            module.set_kernel("torch")
     config = quantization_config(name)
     from torchao.quantization import quantize_
 
     quantize_(model, config)
     return model
+
+
+def _takes_int8_layers(model: nn.Module) -> bool:
+    """Return whether the model is optimized and in float32 on a CPU that has int8 products."""
+    layers = [module for module in model.modules() if isinstance(module, InferenceLinear)]
+    return (
+        bool(layers)
+        and has_int8_products()
+        and all(
+            layer.weight.device.type == "cpu" and layer.weight.dtype is torch.float32 and not is_quantized(layer)
+            for layer in layers
+        )
+    )

@@ -1,8 +1,9 @@
 """
-Two additions to transformers' attention backends: a faster kernel for short groups, and padding masks in the form that
+Two additions to transformers' attention backends: faster kernels for short groups, and padding masks in the form that
 each backend expects.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -14,6 +15,58 @@ from transformers.utils import TransformersKwargs
 # AMD's GPUs use another build of Triton, with which the kernel was not tested.
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 _AMPERE = 8  # major compute capability of the first GPUs with bfloat16
+
+# The longest groups that a CPU computes by plain matmuls. They keep the probabilities of all pairs in memory, which
+# longer groups would have too many of.
+_LONGEST_PRODUCT = 256
+
+# dtype -> names in torch.cpu.get_capabilities() of the instructions for its matmuls
+_INSTRUCTIONS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
+}
+
+
+def emulated_dtypes() -> tuple[torch.dtype, ...]:
+    """Return the 16-bit dtypes that this CPU has no matmul instructions for, so that torch emulates them."""
+    capabilities = torch.cpu.get_capabilities()
+    return tuple(dtype for dtype, names in _INSTRUCTIONS.items() if not any(map(capabilities.get, names)))
+
+
+def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
+    """
+    Return an attention function that is faster than `scaled_dot_product_attention` for these queries and keys, each
+    (groups, heads, length, head_dim), or `None` if there is none.
+    """
+    if has_short_group_kernel(query, key):
+        return short_group_attention_forward
+    # torch's CPU kernel for 16 bits works in tiles, and its backward pass is slow. In float32 it is fast.
+    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and key.shape[2] <= _LONGEST_PRODUCT:
+        exporting = torch.compiler.is_exporting() or hasattr(query, "device_mesh")
+        return None if exporting or query.dtype in emulated_dtypes() else product_attention_forward
+    return None
+
+
+def product_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, None]:
+    """
+    Attend by two matmuls on contiguous heads, called through transformers' attention interface.
+
+    (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). It returns no probabilities.
+    """
+    groups, heads, length, _ = query.shape
+    query, key, value = (part.flatten(0, 1).contiguous() for part in (query, key, value))
+    unused = query.new_empty(()).expand(len(query), length, key.shape[1])
+    scores = torch.baddbmm(unused, query, key.transpose(1, 2), beta=0, alpha=scaling)
+    context = torch.bmm(scores.softmax(dim=-1), value)
+    return context.unflatten(0, (groups, heads)).transpose(1, 2).contiguous(), None
 
 
 def has_short_group_kernel(query: torch.Tensor, key: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 
 from .activation_recompute import DETERMINISTIC, hooks_on, is_untouched, recomputed
-from .attention_backends import has_short_group_kernel, padding_mask, short_group_attention_forward
+from .attention_backends import faster_than_sdpa, padding_mask
 from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
 from .classification_labels import Problem, check_labels, infer_problem_type
 from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair, stored_config_values
@@ -101,7 +101,8 @@ class TimesformerPatchEmbeddings(nn.Module):
         """
         expected = "(batch, frames, channels, height, width)"
         if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
-            got = getattr(pixel_values, "dtype", type(pixel_values).__name__)
+            is_tensor = isinstance(pixel_values, torch.Tensor)
+            got = pixel_values.dtype if is_tensor else f"{type(pixel_values).__name__}, which is not a tensor"
             raise TypeError(
                 f"pixel_values must be a floating-point tensor {expected}, got {got}. Use a video processor: it "
                 "scales and normalises the frames."
@@ -285,8 +286,8 @@ class TimesformerSelfAttention(nn.Module):
         implementation = "eager" if needs_eager else self.config._attn_implementation
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         dropout = self.attn_drop.p if implementation != "eager" and self.attn_drop.training else 0.0
-        if implementation == "sdpa" and real_tokens is None and not dropout and has_short_group_kernel(query, key):
-            attention_interface = short_group_attention_forward
+        if implementation == "sdpa" and real_tokens is None and not dropout:
+            attention_interface = faster_than_sdpa(query, key) or attention_interface
         return attention_interface(
             self,
             query,

@@ -33,9 +33,13 @@ def plot_costs(path: str | os.PathLike, panels: Sequence[Panel], label: str) -> 
         label: the text beside the vertical axis, with its unit. The panels share this axis.
 
     Raises:
+        ValueError: if a panel has more lines than there are colours.
         ValueError, ImportError: see [`check_can_plot`].
     """
     check_can_plot(path)
+    lines, colours = max(len(panel.lines) for panel in panels), len(COLOURS)
+    if lines > colours:
+        raise ValueError(f"A panel has {lines} lines, but there are {colours} colours; add some in output/figures.py")
     figure = new_figure(9, 4.2)
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(all_axes, panels, strict=True):

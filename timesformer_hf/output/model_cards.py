@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
+def is_local(source: str | os.PathLike) -> bool:
+    """Whether a model or data is a path on this machine, and not a URL or a name on the Hub."""
+    name = os.fspath(source)
+    if os.path.exists(name) or os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name:
+        return True
+    return "://" not in name and name.count("/") > 1  # a name on the Hub is owner/name
+
+
 def public_name(source: str | os.PathLike) -> str:
     """Return the name of a model or of data without the folders that it lies in on this machine."""
     name = os.fspath(source)
-    is_local = os.path.exists(name) or os.path.isabs(name) or name.startswith((".", "~")) or "\\" in name
-    return Path(name).resolve().name if is_local else name
+    return re.split(r"[/\\]", str(Path(name).resolve()))[-1] if is_local(name) else name
 
 
 def code_span(text: str) -> str:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .hub import HubUnreachableError, hub_or_stored
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -32,13 +34,16 @@ def loading_model(name: str | os.PathLike) -> Iterator[None]:
     """
     with quiet_transformers():
         try:
-            yield
+            with hub_or_stored(name):
+                yield
         except Exception as error:  # the boundary to the user: whatever it is, it is about this model
             raise ValueError(loading_error(name, error)) from error
 
 
 def loading_error(name: str | os.PathLike, error: Exception) -> str:
     """The message that says why a model can't be loaded. `name` is a folder or a name on the Hub."""
+    if isinstance(error, HubUnreachableError):
+        return f"can't load the model: {error}"
     missing = "" if Path(name).is_dir() else "there is no such folder, and as a name on the Hub: "
     reason = str(error).strip().split("\n\n")[0]  # what follows is advice for programmers
     return f"can't load the model {name}: {missing}{reason}"

@@ -54,7 +54,13 @@ def add_lora(
         target_modules=_LORA_TARGETS,
         modules_to_save=["classifier", *(["timesformer.embeddings"] if train_embeddings else [])],
     )
-    return get_peft_model(model, settings)
+    adapted = get_peft_model(model, settings)
+    adapted.create_or_update_model_card = _write_no_card
+    return adapted
+
+
+def _write_no_card(folder: str) -> None:
+    """Stands in for PEFT's model card, which names the folder of the base model on this machine."""
 
 
 def load_adapters(

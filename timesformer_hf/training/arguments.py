@@ -3,18 +3,21 @@ The options of `timesformer-hf finetune`. A value comes from a recipe, a file of
 """
 
 import argparse
-import difflib
 import json
 import os
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 import yaml
 from transformers import HfArgumentParser
 
-from ..output.options import HelpFormatter, option
+from ..data.clip_augmentation import ClipAugmentation
+from ..output.options import HelpFormatter, check_options, nearest_option, option
+from ..video.decoding_plan import count_cores
+from ..video.video_sampling import FRAME_SAMPLING
 from .recipes import RECIPES, find_recipe
 from .trainer import ClipTrainingArguments
 
@@ -36,7 +39,7 @@ class ModelArguments:
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Side of a frame in pixels, or height and width. (None: the checkpoint's)"}
     )
-    frame_sampling: str | None = option(None, "How frames are chosen: uniform, center, original or segments.")
+    frame_sampling: str | None = option(None, "How frames are chosen. (None: as the model does)", tuple(FRAME_SAMPLING))
     frame_sampling_rate: int | None = option(None, "Frames of the video from one of the clip to the next.")
     reset_head: bool = option(False, "Start a new head, where the checkpoint has other labels.")
     drop_path_rate: float | None = option(None, "Stochastic depth of the last block.")
@@ -77,7 +80,12 @@ class DataArguments:
 
 @dataclass
 class AugmentationArguments:
-    """The options of what is done to the clips while training, see [`ClipAugmentation`]."""
+    """
+    The options of what is done to the clips while training, see [`ClipAugmentation`].
+
+    Attributes:
+        flip_is_given: whether the user gave `flip`, and not a recipe. It is not an option.
+    """
 
     _argument_group_name = "augmentation, of whole clips"
 
@@ -85,11 +93,17 @@ class AugmentationArguments:
         default_factory=lambda: [1.0, 320 / 224],
         metadata={"help": "Range of a frame's shorter side (squeezed: of both) before it is cropped, in crops."},
     )
-    flip: float = option(0.5, "Probability of a horizontal flip; 0 where left and right matter.")
+    flip: float = option(0.5, "Probability of a horizontal flip. (Not given: 0 where labels name left and right)")
     rand_augment: int = option(0, "Operations of RandAugment a clip.")
     magnitude: int = option(9, "Magnitude of these operations, 0 to 30.")
     mixup: float = option(0.0, "Parameter of mixup.")
     cutmix: float = option(0.0, "Parameter of cutmix.")
+    flip_is_given: bool = field(default=False, init=False)
+
+    def augmentation(self) -> ClipAugmentation:
+        """Return the options as the package takes them."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        return ClipAugmentation(**values | {"jitter": tuple(self.jitter)})
 
 
 ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, ClipTrainingArguments)
@@ -100,7 +114,7 @@ def default_arguments() -> dict:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return {
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        "dataloader_num_workers": min(8, max(1, (os.cpu_count() or 1) // processes)),
+        "dataloader_num_workers": min(8, max(1, count_cores() // processes)),
         "dataloader_persistent_workers": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,  # there are none
@@ -109,6 +123,7 @@ def default_arguments() -> dict:
         "save_total_limit": 2,
         "logging_steps": 10,
         "report_to": "tensorboard",
+        "disable_tqdm": not sys.stderr.isatty(),
     }
 
 
@@ -131,7 +146,7 @@ def parse_with_recipe(
         description, prog, usage: for the help.
 
     Raises:
-        ValueError: for a file that can't be used, or an unknown recipe.
+        ValueError: for a file that can't be used, an unknown option or an unknown recipe.
     """
     parser = HfArgumentParser(
         dataclasses,
@@ -142,12 +157,21 @@ def parse_with_recipe(
     )
     settings, arguments = {}, list(arguments)
     if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
-        settings = read_settings(arguments.pop(0), {action.dest for action in parser._actions})
+        settings = read_settings(arguments.pop(0), {name.removeprefix("--") for name in parser._option_string_actions})
     recipe = _choose_recipe(arguments, settings)
     parser.set_defaults(**defaults | find_recipe(recipe).defaults | {"recipe": recipe})
     for action in parser._actions:
         action.required = action.required or action.dest == "output_dir"
-    return parser.parse_args_into_dataclasses([*_as_arguments(settings), *arguments], look_for_args_file=False)
+    words = [*_as_arguments(settings), *arguments]
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        words, look_for_args_file=False, return_remaining_strings=True
+    )
+    check_options(unknown, parser._option_string_actions)
+    parser.set_defaults(flip=None)
+    for part in parsed:
+        if isinstance(part, AugmentationArguments):
+            part.flip_is_given = parser.parse_known_args(words)[0].flip is not None
+    return tuple(parsed)
 
 
 def _as_arguments(settings: dict) -> list[str]:
@@ -195,6 +219,5 @@ def read_settings(path: str, known: set[str]) -> dict:
         raise ValueError(f"{path} must hold options by their names, as data: videos/")
     for name in values:
         if name not in known:
-            alike = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"{path}: there is no option {name!r}" + (f"; is it {alike[0]}?" if alike else ""))
+            raise ValueError(f"{path}: there is no option {name!r}{nearest_option(str(name), known)}")
     return values

@@ -1,14 +1,13 @@
 """The model card of a trained model: what it is, what it was trained with, how good it is, and how to use it."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..model.configuration_timesformer import TimesformerConfig, as_pair
-from ..output.model_cards import code_span, public_name, table_cell
+from ..output.model_cards import code_span, is_local, public_name, table_cell
 from ..video.printable import printable
 
 
@@ -122,7 +121,7 @@ class TrainingCard:
 
     def _settings(self) -> list[tuple[str, str]]:
         """The rows of the table of settings."""
-        return [(name, _format_value(value)) for name, value in self.training.items()]
+        return [(printable(name), printable(_format_value(value))) for name, value in self.training.items()]
 
     def header(self) -> ModelCardData:
         """The header of the card, which the Hub reads."""
@@ -137,7 +136,7 @@ class TrainingCard:
             library_name="transformers",
             pipeline_tag="video-classification",
             tags=["timesformer", "video-classification"],
-            base_model=None if self.base_model is None or os.path.exists(self.base_model) else self.base_model,
+            base_model=None if self.base_model is None or is_local(self.base_model) else self.base_model,
             model_name=self.name,
             eval_results=results or None,
         )

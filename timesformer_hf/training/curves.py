@@ -63,12 +63,18 @@ def plot_training_curves(path: str | os.PathLike, log: Sequence[dict]) -> None:
 
 
 def draw_panel(axes, label: str, curves: dict[str, tuple[list[int], list[float]]]) -> None:
-    """Draw curves over the same steps."""
+    """Draw curves over the same steps, from step 0 on."""
+    from matplotlib.ticker import MaxNLocator
+
     for (name, (steps, values)), colour, line in zip(curves.items(), COLOURS, ("-", "--", ":"), strict=False):
         marker = "o" if len(steps) < 30 else None  # a line alone would hide a single value
         axes.plot(steps, values, line, label=NAMES[name], color=colour, marker=marker, markersize=4)
+    axes.set_xlim(0, 1.05 * max(max(steps) for steps, _ in curves.values()))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     if label == "accuracy":
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.02)
+    elif all(len(values) == 1 for _, values in curves.values()):  # of one epoch: around one value there is no scale
+        axes.set_ylim(0, 1.25 * max(values[0] for _, values in curves.values()) or 1)
     if len(curves) > 1:
         axes.legend(frameon=False)
     axes.set_xlabel("step")

@@ -3,17 +3,19 @@ Fine-tuning, from the options to a model in a folder. `timesformer-hf finetune` 
 calls [`finish_training`].
 """
 
+import contextlib
 import importlib.util
 import itertools
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from transformers.utils import logging
 
 from ..data.clip_augmentation import ClipAugmentation, ClipCollator, make_clip_transform
@@ -21,18 +23,23 @@ from ..data.clip_dataset import ClipDataset, ClipLoader, ClipStream, SkippedClip
 from ..data.hub_videos import VideoStream
 from ..data.label_lists import read_labels
 from ..data.labelled_videos import LabelledVideos, name_split
+from ..data.mirrored_labels import find_mirrored_labels
 from ..data.reading import read_labelled_videos
 from ..data.training_splits import choose_splits
 from ..model.configuration_timesformer import TimesformerConfig
 from ..output.extras import check_packages
+from ..output.hub import hub_or_stored
+from ..output.model_cards import public_name
+from ..video.video_errors import VideoReadError
 from .adapters import add_lora
 from .arguments import AugmentationArguments, DataArguments, ModelArguments
 from .folder import check_same_model, find_checkpoint, write_splits
 from .losses import ClipLoss, balanced_class_weights
 from .motion_start import start_for_motion
+from .progress import StepBar
 from .report import TrainingReport
 from .start import freeze, start_from_checkpoint, start_from_scratch
-from .trainer import ClipTrainer, ClipTrainingArguments, clip_metrics
+from .trainer import ClipTrainer, ClipTrainingArguments, clip_metrics, saving
 
 
 # Files with an underscore in front stay here when the folder is pushed to the Hub: they name files of this machine.
@@ -132,9 +139,10 @@ def start_model(args: ModelArguments, data: Data) -> tuple:
         config = _new_config(args, {name: value for name, value in fields.items() if value is not None})
         model, processor, label2id = start_from_scratch(config, data.label_names, data.problem_type)
     else:
-        model, processor, label2id = start_from_checkpoint(
-            args.model, data.label_names, args.reset_head, data.problem_type, **fields
-        )
+        with hub_or_stored(args.model):
+            model, processor, label2id = start_from_checkpoint(
+                args.model, data.label_names, args.reset_head, data.problem_type, **fields
+            )
     for name in ("frame_sampling", "frame_sampling_rate"):
         if getattr(args, name) is not None:
             setattr(processor, name, getattr(args, name))
@@ -211,7 +219,7 @@ def make_trainer(
     load = ClipLoader(processor, label2id, transform=transform, seed=training.seed, **settings)
     load_validation = ClipLoader(processor, label2id, **settings)
     weights = _class_weights(data, label2id, model.config.num_labels) if data_args.class_weights else None
-    return ClipTrainer(
+    trainer = ClipTrainer(
         model=model,
         args=training,
         train_dataset=_as_dataset(data.train, load),
@@ -223,6 +231,11 @@ def make_trainer(
         skipped=skipped,
         max_unreadable=0 if data_args.strict else math.floor(data_args.max_unreadable * _count_clips(data, training)),
     )
+    for callback in (PrinterCallback, ProgressCallback):  # which print each entry of the log
+        trainer.remove_callback(callback)
+    if not training.disable_tqdm:
+        trainer.add_callback(StepBar())
+    return trainer
 
 
 def _as_dataset(videos: LabelledVideos | VideoStream, load: ClipLoader) -> ClipDataset | ClipStream:
@@ -271,11 +284,15 @@ class Preparation:
         trainer: with the model and the data.
         data: what it trains and validates with.
         checkpoint: the folder to go on from, if there is one and it was asked for.
+        augmentation: what is done to the clips.
+        mirrored: two labels because of which clips are not flipped.
     """
 
     trainer: ClipTrainer
     data: Data
     checkpoint: str | None
+    augmentation: ClipAugmentation
+    mirrored: Sequence[str]
 
 
 def prepare_training(
@@ -290,11 +307,15 @@ def prepare_training(
     Raises:
         ValueError, OSError, ImportError: where options, data or the checkpoint don't allow it, or a package is missing.
     """
-    augmentation = ClipAugmentation(**vars(augmentation_args) | {"jitter": tuple(augmentation_args.jitter)})
+    augmentation = augmentation_args.augmentation()
     check_extras(model_args, training)
     checkpoint = find_checkpoint(training, data_args.data, data_args.validation_data)
     with training.main_process_first(desc="reading the data"):
         data = load_data(data_args, training)
+    is_decided = augmentation_args.flip_is_given or not augmentation.flip
+    mirrored = None if is_decided else find_mirrored_labels(data.label_names)
+    if mirrored:
+        augmentation = replace(augmentation, flip=0.0)
     adjust(training, data, augmentation)
     set_seed(training.seed)
     start = start_model(model_args, data)
@@ -305,7 +326,16 @@ def prepare_training(
     trainer = make_trainer(data, data_args, augmentation, training, start, skipped)
     if model_args.model is None and model_args.motion_start and checkpoint is None:
         start_for_motion(trainer.model, _first_clips(trainer.train_dataset))
-    return Preparation(trainer, data, checkpoint)
+    if trainer.is_world_process_zero():
+        _look_at_first_video(data, trainer.processing_class)
+    return Preparation(trainer, data, checkpoint, augmentation, mirrored or ())
+
+
+def _look_at_first_video(data: Data, processor) -> None:
+    """Warn if it is too short for a clip. The workers that load clips don't warn, because each would in each epoch."""
+    if isinstance(data.train, LabelledVideos) and len(data.train):
+        with contextlib.suppress(VideoReadError, OSError):  # unreadable clips are noted when their turn comes
+            processor(data.train[0].source)
 
 
 def check_extras(args: ModelArguments, training: ClipTrainingArguments) -> None:
@@ -375,19 +405,23 @@ def start_reports(data: Data, training: ClipTrainingArguments, start: tuple, res
 
 
 def finish_training(
-    trainer: ClipTrainer, data: Data, model_args: ModelArguments, data_args: DataArguments
+    trainer: ClipTrainer,
+    data: Data,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    augmentation: ClipAugmentation,
 ) -> TrainingReport:
     """Measure the trained model, save it and write what stands beside it. Returns what was measured."""
-    settings = {"recipe": model_args.recipe}
+    settings = {"recipe": model_args.recipe} | asdict(augmentation)
     for name, videos in (("training_clips", data.train), ("validation_clips", data.validation)):
         settings |= {name: len(videos)} if isinstance(videos, LabelledVideos) else {}
     for name in ("lora_rank", "freeze"):
         settings |= {name: getattr(model_args, name)} if getattr(model_args, name) else {}
-    data_name = Path(data_args.data).resolve().name if Path(data_args.data).exists() else data_args.data
-    report = TrainingReport(data_name, model_args.model, settings, data.multi_label)
+    report = TrainingReport(public_name(data_args.data), model_args.model, settings, data.multi_label)
     if trainer.eval_dataset is not None:
         report.validate(trainer)
-    _save_model(trainer, model_args)
+    with saving(trainer.args.output_dir, trainer.args.output_dir):
+        _save_model(trainer, model_args)
     if trainer.is_world_process_zero():
         trainer.save_state()
         report.write(trainer)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.labelled_videos import LabelledVideos, check_text
 from ..model.configuration_timesformer import TimesformerConfig
-from ..output.atomic import output_file
+from ..output.atomic import output_file, remove_leftovers
 from ..video.video_sources import is_url
 from .adapters import base_model
 from .callbacks import last_checkpoint
@@ -33,6 +33,7 @@ def find_checkpoint(training: ClipTrainingArguments, *data: str | None) -> str |
             or where it is in the folder of the data.
     """
     folder = Path(training.output_dir)
+    remove_leftovers(folder)
     for videos in filter(None, data):
         if Path(videos).is_dir() and folder.resolve().is_relative_to(Path(videos).resolve()):
             reason = f"{folder} lies in {videos}, where it would be taken for a class"

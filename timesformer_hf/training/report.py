@@ -1,6 +1,7 @@
 """The files beside a trained model: results.json, README.md, curves.png and confusion_matrix.png."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class TrainingReport:
             "optim": training.optim.value,
             **{name: getattr(training, name) for name in SETTINGS},
         }
-        write_text(folder / "results.json", json.dumps(self.results(trainer, settings), indent=2) + "\n")
+        write_text(folder / "results.json", to_text(self.results(trainer, settings)))
         card = TrainingCard(
             name=training.hub_model_id or folder.resolve().name,
             data=self.data,
@@ -104,6 +105,10 @@ class TrainingReport:
             },
         }
 
+    def is_good(self) -> bool:
+        """Whether nine of ten validation clips are recognised, or more."""
+        return max(self.metrics.get(name, 0) for name in ("accuracy", "mean_average_precision")) >= 0.9
+
     def summary(self) -> str:
         """A line with the accuracy of the validation, or for clips with several labels the mean average precision."""
         name = "mean_average_precision" if self.multi_label else "accuracy"
@@ -113,6 +118,17 @@ class TrainingReport:
         if not self.multi_label:
             clips = f"{(self.scores.argmax(axis=1) == self.labels).sum()} of {clips}"
         return f"validation {name.replace('_', ' ')}: {self.metrics[name]:.2%} ({clips})"
+
+
+def to_text(results: dict) -> str:
+    """Return results as JSON. A number that is not finite, as the loss of a failed training, becomes `null`."""
+    return json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str) -> None:

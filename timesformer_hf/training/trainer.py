@@ -3,8 +3,11 @@ transformers' Trainer for clips, with the recipes' optimizer and schedule, a los
 checkpoints that are whole or not there.
 """
 
+import contextlib
+import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +43,17 @@ class ClipTrainingArguments(TrainingArguments):
 
     resume: bool = field(default=False, metadata={"help": "Go on from the last whole checkpoint in output_dir."})
     learning_rate: float | None = field(
-        default=None, metadata={"help": "The highest learning rate. (None: base_learning_rate, for this batch size)"}
+        default=None,
+        metadata={
+            "help": "The highest learning rate. (None: base_learning_rate, for this batch size)",
+            "aliases": ["--lr"],
+        },
+    )
+    num_train_epochs: float = field(
+        default=3.0, metadata={"help": "How often each clip is trained with.", "aliases": ["--epochs"]}
+    )
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Clips at once on each device.", "aliases": ["--batch_size"]}
     )
     base_learning_rate: float = field(
         default=5e-4, metadata={"help": "The learning rate for a batch of base_batch_size clips."}
@@ -208,16 +221,31 @@ class ClipTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
         try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # of Python, torch.save and safetensors
+            with saving(folder, self.args.output_dir):
+                super()._save_checkpoint(model, trial)
+        except CheckpointError:
             shutil.rmtree(folder, ignore_errors=True)
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{folder} can't be written: {reason}. Is the disk full? {resume_hint(folder.parent)}"
-            ) from error
+            raise
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Keep the README.md that is there. `push_to_hub` would replace it by one that says less."""
+
+
+@contextlib.contextmanager
+def saving(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Iterator[None]:
+    """
+    The block saves a model to a folder, in a training whose checkpoints are in `output_dir`.
+
+    Raises:
+        CheckpointError: where the folder can't be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:  # of Python, torch.save and safetensors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{folder} can't be written: {reason}. Is the disk full? {resume_hint(output_dir)}"
+        ) from error
 
 
 def _mixed_seed(*numbers: int) -> int:

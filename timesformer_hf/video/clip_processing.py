@@ -1,6 +1,7 @@
 """Processing of clips that are given as frames. Both image processors use it; the video processor uses parts."""
 
 import math
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -14,6 +15,8 @@ from transformers.image_utils import (
     make_nested_list_of_images,
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .video_errors import VideoWarning
 
 
 class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
@@ -85,6 +88,8 @@ class ClipProcessingMixin:
         self, images: list[list], do_flip_channel_order: bool | None = None, return_tensors=None, **kwargs
     ) -> BatchFeature:
         check_frame_sizes([[frame.shape for frame in clip] for clip in images])
+        for number, clip in enumerate(images if kwargs.get("do_rescale") else ()):
+            warn_of_scaled_frames(clip, number)
         if do_flip_channel_order:
             flip = torch.flip if isinstance(images[0][0], torch.Tensor) else np.flip
             images = [[flip(frame, (0,)) for frame in clip] for clip in images]
@@ -236,6 +241,28 @@ def check_frame_sizes(clips: list[list[tuple]], first_number: int = 0) -> None:
             raise ValueError(
                 f"The frames of a clip must have one shape, clip {number} has {listing}; resize them first"
             )
+
+
+def warn_of_scaled_frames(clip, number: int) -> None:
+    """
+    Warn if all pixels of a clip are floats from 0 to 1, which `do_rescale` would divide by 255 once more.
+
+    Args:
+        clip: one array or tensor, or several.
+        number: index of the clip in the batch, for the message.
+    """
+    if all(_is_scaled(frame) for frame in (clip if isinstance(clip, (list, tuple)) else [clip])):
+        warnings.warn(
+            f"The pixels of clip {number} are floats from 0 to 1, and do_rescale=True divides them by 255 once more, "
+            "so all frames are almost black. Give do_rescale=False, or pixels from 0 to 255",
+            VideoWarning,
+            stacklevel=2,
+        )
+
+
+def _is_scaled(frame: np.ndarray | torch.Tensor) -> bool:
+    pixels = torch.as_tensor(frame)
+    return pixels.is_floating_point() and pixels.min() >= 0 and 0 < pixels.max() <= 1
 
 
 def check_batch(shapes: list[tuple], return_tensors) -> None:

@@ -21,7 +21,8 @@ class BitReader:
     """Reads numbers from the bits of a NAL unit."""
 
     def __init__(self, data: bytes):
-        data = remove_emulation_prevention(data)
+        if b"\0\0\3" in data:
+            data = remove_emulation_prevention(data)
         self.left = 8 * len(data)
         self.value = int.from_bytes(data, "big")
 

@@ -4,7 +4,7 @@ import errno
 import warnings
 from collections.abc import Iterator
 
-from .video_errors import VideoReadError, describe_error
+from .video_errors import VideoReadError, VideoWarning, describe_error
 from .video_options import VideoOptions
 
 
@@ -51,6 +51,7 @@ class Damage:
             warnings.warn(
                 f"{self.name}: {self.packets} damaged packets were left out ({describe_error(self.first)}); frames "
                 "near them may be wrong. strict=True refuses such a video",
+                VideoWarning,
                 stacklevel=2,
             )
 

@@ -36,14 +36,15 @@ class DecoderOutput:
                 started.
         """
         for frame in decoded:
-            keyless = frame.pts == self.stretch.key and not frame.key_frame
-            late = frame.pts is None or (self.last is not None and frame.pts <= self.last)
+            pts = frame.pts
+            keyless = pts == self.stretch.key and not frame.key_frame
+            late = pts is None or (self.last is not None and pts <= self.last)
             # For interlaced MPEG-4, FFmpeg derives distances in time from the first B-frame that it decodes.
             if frame.is_corrupt or keyless or late or (self.codec == "mpeg4" and frame.interlaced_frame):
                 raise ContradictionError
-            self.last = frame.pts
-            self.missing.discard(frame.pts)
-            if frame.pts in self.stretch.targets:
+            self.last = pts
+            self.missing.discard(pts)
+            if pts in self.stretch.targets:
                 yield frame
 
     def finish(self) -> None:

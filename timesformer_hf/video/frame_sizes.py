@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from .safe_opening import check_clip_size
-from .video_errors import VideoReadError
+from .video_errors import VideoReadError, VideoWarning
 from .video_options import VideoOptions
 
 
@@ -26,7 +26,9 @@ def equalize_sizes(frames: list[np.ndarray], name: str, options: VideoOptions) -
         raise VideoReadError(f"{about}; re-encode it")
     height, width = frames[0].shape[:2]
     check_clip_size(len(frames), width, height, name, options)
-    warnings.warn(f"{about}; all are scaled to {height}x{width}. strict=True refuses such a video", stacklevel=3)
+    warnings.warn(
+        f"{about}; all are scaled to {height}x{width}. strict=True refuses such a video", VideoWarning, stacklevel=3
+    )
     return [_scale(frame, height, width) for frame in frames]
 
 

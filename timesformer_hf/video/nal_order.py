@@ -18,7 +18,7 @@ from .nal_units import split_messages
 
 
 _SLICE_HEADER = 28  # bytes of a slice; the parts of its header that are read take less
-_SEARCHED = 4096  # bytes of a packet in which its picture nearly always starts
+_SEARCHED = 512  # bytes of a packet in which its picture nearly always starts
 _LASTING = (19, 47)  # messages: film grain and display orientation change the pixels of later frames, too
 
 
@@ -58,22 +58,23 @@ class _NalOrder:
             UnclearError: if the packet contains no frame, a field or something that changes later frames.
         """
         tables: dict[tuple, bytes] = {}
-        for unit in self.split(packet, searched):
+        data = memoryview(packet)
+        for unit in self.split(data, searched):
             kind = self.kind(unit[0])
             if kind in self.pictures:
-                if len(unit) < _SLICE_HEADER and searched < packet.size:
+                if len(unit) < _SLICE_HEADER and searched < len(data):
                     break
                 if self.has_ended:
                     raise UnclearError
                 place = self.place_picture(bytes(unit[:_SLICE_HEADER]))
-                end = memoryview(packet)[-5:]
-                self.has_ended = end[-1] in self.last_bytes and bytes(end).endswith(self.ends)
+                self.has_ended = data[-1] in self.last_bytes and bytes(data[-5:]).endswith(self.ends)
                 return place, tables
             if kind == self.messages:
                 _check_messages(bytes(unit)[self.header :])
-            tables |= self._keep(unit)
-        if searched < packet.size:
-            return self.place(packet, packet.size)
+            if kind in self.parameter_sets:
+                tables |= self._keep(unit)
+        if searched < len(data):
+            return self.place(packet, len(data))
         raise UnclearError
 
     @staticmethod
@@ -149,7 +150,7 @@ class H264Order(_NalOrder):
         return first_byte & 31
 
     def place_picture(self, unit: bytes) -> tuple[int, int]:
-        is_idr, is_reference = self.kind(unit[0]) == 5, bool(unit[0] & 0x60)
+        is_idr, is_reference = unit[0] & 31 == 5, bool(unit[0] & 0x60)
         bits = BitReader(unit[1:])
         bits.take_ue()  # first_mb_in_slice
         bits.take_ue()  # slice_type
@@ -167,7 +168,7 @@ class H264Order(_NalOrder):
 
     def _check_number(self, number: int, sequence: H264Sequence, is_idr: bool, is_reference: bool) -> None:
         """Raise an error if reference frames are missing before a picture (`frame_num`, 7.4.3)."""
-        if not is_idr and self.frame_num not in (None, number, (number - 1) % sequence.frame_nums):
+        if not is_idr and self.frame_num not in (number, None) and self.frame_num != (number - 1) % sequence.frame_nums:
             raise UnclearError
         if is_reference:
             self.frame_num = number
@@ -201,26 +202,28 @@ class HevcOrder(_NalOrder):
         return super()._keep(unit) if is_of_first_layer else {}
 
     def place_picture(self, unit: bytes) -> tuple[int, int]:
-        kind, is_first = self.kind(unit[0]), self.sequence_in_force is None
+        kind, is_first = unit[0] >> 1 & 63, self.sequence_in_force is None
         bits = BitReader(unit[2:])
         if not bits.take(1):  # first_slice_segment_in_pic_flag
             raise UnclearError
-        drops_frames = kind in range(16, 24) and bits.take(1)  # no_output_of_prior_pics_flag; ignored for H.264
+        drops_frames = 16 <= kind < 24 and bits.take(1)  # no_output_of_prior_pics_flag; ignored for H.264
         sequence, parameters = self._activate(34, bits.take_ue())
-        if not is_first and (drops_frames or kind in range(16, 19)):  # after a broken link, pictures are dropped
+        if not is_first and (drops_frames or 16 <= kind < 19):  # after a broken link, pictures are dropped
             raise UnclearError
-        bits.take(parameters.extra_bits)
+        if parameters.extra_bits:
+            bits.take(parameters.extra_bits)
         bits.take_ue()  # slice_type
         if parameters.has_output_flag and not bits.take(1):  # pic_output_flag
             raise UnclearError
-        bits.take(2 * sequence.colour_planes)
-        if kind in range(16, 21):
+        if sequence.colour_planes:
+            bits.take(2)
+        if 16 <= kind < 21:
             self._start_epoch()
         return self.epoch, self._count(bits, sequence, kind, lowest_layer=unit[1] & 7 == 1)
 
     def _count(self, bits: BitReader, sequence: HevcSequence, kind: int, lowest_layer: bool) -> int:
         low = 0 if kind in (19, 20) else bits.take(sequence.order_bits)
         high, count = self._unwrap(low, sequence.order_bits)
-        if lowest_layer and not (kind in range(0, 16, 2) or kind in range(6, 10)):  # those never count (8.3.1)
+        if lowest_layer and not ((kind < 16 and kind % 2 == 0) or 6 <= kind < 10):  # those never count (8.3.1)
             self.high, self.low = high, low
         return count

@@ -7,6 +7,7 @@ don't tell which frame is the first, the second, ... one.
 
 from collections.abc import Callable, Iterable, Iterator
 
+from .av1_units import sequence_headers
 from .coded_headers import UnclearError
 from .nal_order import H264Order, HevcOrder
 from .nal_units import split_by_start_code, units_of_header
@@ -16,19 +17,23 @@ Place = tuple[int, ...]  # of a picture: a smaller one is shown earlier
 Tables = dict[tuple, bytes]  # what a packet tells the decoder for later packets, too: by kind and number
 
 _JPEG_HUFFMAN, _JPEG_QUANTISATION, _JPEG_SCAN = 0xC4, 0xDB, 0xDA
-_AV1_SEQUENCE_HEADER = 1
 _MPEG_PICTURE, _MPEG_EXTENSION, _MPEG_SEQUENCE = b"\0\0\1\0", b"\0\0\1\xb5", b"\0\0\1\xb3"
+_MPEG_CUT = ("mpegts", "mpeg", "mpegvideo")  # formats that FFmpeg itself cuts into packets, one for each picture
+_MPEG_SEARCHED, _MPEG_HEADERS = 1024, 128  # bytes of such a packet, and of the headers of a picture
 _WHOLE_FRAME = 3  # picture_structure; 1 and 2 are fields
 _MPEG4_PICTURE = b"\0\0\1\xb6"
 _MPEG4_LARGEST_EMPTY = 19  # a picture of up to this many bytes may be empty (FFmpeg's MAX_NVOP_SIZE)
 _MPEG4_HEADERS = (*range(0x20, 0x30), 0xB0, 0xB2, 0xB5)  # start codes; a group's, with its time, isn't among them
 
 
-def make_order(context, split: Callable[..., Iterable]):
+def make_order(context, split: Callable[..., Iterable], format_name: str = ""):
     """
     Return the object that places the pictures of a stream.
 
-    `split` is a function from a packet and a number of bytes to the NAL units in that part of the packet.
+    Args:
+        context: PyAV's codec context.
+        split: a function from a packet and a number of bytes to the NAL units in that part of the packet.
+        format_name: FFmpeg's name of the container's format.
 
     Raises:
         UnclearError: if the codec may reorder frames in a way that isn't known here, or its header can't be read.
@@ -37,7 +42,10 @@ def make_order(context, split: Callable[..., Iterable]):
     if codec in ("h264", "hevc"):
         return {"h264": H264Order, "hevc": HevcOrder}[codec](split, units_of_header(codec, extradata))
     if codec in _ORDERS:
-        return _ORDERS[codec](extradata)
+        order = _ORDERS[codec](extradata)
+        if format_name in _MPEG_CUT and isinstance(order, _Mpeg2):
+            order.searched = _MPEG_SEARCHED
+        return order
     if context.codec.reorder:
         raise UnclearError
     return InOrder(extradata)
@@ -81,31 +89,10 @@ class _Av1(InOrder):
 
     def __init__(self, extradata: bytes):
         super().__init__(extradata)
-        self.known = dict(_av1_headers(extradata[4:] if extradata[:1] == b"\x81" else extradata))  # behind av1C
+        self.known = sequence_headers(memoryview(extradata[4:] if extradata[:1] == b"\x81" else extradata))  # of av1C
 
     def place(self, packet) -> tuple[Place, Tables]:
-        return super().place(packet)[0], dict(_av1_headers(bytes(packet))) if packet.is_keyframe else {}
-
-
-def _av1_headers(data: bytes) -> Iterator[tuple[tuple, bytes]]:
-    """Yield the sequence headers among the units (OBUs) of a packet (AV1 specification, 5.3)."""
-    position = 0
-    while position < len(data) and data[position] & 2:  # obu_has_size_field
-        kind = data[position] >> 3 & 15
-        start, size = _take_leb128(data, position + 1 + (data[position] >> 2 & 1))
-        position = start + size
-        if kind == _AV1_SEQUENCE_HEADER:
-            yield (kind,), data[start:position]
-
-
-def _take_leb128(data: bytes, position: int) -> tuple[int, int]:
-    """Return the position after a number of which each byte has 7 bits, the lowest first, and the number."""
-    number = 0
-    for count, byte in enumerate(data[position : position + 8]):
-        number |= (byte & 127) << 7 * count
-        if byte < 128:
-            return position + count + 1, number
-    return len(data), 0
+        return super().place(packet)[0], sequence_headers(memoryview(packet)) if packet.is_keyframe else {}
 
 
 class _Bidirectional:
@@ -131,10 +118,15 @@ class _Mpeg2(_Bidirectional):
     """Places the pictures of MPEG-1 and MPEG-2. Two fields in one packet are one picture. (ITU-T H.262, 6.2)"""
 
     size: bytes | None = None
+    searched: int | None = None  # bytes of a packet in which pictures are looked for; None for all
 
     def place(self, packet) -> tuple[Place, Tables]:
-        data = bytes(packet)
+        data = bytes(memoryview(packet)[: self.searched])
         start = data.find(_MPEG_PICTURE)
+        in_reach = 0 <= start < len(data) - _MPEG_HEADERS and not _has_fields(data, start)
+        if len(data) < packet.size and not in_reach:
+            data = bytes(packet)
+            start = data.find(_MPEG_PICTURE)
         last = data.find(_MPEG_PICTURE, start + 4) if _has_fields(data, start) else start
         if start < 0 or len(data) < start + 6 or data.rfind(_MPEG_PICTURE) != last:
             raise UnclearError

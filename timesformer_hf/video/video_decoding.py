@@ -37,7 +37,7 @@ from .video_errors import CallersErrors, VideoReadError, translated_errors
 from .video_options import VideoOptions
 from .video_packets import PacketInspector, PacketScan, scan_packets
 from .video_sources import VideoSource, describe_source, is_decoder, open_source
-from .video_stream import choose_stream, describe_stream
+from .video_stream import choose_stream, describe_stream, frame_times
 
 
 _ChooseIndices = Callable[[VideoMetadata], Sequence[int]]
@@ -104,7 +104,16 @@ def decode_frames(
             frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
         frames = equalize_sizes(frames, name, options)
         metadata.height, metadata.width = frames[0].shape[:2]  # upright
-        return np.stack(frames), metadata
+        vars(metadata).pop("find_frame_times", None)
+        return _stack(frames), metadata
+
+
+def _stack(frames: list[np.ndarray]) -> np.ndarray:
+    """Return frames as one array. Each is dropped from the list when it is copied, so that none is in memory twice."""
+    clip = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
+    for number in range(len(frames)):
+        clip[number], frames[number] = frames[number], None
+    return clip
 
 
 def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
@@ -136,6 +145,7 @@ def _read_with_pyav(
         packets = _keep_packets(container, stream)
         scan = scan_packets(packets or demux(container, stream), stream)
         metadata = describe_stream(stream, scan)
+        metadata.find_frame_times = partial(frame_times, stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
         if scan.is_exact:
             metadata.frames_indices = choose(metadata)
@@ -364,7 +374,10 @@ def _set_threads(stream, threads: int) -> None:
 
 def to_rgb(frame) -> np.ndarray:
     """Return a decoded frame as RGB, uint8 (height, width, 3), upright as the file's display matrix says."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    from av.sidedata.sidedata import SideDataContainer
+
+    # `frame.side_data` would tie the frame to itself, and Python would keep its pixels until it looks for such cycles.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
     picture = convertible(frame).to_ndarray(format="rgb24", threads=1)
     return picture if matrix is None else turn_upright(picture, bytes(matrix))
 
@@ -380,7 +393,20 @@ def _read_with_torchcodec(
     """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
     with _open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
-    return read_with_torchcodec(file, name, choose, device, index)
+
+    def find_frame_times() -> list[float] | None:
+        position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
+        with _open_pyav(file, name, number, options) as (container, stream):
+            times = frame_times(stream, scan_packets(demux(container, stream), stream))
+        if position is not None:
+            file.seek(position)
+        return times
+
+    def choose_by_time(metadata: VideoMetadata) -> list[int]:
+        metadata.find_frame_times = find_frame_times
+        return choose(metadata)
+
+    return read_with_torchcodec(file, name, choose_by_time, device, index)
 
 
 _BACKENDS = {

@@ -10,6 +10,14 @@ class VideoReadError(ValueError):
     """Raised if a video is unreadable, so that it can't be decoded. The message names the video and the reason."""
 
 
+class VideoWarning(UserWarning):
+    """Warns that a video gives a clip, but perhaps not the one that was meant. The message says why."""
+
+
+class RepeatedFramesWarning(VideoWarning):
+    """Warns that a video is too short for its clip, most of which are copies of one frame."""
+
+
 # Errors that leave the video functions as they are. An interrupt is not an `Exception`, so it does too.
 _DOCUMENTED = (VideoReadError, FileNotFoundError, IsADirectoryError, PermissionError, ImportError, MemoryError)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from .av1_units import count_shown_av1
 from .coded_headers import UnclearError
 from .nal_units import size_of_lengths, split_by_length, split_by_start_code, split_messages
 from .picture_order import Place, make_order
@@ -69,6 +70,9 @@ def scan_packets(packets: Iterable, stream) -> PacketScan:
     return scanner.finish()
 
 
+_NONE = frozenset()
+
+
 class _Frame(NamedTuple):
     """What a packet tells of its frame."""
 
@@ -89,7 +93,7 @@ class _Scanner:
         self.changing: set[tuple] = set()  # tables that differ from those in the header
         self.is_clear = True
         try:
-            self.order = make_order(self.context, self.inspect.nal_units)
+            self.order = make_order(self.context, self.inspect.nal_units, stream.container.format.name)
         except UnclearError:
             self.is_clear = False
 
@@ -98,15 +102,17 @@ class _Scanner:
         shown = self.inspect.count_shown(packet)
         if shown == 0:
             return
-        if shown is None or packet.is_corrupt or self._changes_header(packet):
+        is_key = packet.is_keyframe
+        if shown is None or packet.is_corrupt or (is_key and self._changes_header(packet)):
             self.is_clear = False
         place, tables = self._place(packet)
         if tables:
             self.changing |= {name for name, content in tables.items() if self.order.known.get(name) != content}
-        is_start = packet.is_keyframe and self.inspect.is_clean_start(packet)
-        if not self.frames and not (packet.is_keyframe and (is_start or self.inspect.starts_at_marks)):
+        is_start = is_key and self.inspect.is_clean_start(packet)
+        if not self.frames and not (is_key and (is_start or self.inspect.starts_at_marks)):
             self.is_clear = False
-        self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, frozenset(tables)))
+        names = frozenset(tables) if tables else _NONE
+        self.frames.append(_Frame(packet.pts, place, not packet.is_discard, is_start, names))
 
     def _place(self, packet) -> tuple[Place, dict]:
         try:
@@ -117,7 +123,7 @@ class _Scanner:
 
     def _changes_header(self, packet) -> bool:
         """Whether the container gives a new header for the packets from this key frame on."""
-        if not packet.is_keyframe or not packet.has_sidedata("new_extradata"):
+        if not packet.has_sidedata("new_extradata"):
             return False
         return bool(self.frames) or bytes(packet.get_sidedata("new_extradata")) != (self.context.extradata or b"")
 
@@ -195,6 +201,9 @@ class PacketInspector:
             return memoryview(packet)[0] >> 4 & 1  # show_frame (RFC 6386, 9.1)
         if self.codec == "vp9":
             shown = sum(map(_is_shown_vp9, _split_vp9(bytes(packet))))
+            return shown if shown < 2 else None
+        if self.codec == "av1":
+            shown = count_shown_av1(memoryview(packet))
             return shown if shown < 2 else None
         return 1
 

@@ -1,5 +1,6 @@
 """The video processor: from video files and clips to sampled frames and `pixel_values`."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,13 +18,16 @@ from .clip_processing import (
     check_frame_sizes,
     check_settings,
     kept_channels,
+    warn_of_scaled_frames,
     writable_array,
 )
 from .multi_view import ViewSettings, cut_crops, resolve_views, scale_exactly
 from .video_decoding import decode_frames
+from .video_errors import RepeatedFramesWarning
 from .video_options import VideoOptions
-from .video_sampling import sample_frame_indices
-from .video_sources import is_video_source
+from .video_sampling import default_sampling, has_variable_rate, sample_frame_indices, uniform_in_time
+from .video_sources import describe_source, is_video_source
+from .video_stream import known_frame_times
 
 
 FRAME_SETTINGS = (
@@ -84,7 +88,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
 
     It decodes and samples `num_frames` frames, resizes the shorter side, crops the centre, scales pixels to [0, 1], and
     normalises them with the mean of 0.45 and the standard deviation of 0.225 with which TimeSformer was trained. A
-    video with fewer frames repeats its last one.
+    video with fewer frames repeats its last one; if more than half of a clip are such copies, a warning says so. If
+    exactly `num_frames` frames are given, and not a file, they are a clip already and taken as they are.
 
     With `num_clips`, `num_crops` or `views`, a video has several views: (batch, views, frames, channels, height,
     width).
@@ -250,8 +255,9 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         for number, (video, about) in enumerate(zip(videos, known, strict=True)):
             if is_video_source(video):
                 frames, about = decode_frames(video, choose, setting("decoder"), options=options)
-                clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
+                clip, name = torch.from_numpy(frames).permute(0, 3, 1, 2), describe_source(video)
             else:
+                name = f"clip {number}"
                 clip = _as_clip(video, number, settings.get("input_data_format"), kept_channels(setting("image_mean")))
                 about = about or VideoMetadata(total_num_frames=len(clip))
                 if about.total_num_frames > len(clip):
@@ -259,8 +265,14 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                         f"video_metadata promises {about.total_num_frames} frames for clip {number}, but it has "
                         f"{len(clip)}"
                     )
+                if setting("do_rescale"):
+                    warn_of_scaled_frames(clip, number)
                 about.frames_indices = choose(about)
+                if sampling["num_clips"] == 1 and about.total_num_frames == sampling["num_frames"]:  # a clip already
+                    about.frames_indices = list(range(about.total_num_frames))
                 clip = take_frames(clip, about.frames_indices)
+            if do_sample_frames:
+                _warn_of_repetition(name, about, sampling["num_clips"], sampling["frame_sampling_rate"])
             clips.append(clip)
             metadata.append(about)
         return clips, metadata
@@ -279,7 +291,8 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         Return the indices of the frames to take from a video, ordered by clip.
 
         [`TimesformerVideoProcessorKwargs`] describes the arguments. `fps` asks for this many frames per second of
-        the whole video, instead of `num_frames`.
+        the whole video, instead of `num_frames`. If the video has a variable frame rate and its timestamps are known,
+        these are the frames that are shown at equal steps of time.
 
         Raises:
             TypeError: if a number of frames, the number of clips or the rate is not an integer.
@@ -295,7 +308,14 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
                 raise ValueError(
                     f"Sampling fps={fps} needs the video's own fps in video_metadata; add it, or give num_frames"
                 )
-            num_frames = max(1, int(metadata.total_num_frames / metadata.fps * fps))
+            duration = metadata.total_num_frames / metadata.fps
+            num_frames = max(1, int(duration * fps))
+            times = known_frame_times(metadata)
+            by_time = (frame_sampling or default_sampling(frame_sampling_rate)) == "uniform"
+            if by_time and times and has_variable_rate(times):
+                return uniform_in_time(
+                    frame_times=times, duration=duration, num_frames=num_frames, num_clips=num_clips or 1
+                )
         return sample_frame_indices(
             total_num_frames=metadata.total_num_frames,
             num_frames=self.num_frames if num_frames is None else num_frames,
@@ -316,7 +336,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ) -> BatchFeature:
         settings = resolve_views({"views": views, "num_clips": num_clips, "num_crops": num_crops}, {})
         if settings.has_views:
-            clips = self._cut_views(videos, settings, **kwargs)
+            clips = self._cut_views(videos, settings, views, **kwargs)
         else:
             clips = [self._process_frames(video, **kwargs) for video in videos]
         check_batch([tuple(clip.shape) for clip in clips], return_tensors)
@@ -358,6 +378,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         self,
         videos: list[torch.Tensor],
         settings: ViewSettings,
+        views: str | None,
         do_resize: bool,
         do_center_crop: bool,
         crop_size: SizeDict,
@@ -365,9 +386,11 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ) -> list[torch.Tensor]:
         """Cut each video (clips * frames, channels, height, width) into views (views, frames, channels, ...)."""
         if settings.num_crops is not None and not do_center_crop:
+            named = f"num_crops={settings.num_crops}" if views is None else f"views={views!r}"
             raise ValueError(
-                f"num_crops={settings.num_crops} needs do_center_crop=True and a crop_size. This processor takes whole "
-                "frames; for more views of them, set num_clips"
+                f"{named} needs do_center_crop=True and a crop_size, because it takes crops. This model was trained on "
+                "whole frames, so there is nothing to crop. For more views of a video, use several clips, for example "
+                "num_clips=3"
             )
         if settings.exact_scaling and crop_size.height != crop_size.width:
             raise ValueError(
@@ -388,7 +411,26 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         return [cut_crops(video, (crop_size.height, crop_size.width), settings) for video in clips]
 
 
-def _is_frame(video) -> bool:
+def _warn_of_repetition(name: str, about: VideoMetadata, num_clips: int, frame_sampling_rate: int | None) -> None:
+    """Warn if more than half of the frames of a clip are repetitions of others."""
+    num_frames = len(about.frames_indices) // num_clips
+    different = len(set(about.frames_indices[:num_frames]))
+    if num_frames - different <= num_frames / 2:
+        return
+    if about.total_num_frames == 1:
+        message = f"has a single frame, so nothing moves in its clip of {num_frames}. If it is a picture, give a video"
+    else:
+        message = (
+            f"has {about.total_num_frames} frames, so {num_frames - different} of the {num_frames} in its clip are "
+        )
+        message += "copies of another"
+        if frame_sampling_rate is not None:
+            message += f" (frame_sampling_rate={frame_sampling_rate}; a smaller one gives fewer copies)"
+    warnings.warn(f"{name} {message}", RepeatedFramesWarning, stacklevel=3)
+
+
+def is_frame(video) -> bool:
+    """Whether `video` is a single picture: a PIL image, or an array or tensor of 2 or 3 dimensions."""
     return isinstance(video, PIL.Image.Image) or getattr(video, "ndim", None) in (2, 3)
 
 
@@ -400,7 +442,7 @@ def _list_videos(videos) -> list:
         TypeError: if something is not a video.
         ValueError: if a list is empty.
     """
-    if is_video_source(videos) or _is_frame(videos):
+    if is_video_source(videos) or is_frame(videos):
         return [videos]
     if isinstance(videos, (np.ndarray, torch.Tensor)) and videos.ndim in (4, 5):
         return [videos] if videos.ndim == 4 else list(videos)
@@ -412,7 +454,7 @@ def _list_videos(videos) -> list:
         )
     if not videos:
         raise ValueError("A clip must contain at least one frame, got an empty list")
-    if all(_is_frame(frame) for frame in videos):
+    if all(is_frame(frame) for frame in videos):
         return [videos]
     return [video for item in videos for video in _list_videos(item)]
 
@@ -438,7 +480,7 @@ def _as_clip(
         clip = torch.stack(frames)
     else:
         clip = as_tensor(video)
-        clip = clip.unsqueeze(0) if _is_frame(video) else clip
+        clip = clip.unsqueeze(0) if is_frame(video) else clip
     if clip.numel() == 0:
         raise ValueError(
             f"A clip must contain at least one frame of at least one pixel, clip {number} has shape {tuple(clip.shape)}"

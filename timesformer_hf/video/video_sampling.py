@@ -9,7 +9,8 @@ from 0. The default is a single clip.
 """
 
 import numbers
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -28,6 +29,35 @@ def uniform(*, total_num_frames: int, num_frames: int, clip: int = 0, num_clips:
     if total_num_frames < num_frames:
         return [min(i, total_num_frames - 1) for i in range(num_frames)]
     return [(i * num_clips + clip) * total_num_frames // (num_frames * num_clips) for i in range(num_frames)]
+
+
+def uniform_in_time(*, frame_times: Sequence[float], duration: float, num_frames: int, num_clips: int = 1) -> list[int]:
+    """
+    Return the frames that are shown at the start of `num_frames` equal parts of the time. It is [`uniform`] by time.
+
+    Args:
+        frame_times: when each frame is shown, in seconds after the first one.
+        duration: the time of the whole video in seconds.
+        num_frames: number of frames in a clip.
+        num_clips: number of clips, which are interleaved.
+
+    Returns:
+        the indices of the clips, one clip after the other.
+    """
+    parts = num_frames * num_clips
+    starts = [part * duration / parts for clip in range(num_clips) for part in range(clip, parts, num_clips)]
+    return [bisect_right(frame_times, start + 1e-6) - 1 for start in starts]  # a start may be rounded down
+
+
+def has_variable_rate(frame_times: Sequence[float]) -> bool:
+    """
+    Whether frames are not evenly spaced in time.
+
+    They are if each is at its place up to a tenth of a step and a millisecond, because containers round timestamps.
+    """
+    step = frame_times[-1] / max(len(frame_times) - 1, 1)
+    allowed = 0.1 * step + 0.001
+    return any(abs(time - number * step) > allowed for number, time in enumerate(frame_times))
 
 
 def center(

@@ -50,6 +50,24 @@ def describe_stream(stream, scan: PacketScan) -> VideoMetadata:
     )
 
 
+def frame_times(stream, scan: PacketScan) -> list[float] | None:
+    """Return when each frame is shown, in seconds after the first one, or `None` if the packets don't tell it."""
+    if not scan.pts or not stream.time_base:
+        return None
+    step = float(stream.time_base)
+    return [(pts - scan.pts[0]) * step for pts in scan.pts]
+
+
+def known_frame_times(metadata: VideoMetadata) -> list[float] | None:
+    """
+    Return when each frame of a video is shown, in seconds after the first one, or `None` if that is unknown.
+
+    While frames are chosen, metadata have the attribute `find_frame_times`, a function without arguments.
+    """
+    times = getattr(metadata, "find_frame_times", lambda: None)()
+    return times if times and len(times) == metadata.total_num_frames else None
+
+
 def frame_rate(in_header: Fraction | None, steps: int, seconds: float) -> float | None:
     """
     Return the number of frames per second. `steps` steps from frame to frame take so many seconds, or 0 if unknown.

@@ -1,0 +1,3 @@
+"""The videos that these tests name."""
+
+from finetuning import data  # noqa: F401

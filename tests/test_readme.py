@@ -1,0 +1,87 @@
+"""README.md: what it shows is what its commands print, and on PyPI no link leads nowhere."""
+
+import re
+import shlex
+import shutil
+import tomllib
+
+import pytest
+from repository import REPOSITORY, SAMPLE
+
+import timesformer_hf
+from timesformer_hf.cli import main
+
+
+pytest.importorskip("av", reason="the commands decode the sample clip")
+
+README = (REPOSITORY / "README.md").read_text()
+TEXTS = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+SPEED = r"\d+\.\d s, \d+\.\d a second; the model was busy \d+% of the time"
+
+
+def shown(capsys) -> list[str]:
+    """What was printed: the lines of each stream in their order, with the times left out."""
+    output = capsys.readouterr()
+    return sorted(re.sub(SPEED, "TIMES", line) for line in (output.err + output.out).splitlines())
+
+
+def expected(text: str) -> list:
+    """The same of a block. A score may differ by 0.02 %, as on another processor."""
+    return sorted(re.sub(SPEED, "TIMES", line) for line in text.splitlines())
+
+
+def without_scores(lines: list[str]) -> list[str]:
+    return sorted(re.sub(r"\d+\.\d\d%$", "SCORE", line) for line in lines)
+
+
+def scores(lines: list[str]) -> dict[str, float]:
+    rows = (re.fullmatch(r"  (\w+) +(\d+\.\d\d)%", line) for line in lines)
+    return {row[1]: float(row[2]) for row in rows if row}
+
+
+def test_the_first_command_prints_what_is_shown(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    (command,) = re.findall(r"^python3 -m venv \.venv .* && (timesformer-hf .*)$", README, re.MULTILINE)
+    assert main(shlex.split(command)[1:]) == 0
+    found, wanted = shown(capsys), expected(TEXTS[0])
+    assert scores(found) == pytest.approx(scores(wanted), abs=0.021)
+    assert len(scores(wanted)) == 5
+    assert {line for line in found if "%" not in line} == {line for line in wanted if "%" not in line}
+
+
+def test_the_example_of_a_broken_video_prints_what_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SAMPLE, tmp_path / "camera_pan.mp4")
+    (tmp_path / "broken.mp4").write_text("no video")
+    (text,) = (text for text in TEXTS if text.startswith("$ "))
+    command, _, rest = text.partition("\n")
+    assert main(shlex.split(command)[2:]) == 1
+    found = shown(capsys)
+    assert without_scores(found) == without_scores(expected(rest))
+    assert scores(found) == pytest.approx(scores(rest.splitlines()), abs=0.021)
+
+
+def test_the_first_lines_of_python_run():
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    *lines, last = block.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    code, _, comment = last.partition("  # ")
+    assert eval(code, names) == eval(comment) == "pan_right"
+
+
+def test_on_pypi_no_link_is_relative():
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    page = README
+    for substitution in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        page = re.sub(substitution["pattern"], substitution["replacement"], page)
+    assert re.findall(r"\]\((?!https://)", README)
+    assert not re.findall(r"\]\((?!https://)", page)
+    assert "https://arxiv.org/abs/2102.05095" in page
+    assert "performance.svg" not in page
+    assert settings["project"]["dynamic"] == ["readme", "version"]
+
+
+def test_types_are_marked_and_the_sample_is_shipped():
+    assert (REPOSITORY / "timesformer_hf" / "py.typed").exists()
+    assert str(SAMPLE) == timesformer_hf.SAMPLE_CLIP
