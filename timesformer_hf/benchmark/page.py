@@ -23,8 +23,8 @@ How to read this page:
 - A ratio is the median of the ratios of neighbouring repetitions. Its quartiles are in brackets: 1.20x [1.18, 1.23] is
   1.2 times as fast.
 - The limit is the time of the machine itself for the least part of the work. For a model these are the matrix products
-  (matmuls) of the original model, with the fastest of torch's libraries, at the same shapes and in the same dtype, in preallocated
-  buffers. For decoding it is the codec, over the whole file. A share of 50 % means twice the time of the limit.
+  (matmuls) of the original model, each by the fastest of torch's libraries, at the same shapes and in the same dtype.
+  For decoding it is the codec, over the whole file. A share of 50 % means twice the time of the limit.
 - A path can be faster than the limit: with fewer products, with fewer decoded frames, with better kernels, or with
   float32 where torch emulates 16-bit products.
 - Memory is the peak in a process of its own, without what was in use once the weights were loaded. For a training step
@@ -238,15 +238,15 @@ def plotted_rows(results: Sequence[Results]) -> list[PlottedRow]:
     """
     Return the bars of the chart: how many times as fast as its fastest peer the fastest of our paths is.
 
-    They are the cases of `_HEADLINES`, each by its newest result, or all cases if there is none.
+    They are the cases of `_HEADLINES`, each on the first machine that measured it, or all cases if there is none.
     """
     rows, headlines = [], {}
-    for result in sorted(results, key=lambda result: result.date):
+    for result in results:
         machine = f" ({result.machine['gpu'] or result.settings['device']})" if len(results) > 1 else ""
         for case in result.cases:
             ours, peer = case.fastest("ours"), case.fastest("peer")
             if ours and peer:
                 row = PlottedRow(case.name + machine, _PEERS.get(peer.name, peer.name), times_faster(ours, peer))
                 rows.append(row)
-                headlines[case.name] = replace(row, label=_HEADLINES.get(case.name, row.label))
+                headlines.setdefault(case.name, replace(row, label=_HEADLINES.get(case.name, row.label)))
     return [headlines[name] for name in _HEADLINES if name in headlines] or rows
