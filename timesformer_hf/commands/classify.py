@@ -123,7 +123,8 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where the model can't be loaded.
+    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where none exists or the model can't
+    be loaded.
     """
     from tqdm import tqdm
 
@@ -148,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"timesformer-hf: {speed_line(len(videos), model_time)}", file=sys.stderr)
     if failures and several:
         print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
+    if len(missing) == len(videos):
+        return 2
     return 1 if failures else 0
 
 
