@@ -63,7 +63,7 @@ class TestLightImport:
     def test_public_names(self):
         import timesformer_hf
 
-        tables = {"ATTENTION_SCHEMES", "CAMERA_MOTION", "RECIPES", "__version__"}
+        tables = {"ATTENTION_SCHEMES", "CAMERA_MOTION", "RECIPES", "SAMPLE_CLIP", "__version__"}
         for name in set(timesformer_hf.__all__) - tables:
             assert getattr(timesformer_hf, name).__name__ == name
         assert timesformer_hf.ATTENTION_SCHEMES.keys() >= {"divided_space_time", "axial"}

@@ -66,11 +66,12 @@ def explain(
         raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, METHODS))}")
     check_can_explain(model)
     with torch.inference_mode(False), torch.no_grad():
-        tokens, grid = model.base_model.embeddings(pixel_values), model.base_model.embeddings.grid_of(pixel_values)
+        tokens = model.base_model.embeddings(pixel_values)
+        grid = model.base_model.embeddings.grid_of(pixel_values)
         inputs = []
         for layer in model.base_model.encoder.layer:
             inputs.append(tokens)
-            tokens = layer(tokens, grid=grid)[0]
+            (tokens,) = layer(tokens, grid=grid)
         gradient = _logit_gradient(model, tokens, len(pixel_values), target)
         relevance = _carry_through_blocks(model, inputs, grid, gradient, method)
     patches = patch_grid(relevance.unsqueeze(-1), grid).squeeze(-1).permute(0, 3, 1, 2)
@@ -91,17 +92,17 @@ def check_can_explain(model) -> None:
         )
     if model.config.num_labels < 1:
         raise ValueError("The model has no labels, so there is no class to explain; give a classifier")
-    if any(isinstance(module, ForInference) for module in model.modules()):
+    if getattr(model, "is_quantized", False) or any(map(_is_for_inference_only, model.modules())):
         raise ValueError(
-            "The model is optimized for inference and no longer gives the attention of each step; explain the model "
-            "from before optimize_for_inference"
+            "The model is optimized for inference or quantized, so it no longer gives the exact attention and its "
+            "gradients; explain the model from before optimize_for_inference or quantize"
         )
-    if getattr(model, "is_quantized", False) or any(
-        isinstance(module, nn.Linear) and is_quantized(module) for module in model.modules()
-    ):
-        raise ValueError("The model is quantized, so it has no exact gradients; explain the model from before quantize")
     if model.training:
         raise ValueError("The model is in training mode, where dropout changes the result; call model.eval() first")
+
+
+def _is_for_inference_only(module: nn.Module) -> bool:
+    return isinstance(module, ForInference) or (isinstance(module, nn.Linear) and is_quantized(module))
 
 
 def _logit_gradient(
@@ -170,7 +171,7 @@ def _step_matrices(
     with torch.enable_grad():
         tokens = tokens.detach().requires_grad_()
         output, own, *added = layer(tokens, output_attentions=True, grid=grid)
-    maps = (*added, own)
+    maps = (*added, own)  # in the order of the steps
     gradient, *gradients = torch.autograd.grad(output, (tokens, *maps), gradient)
     products = [one.to(dtype) * other.to(dtype) for one, other in zip(maps, gradients, strict=True)]
     return [product.detach().relu().mean(dim=1) for product in products], gradient
