@@ -1,17 +1,16 @@
 """Registration: what importing the package loads and changes, in fresh processes."""
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import CLASSES_USED, run
 from repository import REPOSITORY
 from tiny_models import FLOAT32, TINY, make_clip, make_model
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
+from transformers.models.timesformer.configuration_timesformer import TimesformerConfig as NativeConfig
 
 from timesformer_hf import (
     TimesformerConfig,
@@ -23,39 +22,6 @@ from timesformer_hf import (
 
 
 pytest.importorskip("av", reason="transformers' pipeline needs PyAV")
-
-CLASSES_USED = """
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForVideoClassification
-from transformers import AutoVideoProcessor, pipeline
-
-def classes_used(folder):
-    config = AutoConfig.from_pretrained(folder)
-    objects = [
-        config,
-        AutoModel.from_config(config),
-        AutoModelForVideoClassification.from_config(config),
-        AutoModelForVideoClassification.from_pretrained(folder),
-        AutoVideoProcessor.from_pretrained(folder),
-        pipeline("video-classification", model=folder),
-        pipeline("video-classification", model=folder).video_processor,
-    ]
-    return {type(obj).__module__.split(".")[0] for obj in objects}
-"""
-
-
-def run(code: str, *arguments: str, path: str = "") -> str:
-    """Run a program in a fresh process, outside the repository; returns what it prints."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd="/",
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +63,7 @@ class TestLightImport:
     def test_public_names(self):
         import timesformer_hf
 
-        tables = {"ATTENTION_SCHEMES", "CAMERA_MOTION", "RECIPES", "__version__"}
+        tables = {"ATTENTION_SCHEMES", "CAMERA_MOTION", "RECIPES", "SAMPLE_CLIP", "__version__"}
         for name in set(timesformer_hf.__all__) - tables:
             assert getattr(timesformer_hf, name).__name__ == name
         assert timesformer_hf.ATTENTION_SCHEMES.keys() >= {"divided_space_time", "axial"}
@@ -162,20 +128,29 @@ class TestRegisterAndUnregister:
         assert run(code, folder).splitlines() == ["{'timesformer_hf'}", "{'transformers'}", "{'timesformer_hf'}"]
 
     def test_a_failure_is_told_and_can_be_tried_again(self, folder):
-        """A class of ours that can't be imported must not break the program's own import, nor pass unseen."""
+        """It must not break the program's own import, nor pass unseen. Nor may a class that can't be imported."""
         code = textwrap.dedent("""
             import sys, warnings
             import timesformer_hf
-            sys.modules["timesformer_hf.model.modeling_timesformer"] = None  # an ImportError
+            from timesformer_hf.registration import _PARTS
+            name = "transformers.models.auto.modeling_auto"
+            part = _PARTS[name]
+            _PARTS[name] = lambda module: module.Nonsense
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 from transformers import AutoModel
-            print(sum("couldn't register with transformers" in str(w.message) for w in caught) > 0)
-            del sys.modules["timesformer_hf.model.modeling_timesformer"]
+            print(sum("couldn't register with transformers" in str(w.message) for w in caught) == 1)
+            _PARTS[name] = part
             timesformer_hf.register()
+            sys.modules["timesformer_hf.model.modeling_timesformer"] = None  # an ImportError
+            try:
+                AutoModel.from_pretrained(sys.argv[1])
+            except ImportError:
+                print(True)
+            del sys.modules["timesformer_hf.model.modeling_timesformer"]
         """)
         code += CLASSES_USED + "print(classes_used(sys.argv[1]))"
-        assert run(code, folder).splitlines() == ["True", "{'timesformer_hf'}"]
+        assert run(code, folder).splitlines() == ["True", "True", "{'timesformer_hf'}"]
 
     def test_unregistered_before_transformers_is_imported(self, folder):
         code = f"import timesformer_hf\ntimesformer_hf.unregister()\n{CLASSES_USED}\nimport sys\n"
@@ -251,6 +226,49 @@ class TestAutoClasses:
         assert type(processor) is TimesformerVideoProcessor
         assert unused["nonsense"] == 1
         assert type(pipeline(model=str(tmp_path)).video_processor) is TimesformerVideoProcessor
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            {"image_processor_type": "VideoMAEImageProcessor"},
+            {"image_processor_type": "VideoMAEImageProcessorFast"},
+            {"feature_extractor_type": "VideoMAEFeatureExtractor"},
+            {"video_processor_type": "VideoMAEVideoProcessor"},
+            {},
+        ],
+    )
+    def test_only_what_the_file_says_is_taken_over(self, tmp_path, names):
+        """VideoMAE's processor has other defaults: it keeps every frame, and has other means."""
+        from transformers import AutoVideoProcessor
+
+        make_model(num_frames=6).save_pretrained(tmp_path)
+        sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(names | sizes))
+        processor = AutoVideoProcessor.from_pretrained(tmp_path)
+        assert type(processor) is TimesformerVideoProcessor
+        said = {name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()}
+        expected = TimesformerVideoProcessor(**said, num_frames=6).to_dict()
+        assert processor.to_dict() == expected
+        frames = torch.zeros(75, 3, 40, 40, dtype=torch.uint8)
+        assert processor(frames, return_tensors="pt").pixel_values.shape == (1, 6, 3, 32, 32)
+        assert AutoVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3
+
+    def test_a_number_of_frames_in_the_file_stays(self, tmp_path):
+        from transformers import AutoVideoProcessor
+
+        make_model(num_frames=6).save_pretrained(tmp_path)
+        TimesformerVideoProcessor(num_frames=5, do_sample_frames=False).save_pretrained(tmp_path)
+        processor = AutoVideoProcessor.from_pretrained(tmp_path)
+        assert (processor.num_frames, processor.do_sample_frames) == (5, False)
+
+    def test_a_config_of_the_built_in_model(self):
+        from transformers import AutoModel, AutoModelForVideoClassification
+
+        config = NativeConfig(**TINY)
+        assert type(AutoModel.from_config(config)) is TimesformerModel
+        model = AutoModelForVideoClassification.from_config(config)
+        assert type(model.config) is TimesformerConfig
+        assert model.config.num_frames == TINY["num_frames"]
 
     def test_videomae_is_untouched(self, tmp_path):
         from transformers import AutoImageProcessor, AutoModelForVideoClassification, AutoVideoProcessor, pipeline

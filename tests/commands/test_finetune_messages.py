@@ -112,6 +112,7 @@ class TestFlips:
         assert {name: found[name] for name in expected} == expected
         card = (tmp_path / "out" / "README.md").read_text()
         assert all(f"| {name} | " in card for name in expected)
+        assert "| jitter | 1 to 1.429 |" in card
 
 
 class TestLoss:

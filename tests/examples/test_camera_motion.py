@@ -491,3 +491,15 @@ print(model.config.id2label[int(scores.argmax())], float(scores.max()))
         best = classifier(str(FILM))[0]
         assert label == best["label"]
         assert float(score) == pytest.approx(best["score"], abs=0.02)  # PIL and torchvision round otherwise
+
+
+def test_the_sample_clip_is_a_pan_to_the_right(texture):
+    """`make_sample.py`, on a frame of the film: the content goes to the left, by the same way in each frame."""
+    make_sample = importlib.import_module("make_sample")
+    picture = PIL.Image.fromarray(texture[0].permute(1, 2, 0).numpy()).resize((640, 427))
+    frames = make_sample.render_pan(picture)
+    assert frames.shape == (132, 180, 320, 3)
+    grey = frames.astype(float).mean(axis=-1)
+    way = 2 * make_sample.WAY * 90 / 131  # pixels from a frame to the next
+    for first in (0, 60, 111):
+        assert shift_between(grey[first], grey[first + 20]) == (pytest.approx(-20 * way, abs=1), 0)

@@ -88,7 +88,7 @@ class TestOverlay:
         ((1, 90, 30), {}),
         ((17, 30, 120), {"fps": None}),
         ((2, 640, 360), {"label": "a $\\frac{$ of 字\u202e" + "very long " * 20, "video": "x" * 300}),
-        ((4, 48, 64), {"frame_indices": [0, 1, 1, 1]}),
+        ((4, 48, 64), {"frame_indices": [0, 1, 1, 1], "label": "字" * 200, "video": "字" * 200}),
     ],
 )
 def test_every_kind_of_explanation_can_be_drawn(tmp_path, shape, settings, recwarn):

@@ -310,7 +310,7 @@ class TestBadInput:
 
     def test_a_quantized_model(self):
         pytest.importorskip("torchao", reason="quantizing needs torchao")
-        with pytest.raises(ValueError, match="quantized, so it has no exact gradients"):
+        with pytest.raises(ValueError, match="quantized, so it no longer gives the exact attention"):
             explain(quantize(make_model(), "int8"), make_clip())
 
     def test_pixels_that_do_not_fit(self):

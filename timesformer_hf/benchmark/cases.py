@@ -274,6 +274,12 @@ CASES: tuple[Case, ...] = (
         about="import the classifier's class in a fresh interpreter; the limit is importing torch",
         paths=("ours-model", "transformers-model", "torch"),
     ),
+    Case(
+        name="first-label",
+        kind="import",
+        about="classify the sample clip in a fresh interpreter; the limit is importing torch",
+        paths=("ours-label", "torch"),
+    ),
 )
 
 

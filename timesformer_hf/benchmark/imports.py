@@ -1,4 +1,4 @@
-"""Cases that import this package, or transformers, in a fresh interpreter."""
+"""Cases that import this package, or transformers, in a fresh interpreter, and the first label of `classify`."""
 
 import os
 import subprocess
@@ -43,11 +43,18 @@ def statement(role: str, text: str) -> CodePath:
     return CodePath(role, f"`{text}`", partial(_prepare_import, text))
 
 
+# The labels go to standard error, because standard output says that the work is done.
+_FIRST_LABEL = (
+    "import contextlib, sys, timesformer_hf; from timesformer_hf.cli import main; "
+    "contextlib.redirect_stdout(sys.stderr).__enter__(); assert not main(['classify', timesformer_hf.SAMPLE_CLIP]); "
+    "sys.stdout = sys.__stdout__"
+)
 PATHS = {
     "ours": statement("ours", "import timesformer_hf"),
     "transformers": statement("peer", "import transformers"),
     "interpreter": statement("limit", "pass"),
     "ours-model": statement("ours", "from timesformer_hf import TimesformerForVideoClassification"),
     "transformers-model": statement("peer", "from transformers import TimesformerForVideoClassification"),
+    "ours-label": CodePath("ours", "`timesformer-hf classify` on the sample", partial(_prepare_import, _FIRST_LABEL)),
     "torch": statement("limit", "import torch"),
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..output.terminal import loading_model, video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import choose_device, missing_videos, optimized, positive, to_json
+from .common import add_quantize, choose_device, missing_videos, optimized, positive, to_json
 
 
 DESCRIPTION = """\
@@ -77,6 +77,7 @@ def add_parser(commands) -> None:
         default="auto",
         help="dtype of the model (default: auto, that of the checkpoint)",
     )
+    add_quantize(parser)
     parser.add_argument(
         "--batch-size",
         type=positive,
@@ -122,7 +123,8 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where the model can't be loaded.
+    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where none exists or the model can't
+    be loaded.
     """
     from tqdm import tqdm
 
@@ -147,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"timesformer-hf: {speed_line(len(videos), model_time)}", file=sys.stderr)
     if failures and several:
         print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
+    if len(missing) == len(videos):
+        return 2
     return 1 if failures else 0
 
 
@@ -163,7 +167,7 @@ def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterat
     device = choose_device(args.device)
     if args.model is None:
         print(NO_MODEL, file=sys.stderr)
-    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
+    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype, args.quantize)
     names = ("num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
     sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     check_settings(classifier.model, classifier.video_processor, **sampling)
@@ -173,7 +177,7 @@ def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterat
     return classify_files(classifier, videos, batch_size, model_time, **settings)
 
 
-def load_classifier(name: str, device: str, dtype: str):
+def load_classifier(name: str, device: str, dtype: str, quantization: str | None = None):
     """
     Return the pipeline of a model.
 
@@ -186,16 +190,17 @@ def load_classifier(name: str, device: str, dtype: str):
     from ..model.loading_checks import check_complete
 
     if os.path.isdir(name) and find_export(name):
-        if dtype != "auto" or device not in (None, "cpu"):
+        if dtype != "auto" or device != "cpu" or quantization is not None:
             raise ValueError(
-                f"{name} is an exported model: it has its dtype and runs on the CPU, without these options"
+                f"{name} is an exported model, which has its dtype and runs on the CPU: leave --dtype and --quantize "
+                "out, and give --device cpu"
             )
         processor = AutoVideoProcessor.from_pretrained(name)
         return pipeline("video-classification", model=load_export(name), video_processor=processor, device="cpu")
     with loading_model(name):
         model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
         check_complete(name, model, info)
-        model = optimized(model)
+        model = optimized(model.to(device), quantization)
         processor = AutoVideoProcessor.from_pretrained(name)
         return pipeline("video-classification", model=model, video_processor=processor, device=device)
 

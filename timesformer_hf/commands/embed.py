@@ -6,7 +6,7 @@ import sys
 from ..output.atomic import check_output_file
 from ..output.terminal import loading_model, video_error
 from ..video.printable import printable
-from .common import choose_device, missing_videos, optimized, positive, resumable
+from .common import add_quantize, choose_device, missing_videos, optimized, positive, resumable
 
 
 DESCRIPTION = """\
@@ -72,6 +72,7 @@ def add_parser(commands) -> None:
         default="auto",
         help="dtype of the model (default: auto, that of the checkpoint); features are always float32",
     )
+    add_quantize(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError("\n  ".join(missing.values()))
     model, processor = load(args)
     sampling = choose_sampling(model, processor, args.num_frames, args.frame_sampling_rate)
-    parts = FeatureParts(f"{args.out}.parts", describe_settings(model, processor, args.level, sampling))
+    quantized = {"quantize": args.quantize} if args.quantize else {}
+    parts = FeatureParts(f"{args.out}.parts", describe_settings(model, processor, args.level, sampling | quantized))
     with resumable("Finished batches are kept; the same command goes on from there."):
         return embed(args, videos, model, processor, sampling, parts)
 
@@ -119,7 +121,9 @@ def embed(args: argparse.Namespace, videos: list[str], model, processor, samplin
 
     sources = {video: source_of(video) for video in videos}
     batches = unfinished_batches(videos, args.batch_size, lambda video: sources[video] in parts.places)
-    results = extract_features(optimized(model), processor, batches, args.level, args.num_workers, **sampling)
+    results = extract_features(
+        optimized(model, args.quantize), processor, batches, args.level, args.num_workers, **sampling
+    )
     try:
         failures = store(results, sources, parts, total=sum(map(len, batches)))
     except torch.OutOfMemoryError as error:

@@ -16,7 +16,7 @@ examples:
 Measure a classifier on labelled videos. This writes results.json (accuracies with intervals, every class, calibration),
 videos.parquet (path, label, prediction and scores of every video) and confusion_matrix.png. Any number of processes
 gives the same numbers, except for the last digits of float32, and the same command continues a run that was cut off.
-docs/evaluation.md says what it all means.
+docs/evaluation.md says what it all means. --verbose shows the warnings of other packages too.
 """
 
 

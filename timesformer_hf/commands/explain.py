@@ -8,7 +8,7 @@ from ..output.atomic import check_output_file, output_file
 from ..output.terminal import loading_model
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import default_device, positive
+from .common import choose_device, missing_videos, positive
 
 
 DESCRIPTION = """\
@@ -89,9 +89,9 @@ def _load(args: argparse.Namespace) -> tuple:
     """
     from ..explanation.video_explanation import load_explainable
 
-    name = CAMERA_MOTION if args.model is None else args.model
+    device, name = choose_device(args.device), CAMERA_MOTION if args.model is None else args.model
     with loading_model(name):
-        return load_explainable(name, default_device(args.device))
+        return load_explainable(name, device)
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -103,6 +103,8 @@ def _explain(args: argparse.Namespace) -> int:
     for name in OUTPUTS:
         check_output_file(Path(args.out, name), args.overwrite)
     check_packages("explain", ("matplotlib",), "viz")
+    if missing := missing_videos([args.video]):
+        raise FileNotFoundError(missing[args.video])
 
     from ..explanation.video_explanation import explain_video
 

@@ -32,6 +32,7 @@ accuracy on them is printed at the end. Then my-model is a model like any other:
   timesformer-hf classify clip.mp4 --model my-model
 
 docs/training.md has the recipes, LoRA, unbalanced and multi-label sets, streaming, and what to do when something fails.
+--verbose shows the warnings of other packages too.
 """
 
 

@@ -1,9 +1,8 @@
 """Pictures and films of an explanation. They need matplotlib, which is imported only when something is drawn."""
 
 import os
-import warnings
+import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 
@@ -13,7 +12,7 @@ import PIL.ImageColor
 import torch
 from torch.nn import functional as F
 
-from ..output.figures import check_can_plot, new_figure, save_figure
+from ..output.figures import check_can_plot, fonts_for, new_figure, save_figure
 from ..video.printable import printable
 from .video_explanation import Region, VideoExplanation
 
@@ -88,7 +87,7 @@ def draw_sheet(path: str | os.PathLike, explanation: VideoExplanation) -> None:
     height, width = explanation.frames.shape[1:3]
     cell_width = max(1.9 * min(width / height, 1) ** 0.5, 1.0)  # inches
     cell_height = cell_width * height / width
-    with _quiet_fonts():
+    with fonts_for([explanation.label, explanation.video]):
         figure = new_figure(max(columns * cell_width + 1.2, 6.5), blocks * (2 * cell_height + 0.35) + 0.9)
         axes = figure.subplots(2 * blocks, columns, squeeze=False)
         for one in axes.flat:
@@ -116,7 +115,7 @@ def draw_times(path: str | os.PathLike, explanation: VideoExplanation) -> None:
     check_can_plot(path)
     from matplotlib.ticker import PercentFormatter
 
-    with _quiet_fonts():
+    with fonts_for([explanation.label, explanation.video]):
         figure = new_figure(8, 3.6)
         axes = figure.subplots()
         _draw_bars(axes, explanation)
@@ -237,7 +236,7 @@ class _FilmPage:
         self.size = (round(width * scale), round(height * scale))
         total = max(self.size[0], 480) // 2 * 2, (self.size[1] + 150) // 2 * 2
         self.corner = (56, (total[0] - self.size[0]) // 2)
-        with _quiet_fonts():
+        with fonts_for([explanation.label, explanation.video]):
             figure = new_figure(total[0] / _DPI, total[1] / _DPI)
             figure.set_layout_engine("none")
             letters = total[0] // 8
@@ -296,7 +295,9 @@ def _title(explanation: VideoExplanation, letters: int) -> str:
 
 
 def _shortened(text: str, letters: int) -> str:
-    return text if len(text) <= letters else f"{text[: max(letters - 1, 1)]}…"
+    """Return text of at most that many Latin letters. Chinese and Japanese ones count as two."""
+    widths = np.cumsum([2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text])
+    return text if len(text) == 0 or widths[-1] <= letters else f"{text[: int((widths < letters).sum())]}…"
 
 
 def _moment(explanation: VideoExplanation, place: int) -> str:
@@ -313,11 +314,3 @@ def _evenly(count: int, most: int) -> list[int]:
 def _increasing(indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the different frame numbers of a clip in order, and the first place of each in the clip."""
     return np.unique(indices, return_index=True)
-
-
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    """Leave out the warnings for letters that matplotlib's font lacks. It draws a box for each."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield

@@ -19,10 +19,6 @@ therefore the mean of the rows of its copies. With gradients it is their sum, be
 copy already contains the factor of the mean. In an added step CLS takes no part and stays as it is.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
@@ -70,11 +66,12 @@ def explain(
         raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, METHODS))}")
     check_can_explain(model)
     with torch.inference_mode(False), torch.no_grad():
-        tokens, grid = model.base_model.embeddings(pixel_values)
+        tokens = model.base_model.embeddings(pixel_values)
+        grid = model.base_model.embeddings.grid_of(pixel_values)
         inputs = []
         for layer in model.base_model.encoder.layer:
             inputs.append(tokens)
-            tokens = layer(tokens, grid)
+            (tokens,) = layer(tokens, grid=grid)
         gradient = _logit_gradient(model, tokens, len(pixel_values), target)
         relevance = _carry_through_blocks(model, inputs, grid, gradient, method)
     patches = patch_grid(relevance.unsqueeze(-1), grid).squeeze(-1).permute(0, 3, 1, 2)
@@ -95,17 +92,17 @@ def check_can_explain(model) -> None:
         )
     if model.config.num_labels < 1:
         raise ValueError("The model has no labels, so there is no class to explain; give a classifier")
-    if any(isinstance(module, ForInference) for module in model.modules()):
+    if getattr(model, "is_quantized", False) or any(map(_is_for_inference_only, model.modules())):
         raise ValueError(
-            "The model is optimized for inference and no longer gives the attention of each step; explain the model "
-            "from before optimize_for_inference"
+            "The model is optimized for inference or quantized, so it no longer gives the exact attention and its "
+            "gradients; explain the model from before optimize_for_inference or quantize"
         )
-    if getattr(model, "is_quantized", False) or any(
-        isinstance(module, nn.Linear) and is_quantized(module) for module in model.modules()
-    ):
-        raise ValueError("The model is quantized, so it has no exact gradients; explain the model from before quantize")
     if model.training:
         raise ValueError("The model is in training mode, where dropout changes the result; call model.eval() first")
+
+
+def _is_for_inference_only(module: nn.Module) -> bool:
+    return isinstance(module, ForInference) or (isinstance(module, nn.Linear) and is_quantized(module))
 
 
 def _logit_gradient(
@@ -168,34 +165,16 @@ def _step_matrices(
 
     With rollout there is no gradient, and the one of the output is returned.
     """
-    with _recorded_maps(layer) as maps:
-        if method == "rollout":
-            layer(tokens, grid, output_attentions=True)
-            return [attention.to(dtype).mean(dim=1) for attention in maps], gradient
-        with torch.enable_grad():
-            tokens = tokens.detach().requires_grad_()
-            output = layer(tokens, grid, output_attentions=True)
-        gradient, *gradients = torch.autograd.grad(output, (tokens, *maps), gradient)
+    if method == "rollout":
+        _, own, *added = layer(tokens, output_attentions=True, grid=grid)
+        return [attention.to(dtype).mean(dim=1) for attention in (*added, own)], gradient
+    with torch.enable_grad():
+        tokens = tokens.detach().requires_grad_()
+        output, own, *added = layer(tokens, output_attentions=True, grid=grid)
+    maps = (*added, own)  # in the order of the steps
+    gradient, *gradients = torch.autograd.grad(output, (tokens, *maps), gradient)
     products = [one.to(dtype) * other.to(dtype) for one, other in zip(maps, gradients, strict=True)]
     return [product.detach().relu().mean(dim=1) for product in products], gradient
-
-
-@contextmanager
-def _recorded_maps(layer: TimesformerLayer) -> Iterator[list[torch.Tensor]]:
-    """Yield a list to which the steps of a block add their attention (groups, heads, length, length), in order."""
-    maps: list[torch.Tensor] = []
-    thread = threading.get_ident()
-
-    def record(module: nn.Module, inputs: tuple, output: tuple) -> None:
-        if threading.get_ident() == thread:  # other threads may use the same model meanwhile
-            maps.append(output[1])
-
-    hooks = [getattr(layer, step.attention).register_forward_hook(record) for step in layer.steps]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def carry_back(

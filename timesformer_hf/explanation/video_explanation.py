@@ -10,6 +10,7 @@ from transformers.image_utils import SizeDict
 
 from ..inference.feature_extraction import choose_sampling
 from ..inference.pipeline_timesformer import SCORES
+from ..model.loading_checks import check_complete
 from ..video.video_decoding import decode_frames
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sources import VideoSource, describe_source
@@ -178,9 +179,7 @@ def load_explainable(name: str, device: str = "cpu") -> tuple:
 
     model, info = AutoModelForVideoClassification.from_pretrained(name, dtype="float32", output_loading_info=True)
     _check_classifier(model.eval())
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(f"{name} lacks {len(missing)} weights, {missing[0]} among them; they would be random")
+    check_complete(name, model, info)
     processor = AutoVideoProcessor.from_pretrained(name, num_clips=None, num_crops=None, views=None)
     check_processor(processor)
     return model.to(device), processor

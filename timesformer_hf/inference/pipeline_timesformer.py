@@ -68,10 +68,11 @@ class TimesformerVideoClassificationPipeline(VideoClassificationPipeline):
         Raises:
             ValueError: if there is no video, or a setting is not allowed.
         """
-        if isinstance(inputs, list) and not inputs:
-            raise ValueError("The list of videos is empty; give at least one video")
-        if isinstance(inputs, list) and all(map(is_frame, inputs)):
-            inputs = tuple(inputs)  # one video, because transformers takes only lists for several
+        if isinstance(inputs, list) and isinstance(self.video_processor, TimesformerVideoProcessor):
+            if not inputs:
+                raise ValueError("The list of videos is empty; give at least one video")
+            if all(map(is_frame, inputs)):
+                inputs = tuple(inputs)  # one video, because transformers takes only lists for several
         return super().__call__(inputs, **kwargs)
 
     def check_model_type(self, supported_models) -> None:

@@ -148,4 +148,6 @@ def table(rows: Sequence[tuple[str, object]]) -> str:
 
 
 def _format_value(value) -> str:
+    if isinstance(value, tuple):  # a range
+        return " to ".join(map(_format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

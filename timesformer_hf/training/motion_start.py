@@ -92,7 +92,7 @@ def _start_patches(projection: nn.Conv2d, frames: torch.Tensor, components: int)
 def _start_tables(embeddings: nn.Module, first: int) -> None:
     """Set the tables to sines of time and place in the channels from `first` on, elsewhere to zero. CLS is random."""
     place = first + _TIME_CHANNELS
-    rows, columns = embeddings.grid_size
+    rows, columns = embeddings.position_grid()
     row = _half_waves(rows, _PLACE_CHANNELS // 4)[:, None].expand(-1, columns, -1)
     column = _half_waves(columns, _PLACE_CHANNELS // 4)[None].expand(rows, -1, -1)
     embeddings.position_embeddings.zero_()

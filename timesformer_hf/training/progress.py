@@ -82,7 +82,7 @@ def _size(processor) -> str:
 def _schedule(trainer: ClipTrainer, train) -> str:
     args = trainer.args
     if args.max_steps > 0:
-        length = f"{args.max_steps} steps"
+        length = f"{args.max_steps} step{'s' if args.max_steps > 1 else ''}"
     else:
         steps = max(1, math.ceil(len(train) / args.total_batch_size))
         length = f"{args.num_train_epochs:g} epochs of {steps} step{'s' if steps > 1 else ''}"

@@ -27,6 +27,7 @@ from .callbacks import (
     resume_hint,
 )
 from .losses import ClipLoss
+from .parameter_order import name_parameters
 from .recipes import drop_factor, parameter_groups, scaled_learning_rate
 
 
@@ -104,6 +105,8 @@ class ClipTrainer(Trainer):
         UnreadableClipsError: while training or evaluating, for too many of them, or if no validation clip can be read.
         TrainingInterrupted: on a signal.
         CheckpointError: where a checkpoint can't be written.
+        ParameterOrderError: where a checkpoint's state of the optimizer is for other parameters, or for these in
+            another order, as in the first versions of this package.
     """
 
     def __init__(self, *, loss: ClipLoss, skipped: SkippedClips | None = None, max_unreadable: int = 0, **settings):
@@ -138,6 +141,8 @@ class ClipTrainer(Trainer):
             )
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(args, model)
             self.optimizer = optimizer_class(groups, **settings)
+            if not self.is_fsdp_enabled:  # which stores the state of the optimizer by names
+                name_parameters(self.optimizer, model)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
