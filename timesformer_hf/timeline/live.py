@@ -57,6 +57,7 @@ class LiveReader:
         self._queue: queue.Queue = queue.Queue(_QUEUED)
         self._stop = threading.Event()
         self._began: float | None = None  # when the first frame came
+        self._end = 0.0  # the time of all frames so far, in seconds
         self._thread = threading.Thread(target=self._read, name="live", daemon=True)
 
     def __enter__(self) -> "LiveReader":
@@ -110,9 +111,10 @@ class LiveReader:
                 if shift is None:
                     now = time.monotonic()
                     self._began = now if self._began is None else self._began
-                    shift = now - self._began
+                    shift = max(now - self._began, self._end)  # a recording can be sent faster than it plays
                     self._put(_Started(stream.fps))
                 self.frames += 1
+                self._end = shift + at + 1 / stream.fps
                 self._put_frame((shift + at, read))
 
     def _put_frame(self, frame: TimedFrame) -> None:

@@ -78,8 +78,8 @@ def open_live_stream(
 
     try:
         container = _open(source, options, seconds)
-    except av.error.FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: there is no such source") from error
+    except _NoCameraError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name}: can't be opened ({describe_error(error)})") from error
     try:
@@ -146,6 +146,10 @@ def _open(source: str, options: VideoOptions, seconds: float):
     return av.open(source, "r", options=settings, timeout=(seconds, seconds), metadata_errors="replace")
 
 
+class _NoCameraError(FileNotFoundError):
+    """Raised if there is no such camera."""
+
+
 class _Input:
     """The standard input, of which FFmpeg may only read the next bytes."""
 
@@ -159,7 +163,7 @@ def _find_camera(number: str) -> tuple[str, str]:
     Return FFmpeg's name and format of a camera.
 
     Raises:
-        FileNotFoundError: if there is no such camera. The message lists those that are there.
+        _NoCameraError: if there is no such camera. The message lists those that are there.
     """
     if sys.platform == "darwin":
         return number, "avfoundation"
@@ -168,7 +172,7 @@ def _find_camera(number: str) -> tuple[str, str]:
     path = Path(f"/dev/video{number}")
     if not path.exists():
         there = sorted(f"camera:{file.name.removeprefix('video')}" for file in Path("/dev").glob("video[0-9]*"))
-        raise FileNotFoundError(
+        raise _NoCameraError(
             f"camera:{printable(number)}: there is no such camera; this machine has {', '.join(there) or 'none'}"
         )
     return str(path), "v4l2"
