@@ -1,5 +1,7 @@
 """Shot boundaries: those that PySceneDetect finds in the file, and no window across one."""
 
+import sys
+
 import numpy as np
 import pytest
 from clips import decode_all, moving_pattern, write_video
@@ -16,7 +18,7 @@ def films() -> list[np.ndarray]:
 
 class TestWithoutThePackage:
     def test_the_message_says_what_to_install(self, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "scenedetect", None)
+        monkeypatch.setitem(sys.modules, "scenedetect", None)
         with pytest.raises(ImportError, match=r'scenedetect.*pip install "timesformer_hf\[timeline\]"'):
             ShotDetector(25)
 
