@@ -153,7 +153,7 @@ class TestSources:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL) as sender:
             try:
                 with pytest.raises(VideoReadError):
-                    take_all(classify_live(model, processor, url, give_up=3, **SETTINGS), segments)
+                    take_all(classify_live(model, processor, url, give_up=1, **SETTINGS), segments)
             finally:
                 sender.kill()
         assert tuple(segments) == expected
@@ -194,6 +194,15 @@ class TestBadInput:
     def test_a_playlist_opens_no_file(self, film, serve):
         playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:{film}\n#EXT-X-ENDLIST\n".encode()
         with pytest.raises(VideoReadError, match="can't be opened"), open_live_stream(serve(playlist), seconds=1):
+            pass
+
+    def test_an_index_that_promises_frames_is_not_read(self, serve, tmp_path):
+        """MP4, even one that a player could read from a stream."""
+        path = write_video(tmp_path / "film.mp4", moving_pattern(20), container_options={"movflags": "faststart"})
+        with (
+            pytest.raises(VideoReadError, match="can't be opened"),
+            open_live_stream(serve(path.read_bytes()), seconds=2),
+        ):
             pass
 
     def test_sound_alone(self, serve, tmp_path):

@@ -141,6 +141,21 @@ def test_frames_that_change_size_get_the_first_size(tmp_path):
         list(stream.frames)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([7.0, 7.04, 7.08, 7.2], [0, 0.04, 0.08, 0.2]),
+        ([None, None, None], [0, 0.04, 0.08]),
+        ([0, 0.12, 0.04, 0.08, 0.16, 0.24], [0, 0.12, 0.16, 0.2, 0.24, 0.28]),  # wrong order: still rising
+        ([50, 50.04, 0, 0.04, 0.08], [0, 0.04, 0.08, 0.12, 0.16]),  # another recording was appended
+        ([50, 50.04, 0, 0.04, 90, 90.04], [0, 0.04, 0.08, 0.12, 90.08, 90.12]),  # a gap in it
+    ],
+)
+def test_times_start_at_zero_and_rise(given, expected):
+    clock = frame_stream._Clock(0.04)
+    assert [clock.read(time) for time in given] == pytest.approx(expected)
+
+
 def test_a_varying_frame_rate_gets_a_regular_grid(model, processor, tmp_path):
     """Half of the frames are missing in the middle; the times stay right."""
     frames = moving_pattern(60)
