@@ -8,6 +8,7 @@ import sys
 import pytest
 from clips import moving_pattern, write_video
 from tiny_models import LABELS, make_keen_model, make_video_processor
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
 
 from timesformer_hf import make_timeline
 from timesformer_hf.cli import main
@@ -163,6 +164,13 @@ class TestBadInput:
     def test_messages(self, words, message, command, films, capsys):
         assert command(films[0], *words) == 2
         assert message in capsys.readouterr().err
+
+    def test_a_model_of_another_kind(self, films, tmp_path, capsys):
+        config = VideoMAEConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+        VideoMAEForVideoClassification(config).save_pretrained(tmp_path)
+        VideoMAEVideoProcessor().save_pretrained(tmp_path)
+        assert main(["timeline", films[0], "--model", str(tmp_path)]) == 2
+        assert "A timeline needs a TimesformerVideoProcessor, got VideoMAEVideoProcessor" in capsys.readouterr().err
 
     def test_an_output_that_exists(self, command, films, tmp_path, capsys):
         out = tmp_path / "out.json"

@@ -1,5 +1,6 @@
 """The windows of a file: the pipeline's scores, each frame decoded once, and going on after an interruption."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -257,6 +258,7 @@ class TestBadInput:
     def test_other_numbers(self, model, processor, film):
         with pytest.raises(ValueError, match="smoothing=2 must be odd"):
             make_timeline(model, processor, film, smoothing=2)
+        assert StreamClassifier(model, processor, np.float32(25), window=Fraction(1, 2)).window == 12 / 25
         with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
             make_timeline(model, processor, film, batch_size=0)
         with pytest.raises(ValueError, match="threshold=nan must be a finite number"):
@@ -299,3 +301,8 @@ class TestBadInput:
             StreamClassifier(model, processor, 25).add(frame)
         with pytest.raises(TypeError, match="NumPy array, got list"):
             StreamClassifier(model, processor, 25).add([[1]])
+
+    @pytest.mark.parametrize("time", [-1, float("nan"), float("inf")])
+    def test_times(self, time, model, processor):
+        with pytest.raises(ValueError, match=f"time={time} must be a number of seconds from 0 on"):
+            StreamClassifier(model, processor, 25).add(np.zeros((4, 4, 3), np.uint8), time)

@@ -138,12 +138,10 @@ def run(args: argparse.Namespace) -> int:
     for video in videos:
         try:
             if video in missing:
-                raise FileNotFoundError(missing[video])
+                raise _UnreadableError(missing[video])
             with resumable("Finished windows are kept; the same command goes on from there." if args.out else ""):
                 _make_timeline(args, model, processor, settings, video, outputs[video])
-        except (OSError, ValueError) as error:
-            if video not in missing and not _is_about_video(error):
-                raise
+        except _UnreadableError as error:
             failures += 1
             _report_failure(args, video, error)
     if failures and len(videos) > 1:
@@ -151,10 +149,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _is_about_video(error: Exception) -> bool:
-    from ..video.video_errors import VideoReadError
-
-    return isinstance(error, VideoReadError)
+class _UnreadableError(Exception):
+    """Raised if a video is unreadable. The others are still processed."""
 
 
 def _report_failure(args: argparse.Namespace, video: str, error: Exception) -> None:
@@ -198,7 +194,10 @@ def _load(args: argparse.Namespace, batch_size: int) -> tuple:
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
     names = ("window", "stride", "labels", "threshold", "shots")
     settings = {name: getattr(args, name) for name in names} | {"batch_size": batch_size}
-    StreamClassifier(classifier.model, classifier.video_processor, fps=25.0, **settings)
+    try:
+        StreamClassifier(classifier.model, classifier.video_processor, fps=25.0, **settings)
+    except TypeError as error:
+        raise ValueError(f"{args.model}: {error}") from error
     return classifier.model, classifier.video_processor, settings
 
 
@@ -206,10 +205,12 @@ def _make_timeline(
     args: argparse.Namespace, model, processor, settings: dict, video: str, outputs: Sequence[str]
 ) -> None:
     """Make, write and print the timeline of a video."""
+    import torch
     from tqdm import tqdm
 
     from ..timeline.formats import write_timeline
     from ..timeline.video_timeline import make_timeline
+    from ..video.video_errors import VideoReadError
 
     scores = f"{outputs[0]}.scores" if outputs else None
     with tqdm(unit="s of video", desc=printable(Path(video).name), disable=None, leave=False) as bar:
@@ -218,7 +219,12 @@ def _make_timeline(
             bar.total = None if duration is None else round(max(duration, seconds))
             bar.update(round(seconds) - bar.n)
 
-        found = make_timeline(model, processor, video, resume=scores, progress=progress, **settings)
+        try:
+            found = make_timeline(model, processor, video, resume=scores, progress=progress, **settings)
+        except (VideoReadError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            raise _UnreadableError(error) from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(f"out of memory: give a smaller --batch-size ({error})") from error
     if found.is_shorter_than_window:
         note = f"is shorter than a window of {found.window:g} s, so it is one window"
         print(f"timesformer-hf: {printable(video)} {note}", file=sys.stderr)
