@@ -84,6 +84,19 @@ def test_a_long_gap_is_a_cut():
     assert found == first + [(50 + start, seen) for start, seen in second]
 
 
+def test_a_skip_begins_new_windows_in_the_same_part():
+    """Without an incomplete window before it."""
+    windows = Windows(6, 3, choose, prepare)
+    clips = [clip for index in range(8) for clip in windows.add(index, picture(index))]
+    windows.skip()
+    clips += [clip for index in range(10, 19) for clip in windows.add(index, picture(index))]
+    assert [(clip.first, clip.part) for clip in clips] == [(0, 0), (10, 0), (13, 0)]
+    assert [[int(frame) for frame in clip.frames] for clip in clips[1:]] == [[10, 12, 14], [13, 15, 17]]
+    windows.skip()
+    assert windows.cut() == []
+    assert windows.add(30, picture(30)) == []
+
+
 def test_known_windows_need_no_frames():
     """Those after them are the same as without."""
     prepared = []

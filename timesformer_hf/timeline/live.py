@@ -32,12 +32,18 @@ class _Ended:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Dropped:
+    """Frames were dropped here."""
+
+
 class LiveReader:
     """
     Reads a live source in a thread. It never holds more than 64 decoded frames.
 
-    Where the caller is slower than a camera or a network stream, frames are dropped. The standard input and files have
-    no frames dropped, because their writer can wait.
+    Where the caller is slower than a camera or a network stream, frames are dropped until no frame waits any more. So
+    whole windows are left out, and the others have all their frames. The standard input and files have no frames
+    dropped, because their writer can wait.
 
     Args:
         source: as in [`open_live_stream`].
@@ -55,6 +61,7 @@ class LiveReader:
         self.frames, self.dropped, self.error = 0, 0, None
         self._drops, self._reopens = is_network(source) or is_camera(source), is_network(source)
         self._queue: queue.Queue = queue.Queue(_QUEUED)
+        self._is_dropping = False
         self._stop = threading.Event()
         self._began: float | None = None  # when the first frame came
         self._end = 0.0  # the time of all frames so far, in seconds
@@ -118,14 +125,16 @@ class LiveReader:
                 self._put_frame((shift + at, read))
 
     def _put_frame(self, frame: TimedFrame) -> None:
-        """Queue a frame. If the queue is full, drop it, or wait where nothing is dropped."""
-        if not self._drops:
-            self._put(frame)
-            return
-        try:
-            self._queue.put_nowait(frame)
-        except queue.Full:
+        """Queue a frame. Where the queue is full, drop frames until it is empty, or wait where nothing is dropped."""
+        if self._is_dropping and self._queue.empty():
+            self._is_dropping = False
+            self._put(_Dropped())
+        if self._drops:
+            self._is_dropping |= self._queue.full()
+        if self._is_dropping:
             self.dropped += 1
+        else:
+            self._put(frame)
 
     def _put(self, event) -> None:
         while not self._stop.is_set():
@@ -180,6 +189,8 @@ def classify_live(
                     yield from classifier.finish() if classifier else ()
                     count_dropped()
                     report(event.reason)
+                elif isinstance(event, _Dropped):
+                    classifier.skip()
                 else:
                     at, read = event
                     yield from classifier.add(read, at)

@@ -133,6 +133,14 @@ class StreamClassifier:
         ended = self._take(self._windows.cut())
         return ended + self._score_waiting() + self._segments.end_part()
 
+    def skip(self) -> None:
+        """
+        Tell that many frames are missing here. No window contains frames from before and after; segments go on.
+
+        Frames from before that are not in a complete window yet are forgotten.
+        """
+        self._windows.skip()
+
     def _take(self, clips: list[Clip]) -> list[Segment]:
         ended = []
         for clip in clips:

@@ -97,10 +97,9 @@ class Windows:
         if index < self.end:
             return []
         clips = []
-        if index - self.end > self.length:
+        if index - self.end > self.length and self._last is not None:
             clips += self.cut()
-            self._first = self.end = index
-        elif self._last is None:
+        if self._last is None:
             self._first = self.end = index
         while self._last is not None and self.end < index:
             clips += self._append(self._last)
@@ -109,14 +108,18 @@ class Windows:
 
     def cut(self) -> list[Clip]:
         """End the part. Return its last window, if it is not complete yet."""
-        frames, clips = self.end - self._first, []
+        frames, clips = 0 if self._last is None else self.end - self._first, []
         if frames and (frames < self.length or (frames - self.length) % self.stride):
             clips = [self._make(min(frames, self.length), is_last=True)]
-        if frames:
-            self._part += 1
+        self._part += 1
         self._kept.clear()
-        self._first, self._last = self.end, None
+        self._last = None
         return clips
+
+    def skip(self) -> None:
+        """Begin new windows with the next frame, in the same part. Frames without a complete window are forgotten."""
+        self._kept.clear()
+        self._last = None
 
     def _append(self, picture: _Picture) -> list[Clip]:
         position = self.end - self._first

@@ -80,6 +80,8 @@ def open_live_stream(
         container = _open(source, options, seconds)
     except _NoCameraError:
         raise
+    except av.error.ExitError as error:
+        raise VideoReadError(f"{name}: can't be opened (no data came in {seconds:g} s)") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoReadError(f"{name}: can't be opened ({describe_error(error)})") from error
     try:
