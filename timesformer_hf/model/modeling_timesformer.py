@@ -448,7 +448,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         dense = getattr(self, step.dense)
         if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
             return step.restore(dense(residual), grid), *maps
-        patches = dense(step.restore(residual, grid)[:, 1:])
+        patches = dense(step.restore(residual, grid)[:, 1:].contiguous())
         return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 
     def attend_with_cls(
