@@ -46,6 +46,16 @@ def test_links_lead_somewhere():
                 assert anchor in anchors(target), f"{page.name}: {link}#{anchor}"
 
 
+def test_glossary_is_in_order_and_explains_its_own_words():
+    page = (REPOSITORY / "docs" / "glossary.md").read_text()
+    terms = [term.strip("`").lower() for term in re.findall(r"^\| \*\*(.*?)\*\* \|", page, re.MULTILINE)]
+    assert terms == sorted(terms)
+    entries = {word for term in terms for word in term.split(", ")}
+    used = {word.lower() for word in re.findall(r"(?<!\*)\*(\w[\w ]*)\*(?!\*)", page)} - {"italics"}
+    assert used
+    assert {word for word in used if not {word, word.removesuffix("s"), word.removesuffix("es")} & entries} == set()
+
+
 def test_performance_page_is_what_the_results_say():
     """As `timesformer-hf bench --page docs/performance.md docs/performance/*.json` writes it."""
     results = [read_results(path) for path in sorted((REPOSITORY / "docs" / "performance").glob("*.json"))]
