@@ -18,7 +18,7 @@ from .version import __version__
 COMMANDS = (classify, explain, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
-FIRST_STEPS = """\
+_FIRST_STEPS = """\
 TimeSformer, the video transformer, for Hugging Face transformers.
 
 Label a video:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
-        print(FIRST_STEPS, end="")
+        print(_FIRST_STEPS, end="")
         return 0
     verbose = "--verbose" in words
     words = [word for word in words if word != "--verbose"]

@@ -23,12 +23,12 @@ def find_label(name: str, id2label: Mapping[int, str]) -> int:
     """
     found = match_names([name], id2label)
     if name not in found:
-        nearest = ", ".join(map(repr, nearest_labels(name, list(id2label.values()))))
+        nearest = ", ".join(map(repr, _nearest_labels(name, list(id2label.values()))))
         raise ValueError(f"The model has no label {name!r}. The nearest of its {len(id2label)} labels: {nearest}")
     return found[name]
 
 
-def nearest_labels(name: str, labels: Sequence[str]) -> list[str]:
+def _nearest_labels(name: str, labels: Sequence[str]) -> list[str]:
     """Return the three labels that are most like a name, the nearest first. A label that contains it comes first."""
 
     def similarity(label: str) -> tuple[bool, float]:
