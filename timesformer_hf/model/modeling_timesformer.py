@@ -933,7 +933,7 @@ def _wants_dict(config: TimesformerConfig, return_dict: bool | None) -> bool:
 
 
 class TimesformerForVideoClassification(TimesformerPreTrainedModel):
-    """The TimeSformer with a linear layer on the normalised CLS token (paper, equation 11)."""
+    """The TimeSformer with a linear layer on the normalised CLS token (paper, equation 10)."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__(config)
