@@ -28,11 +28,32 @@ def test_page_runs(page, tmp_path, monkeypatch):
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": "__main__"})
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page, so that links can lead to them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere():
     pages = [REPOSITORY / "README.md", REPOSITORY / "examples" / "camera_motion" / "README.md"]
-    for page in (*pages, *(REPOSITORY / "docs").glob("*.md")):
-        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+    folders = [REPOSITORY / "docs", REPOSITORY / ".github"]
+    for page in (*pages, *(path for folder in folders for path in folder.rglob("*.md"))):
+        for link, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert link.startswith("https://") or target.exists(), f"{page.name}: {link}"
+            if anchor and target.suffix == ".md" and not link.startswith("https://"):
+                assert anchor in anchors(target), f"{page.name}: {link}#{anchor}"
+
+
+def test_glossary_is_in_order_and_explains_its_own_words():
+    page = (REPOSITORY / "docs" / "glossary.md").read_text()
+    terms = [term.strip("`").lower() for term in re.findall(r"^\| \*\*(.*?)\*\* \|", page, re.MULTILINE)]
+    assert terms == sorted(terms)
+    entries = {word for term in terms for word in term.split(", ")}
+    used = {word.lower() for word in re.findall(r"(?<!\*)\*(\w[\w ]*)\*(?!\*)", page)} - {"italics"}
+    assert used
+    assert {word for word in used if not {word, word.removesuffix("s"), word.removesuffix("es")} & entries} == set()
 
 
 def test_performance_page_is_what_the_results_say():

@@ -7,6 +7,8 @@ import tomllib
 
 import pytest
 from repository import REPOSITORY, SAMPLE
+from tiny_models import save_classifier
+from transformers import pipeline
 
 import timesformer_hf
 from timesformer_hf.cli import main
@@ -68,6 +70,38 @@ def test_the_first_lines_of_python_run():
     exec("\n".join(lines), names)
     code, _, comment = last.partition("  # ")
     assert eval(code, names) == eval(comment) == "pan_right"
+
+
+@pytest.mark.parametrize("environment", [".venv", ".venv-test"])
+def test_ci_finds_one_command_for_each_environment(environment):
+    """.ci/run takes all lines that begin so, as one command."""
+    assert len(re.findall(rf"^python3 -m venv {re.escape(environment)} ", README, re.MULTILINE)) == 1
+
+
+def test_it_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) < 150
+    links = set(re.findall(r"\]\(docs/(\w+\.md)\)", README))
+    assert links == {path.name for path in (REPOSITORY / "docs").glob("*.md")}
+
+
+def test_the_other_lines_of_python_run(tmp_path, monkeypatch):
+    """With a tiny model in place of the Hub's, of another size and other labels."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip.mp4", "a.mp4", "b.mp4"):
+        shutil.copy(SAMPLE, tmp_path / name)
+    model = save_classifier(tmp_path / "model")
+    _, block = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for shown, used in {
+        "facebook/timesformer-base-finetuned-k400": model,
+        "(256, 448)": "(32, 64)",
+        "archery": "running",
+    }.items():
+        assert shown in block
+        block = block.replace(shown, used)
+    names = {"pipeline": pipeline}
+    exec(block, names)
+    assert names["relevance"].shape == (1, 4, 4, 4)
+    assert names["relevance"].sum().item() == pytest.approx(1)
 
 
 def test_on_pypi_no_link_is_relative():

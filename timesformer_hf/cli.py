@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from .commands import bench, classify, convert, cost, embed, evaluate, explain, export, finetune, info, timeline
 from .commands.common import escaped_output, only_own_warnings
+from .commands.completion import SHELLS, PrintCompletion
 from .output.options import check_options
 from .version import __version__
 
@@ -17,7 +18,7 @@ from .version import __version__
 COMMANDS = (classify, timeline, explain, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
-FIRST_STEPS = """\
+_FIRST_STEPS = """\
 TimeSformer, the video transformer, for Hugging Face transformers.
 
 Label a video:
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not words:
-        print(FIRST_STEPS, end="")
+        print(_FIRST_STEPS, end="")
         return 0
     verbose = "--verbose" in words
     words = [word for word in words if word != "--verbose"]
@@ -135,6 +136,13 @@ def _make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
         epilog="Without a command, the program shows the first steps, as commands to copy.",
     )
     parser.add_argument("--version", action="version", version=f"timesformer_hf {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        help="print a script with which this shell completes commands and options by the tab key. For bash, write it "
+        "to ~/.local/share/bash-completion/completions/timesformer-hf",
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)

@@ -1,7 +1,9 @@
 """`timesformer-hf` itself: the first steps, the list of commands, and how it ends."""
 
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import timesformer_hf
 from timesformer_hf import cli
 from timesformer_hf.cli import main
+from timesformer_hf.commands.completion import SHELLS
 from timesformer_hf.video.video_errors import VideoWarning
 
 
@@ -74,6 +77,63 @@ finally:
 """
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert process.stderr == "[]\n"
+
+
+class TestCompletion:
+    @pytest.fixture(autouse=True)
+    def _needs_shtab(self):
+        pytest.importorskip("shtab", reason="the completion is made by shtab")
+
+    @pytest.fixture
+    def script(self, capsys):
+        def script_of(shell: str) -> str:
+            with pytest.raises(SystemExit) as exit_info:
+                main(["--print-completion", shell])
+            assert exit_info.value.code == 0
+            return capsys.readouterr().out
+
+        return script_of
+
+    @pytest.mark.parametrize("shell", SHELLS)
+    def test_it_knows_every_command_and_the_options_of_classes(self, script, shell):
+        words = set(re.findall(r"[\w-]+", script(shell)))
+        options = {"--top-k", "--reset_head", "--time-audit"}
+        if shell == "fish":  # it names options without their dashes
+            options = {option.removeprefix("--") for option in options}
+        assert {*NAMES, *options} <= words
+
+    @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+    @pytest.mark.parametrize(
+        ("words", "completed"),
+        [
+            (["exp"], ["explain", "export"]),
+            (["export", "--f"], ["--format"]),
+            (["export", "--format", "o"], ["onnx", "openvino"]),
+            (["finetune", "--reset_"], ["--reset_head"]),
+            (["evaluate", "--time-a"], ["--time-audit"]),
+            (["classify", "cl"], ["clip.mp4"]),
+            (["classify", "clip.mp4", "--model", "cl"], ["clip.mp4"]),
+        ],
+    )
+    def test_bash_completes(self, script, tmp_path, words, completed):
+        (tmp_path / "clip.mp4").touch()
+        (tmp_path / "completion").write_text(script("bash"))
+        line = ["timesformer-hf", *words]
+        program = (
+            f"source ./completion; COMP_WORDS=({shlex.join(line)}); COMP_CWORD={len(words)}; "
+            "$(complete -p timesformer-hf | sed 's/.* -F \\([^ ]*\\) .*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
+        )
+        process = subprocess.run(
+            ["bash", "--norc", "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        )
+        assert process.stdout.split() == completed, process.stderr
+
+
+def test_a_missing_shtab_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["--print-completion", "bash"]) == 2
+    shown = capsys.readouterr().err
+    assert '--print-completion needs shtab, not installed: pip install "timesformer_hf[completion]"' in shown
 
 
 class TestEnds:

@@ -80,7 +80,7 @@ class TestClassFolders:
             read_labelled_videos(data, "test")
 
     def test_no_source_is_told(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="neither a folder or table here nor a data set"):
+        with pytest.raises(FileNotFoundError, match="there is no such folder or table here, and a data set on the Hub"):
             read_labelled_videos(tmp_path / "nothing")
         with pytest.raises(ValueError, match="must be a folder with a folder for each class"):
             read_labelled_videos(touch(tmp_path, "a.mp4") / "a.mp4")

@@ -199,7 +199,7 @@ class TestOptimizeForInference:
             inexact = encoder(tokens, grid=(4, 4, 4), cls_only=cls_only)[0]
         # rounded once, at the end: by half the distance to the next number, beside float32's sums in another order
         torch.testing.assert_close(got.float(), expected, rtol=torch.finfo(dtype).eps / 2, atol=1e-5)
-        assert (inexact.float() - expected).abs().max() > 2 * (got.float() - expected).abs().max()
+        assert (inexact.float() - expected).abs().mean() > 1.5 * (got.float() - expected).abs().mean()
         assert encoder.layer[0].intermediate.dense.weight.dtype is dtype
         assert len(runs) == 3
 

@@ -123,16 +123,16 @@ class TestKilledRuns:
         """Between its creation and its lock, it looks like a leftover."""
         made, make = [], tempfile.mkdtemp
 
-        def removed(**settings):
-            made.append(make(**settings))
-            if len(made) == 1:
+        def removed(*place, **settings):
+            made.append(make(*place, **settings))
+            if len(made) == 2:  # the first one only shows that the folder can be written to
                 remove_leftovers(tmp_path)
             return made[-1]
 
         monkeypatch.setattr(tempfile, "mkdtemp", removed)
         with output_file(tmp_path / "out") as path:
             path.touch()
-        assert len(made) == 2
+        assert len(made) == 3
         assert names(tmp_path) == ["out"]
 
     def test_without_locks_nothing_is_removed(self, tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ class TestFullDisk:
         assert not list(tmp_path.iterdir())
 
     def test_no_room_for_the_temporary_folder(self, tmp_path, monkeypatch):
-        def full(**settings):
+        def full(*place, **settings):
             raise OSError(errno.ENOSPC, "No space left on device", "hidden")
 
         monkeypatch.setattr(tempfile, "mkdtemp", full)

@@ -124,6 +124,7 @@ _QUANTIZED_PATHS = (
     "built-in",
     "built-in-compiled",
     "built-in-unquantized",
+    "onnxruntime",
     "openvino",
     "matrix-products",
 )

@@ -38,7 +38,7 @@ def _prepare_import(statement: str, environment: Environment) -> Prepared:
     return Prepared(run)
 
 
-def statement(role: str, text: str) -> CodePath:
+def _statement(role: str, text: str) -> CodePath:
     """Return the path that runs one Python statement."""
     return CodePath(role, f"`{text}`", partial(_prepare_import, text))
 
@@ -50,11 +50,11 @@ _FIRST_LABEL = (
     "sys.stdout = sys.__stdout__"
 )
 PATHS = {
-    "ours": statement("ours", "import timesformer_hf"),
-    "transformers": statement("peer", "import transformers"),
-    "interpreter": statement("limit", "pass"),
-    "ours-model": statement("ours", "from timesformer_hf import TimesformerForVideoClassification"),
-    "transformers-model": statement("peer", "from transformers import TimesformerForVideoClassification"),
+    "ours": _statement("ours", "import timesformer_hf"),
+    "transformers": _statement("peer", "import transformers"),
+    "interpreter": _statement("limit", "pass"),
+    "ours-model": _statement("ours", "from timesformer_hf import TimesformerForVideoClassification"),
+    "transformers-model": _statement("peer", "from transformers import TimesformerForVideoClassification"),
     "ours-label": CodePath("ours", "`timesformer-hf classify` on the sample", partial(_prepare_import, _FIRST_LABEL)),
-    "torch": statement("limit", "import torch"),
+    "torch": _statement("limit", "import torch"),
 }

@@ -162,7 +162,7 @@ def prepare_products(
     """
     operands, calls = _Operands(device), []
     for product in products:
-        low = quantized if quantized is not None and has_kernel(product, quantized) else None
+        low = quantized if quantized is not None and _has_kernel(product, quantized) else None
         weights = operands.new(product.columns, product.inner, dtype=low or dtype) if product.weights else None
         if weights is not None and (prepared := _prepare_packed(product, operands, weights)) is not None:
             calls.append(prepared)
@@ -177,7 +177,7 @@ def prepare_products(
     return run
 
 
-def has_kernel(product: Product, quantized: torch.dtype) -> bool:
+def _has_kernel(product: Product, quantized: torch.dtype) -> bool:
     """Return whether torch has a kernel for this product in the quantized dtype."""
     if not product.weights:
         return False

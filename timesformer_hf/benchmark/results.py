@@ -14,7 +14,7 @@ from ..output.atomic import output_file
 FORMAT, _FORMAT_VERSION = "timesformer-hf bench", 1
 
 Role = Literal["ours", "peer", "limit"]
-Status = Literal["measured", "missing", "failed"]
+_Status = Literal["measured", "missing", "failed"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PathResult:
 
     name: str
     role: Role
-    status: Status = "measured"
+    status: _Status = "measured"
     reason: str | None = None
     difference: float | None = None
     tolerance: float | None = None
@@ -74,7 +74,7 @@ class PathResult:
         """The median time of one call."""
         return statistics.median(self.seconds)
 
-    def give_up(self, status: Status, reason: str) -> None:
+    def give_up(self, status: _Status, reason: str) -> None:
         """Stop measuring this path, and drop what was measured."""
         self.status, self.reason, self.seconds, self.peak_bytes = status, reason, [], None
 

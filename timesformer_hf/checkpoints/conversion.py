@@ -132,7 +132,7 @@ def convert(
         model, weights, assumed = load_model(checkpoint, found, num_attention_heads, image_size)
     label_list = attach_labels(model, found, labels, names)
     if bgr is None:
-        bgr = is_bgr(checkpoint, found, published_list(model.config, found) if labels == "none" else label_list)
+        bgr = is_bgr(checkpoint, found, _published_list(model.config, found) if labels == "none" else label_list)
         if not bgr and is_bgr(checkpoint, found, found.labels.get(model.config.num_labels)):
             assumed.append("RGB, because its labels are not those of the published model, which is BGR (--bgr)")
     conversion = _Conversion(checkpoint, found, model, label_list, bgr, assumed, notes=notes)
@@ -335,7 +335,7 @@ def attach_labels(
     if labels == "none":
         return None
     if names is None:
-        labels = published_list(config, found)
+        labels = _published_list(config, found)
         if labels is None or _has_names(config):
             return labels
         names = read_labels(labels)
@@ -349,7 +349,7 @@ def attach_labels(
     return known_list(names)
 
 
-def published_list(config: TimesformerConfig, found: CheckpointFormat) -> str | None:
+def _published_list(config: TimesformerConfig, found: CheckpointFormat) -> str | None:
     """
     Return the label list that a model's classes are from, or `None` if it is unknown.
 

@@ -142,7 +142,7 @@ def make_start(
     config = make_config(start.to_dict() | _label_fields(fields, start), "the model that starts from it")
     config._attn_implementation = attn_implementation
     model = model_class(config)
-    weights = {name: weights[name] for name in weights if is_used(name, weights[name], model)}
+    weights = {name: weights[name] for name in weights if _is_used(name, weights[name], model)}
     weights |= _copies_for_added_steps(weights, config)
     if model is model.base_model:
         weights = {name.removeprefix(f"{model.base_model_prefix}."): tensor for name, tensor in weights.items()}
@@ -188,7 +188,7 @@ def _label_fields(fields: dict, start: TimesformerConfig) -> dict:
     return fields | {"id2label": {index: f"LABEL_{index}" for index in range(number)}}
 
 
-def is_used(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:
+def _is_used(name: str, tensor: torch.Tensor, model: nn.Module) -> bool:
     """Return whether the model uses a weight of the ViT: all but a head with another number of classes."""
     if not name.startswith("classifier."):
         return True

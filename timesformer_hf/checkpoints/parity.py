@@ -11,9 +11,11 @@ Each comparison returns the largest difference, relative to the largest expected
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.masked_attention import masked_attend
@@ -162,8 +164,15 @@ def difference_from_masks(model: TimesformerForVideoClassification) -> float:
     twin, clip = _in_double(model), _configured_clip(model)
     logits = twin(clip).logits
     for layer in twin.base_model.encoder.layer:
-        layer.attend = lambda step, states, grid, layer=layer, **kwargs: masked_attend(layer, step, states, grid)
+        layer.attend = partial(_attend_by_mask, layer)
     return _largest_difference(logits, twin(clip).logits)
+
+
+def _attend_by_mask(
+    layer: nn.Module, step, hidden_states: torch.Tensor, grid, *unused, **kwargs
+) -> tuple[torch.Tensor]:
+    """Do what `TimesformerLayer.attend` does, by the step's mask over all tokens."""
+    return (masked_attend(layer, step, hidden_states, grid),)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 PROGRAM = "timesformer-hf finetune"
-USAGE = f"{PROGRAM} [SETTINGS.yaml] --data DATA --model MODEL --output_dir FOLDER [options]"
+_USAGE = f"{PROGRAM} [SETTINGS.yaml] --data DATA --model MODEL --output_dir FOLDER [options]"
 DESCRIPTION = """\
 examples:
   timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
@@ -55,7 +55,7 @@ def add_parser(commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as `args.words` say; returns 128 + the number of a signal that stopped it, 1 where memory is too small."""
-    check_extra(args.words)
+    _check_extra(args.words)
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
     from transformers.utils import logging
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
             raise
-        print(f"timesformer-hf: {out_of_memory_message(training, error)}", file=sys.stderr)
+        print(f"timesformer-hf: {_out_of_memory_message(training, error)}", file=sys.stderr)
         return 1
     return 0
 
 
-def check_extra(words: Sequence[str]) -> None:
+def _check_extra(words: Sequence[str]) -> None:
     """
     Check that the packages for training are installed, before torch is imported, which takes seconds.
 
@@ -102,7 +102,7 @@ def parse_arguments(words: Sequence[str]) -> tuple:
     """
     from ..training.arguments import ARGUMENTS, default_arguments, parse_with_recipe
 
-    return parse_with_recipe(ARGUMENTS, words, default_arguments(), DESCRIPTION, PROGRAM, USAGE)
+    return parse_with_recipe(ARGUMENTS, words, default_arguments(), DESCRIPTION, PROGRAM, _USAGE)
 
 
 def finetune(model_args, data_args, augmentation_args, training: "ClipTrainingArguments") -> None:
@@ -161,7 +161,7 @@ def summary(trainer: "ClipTrainer", report: "TrainingReport") -> str:
     return "\n".join(lines)
 
 
-def out_of_memory_message(training: "ClipTrainingArguments", error: Exception) -> str:
+def _out_of_memory_message(training: "ClipTrainingArguments", error: Exception) -> str:
     """What to do where the memory is too small for a step."""
     return (
         f"out of memory with {training.per_device_train_batch_size} clips at once ({str(error).splitlines()[0]}).\n"

@@ -65,7 +65,7 @@ def evaluate_model(
     targets = encode_labels(videos, names)
     if args.time_audit and videos.multi_label:
         raise ValueError("--time_audit measures accuracies, and the videos of these data may have several labels")
-    sampling, scoring = choose_settings(args, model, processor, videos.multi_label)
+    sampling, scoring = _choose_settings(args, model, processor, videos.multi_label)
     more = {name: getattr(args, name) for name in ("quantize", "time_audit") if getattr(args, name)}
     settings = describe_settings(model, processor, "scores", sampling | scoring | more)
     settings |= {"data": args.data, "split": args.split}
@@ -142,7 +142,7 @@ def read_videos(args: EvaluationArguments, config) -> LabelledVideos:
     )
 
 
-def choose_settings(args: EvaluationArguments, model, processor, multi_label: bool) -> tuple[dict, dict]:
+def _choose_settings(args: EvaluationArguments, model, processor, multi_label: bool) -> tuple[dict, dict]:
     """
     The settings that the processor is called with, and those by which logits become scores.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..video.printable import printable
 
 
-FILE_NAME = "boxes.csv"
+_FILE_NAME = "boxes.csv"
 _COLUMNS = ("video", "frame", "left", "top", "right", "bottom")
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels of the video
@@ -24,7 +24,7 @@ def read_boxes(folder: Path) -> Boxes:
     Raises:
         ValueError: if a column is missing, a number is not one, or a video doesn't exist. The message names the row.
     """
-    path = folder / FILE_NAME
+    path = folder / _FILE_NAME
     if not path.exists():
         return {}
     found: Boxes = {}

@@ -27,14 +27,14 @@ from .relevance import METHODS, explain
 from .video_explanation import label_scores, read_clip, visible_region
 
 
-BASELINES = ("random", "centre")
-METRICS = {"deletion": -1, "insertion": 1, "pointing game": 1}  # and whether more is better
+_BASELINES = ("random", "centre")
+_METRICS = {"deletion": -1, "insertion": 1, "pointing game": 1}  # and whether more is better
 _STEPS = 16  # of a curve
 _BATCH = 8  # clips that the model takes at once
 _CENTRE_WIDTH = 0.25  # standard deviation, as a share of a side
 _GRADIENT_STEPS = 32
 
-Maps = dict[str, torch.Tensor]
+_Maps = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def score_clips(model, clips: Iterable[ClipToScore], seed: int = 0) -> dict[str,
         ValueError: if there is no clip.
     """
     generator = torch.Generator().manual_seed(seed)
-    scores: dict[str, dict[str, list[float]]] = {metric: {} for metric in METRICS}
+    scores: dict[str, dict[str, list[float]]] = {metric: {} for metric in _METRICS}
     for clip in clips:
         pixel_values = clip.pixel_values.to(model.device)
         maps = _make_maps(model, pixel_values, generator)
@@ -131,7 +131,7 @@ def score_clips(model, clips: Iterable[ClipToScore], seed: int = 0) -> dict[str,
     return scores
 
 
-def _make_maps(model, pixel_values: torch.Tensor, generator: torch.Generator) -> Maps:
+def _make_maps(model, pixel_values: torch.Tensor, generator: torch.Generator) -> _Maps:
     """Return a map of each method and baseline for a clip, (frames, rows, columns)."""
     batch = pixel_values.unsqueeze(0)
     maps = {method: explain(model, batch, method=method)[0].cpu() for method in METHODS}
@@ -229,12 +229,12 @@ def score_table(scores: dict[str, dict[str, list[float]]]) -> str:
 
     The intervals contain the mean over very many such clips with 95 % confidence (normal approximation).
     """
-    metrics = [metric for metric in METRICS if scores[metric]]
+    metrics = [metric for metric in _METRICS if scores[metric]]
     methods = list(scores[metrics[0]])
-    heads = ["method", *(f"{metric} ({'lower' if METRICS[metric] < 0 else 'higher'} is better)" for metric in metrics)]
+    heads = ["method", *(f"{metric} ({'lower' if _METRICS[metric] < 0 else 'higher'} is better)" for metric in metrics)]
     rows = [[method, *(_mean_text(scores[metric][method]) for metric in metrics)] for method in methods]
     counts = ", ".join(f"{metric}: {len(scores[metric][methods[0]])} clips" for metric in metrics)
-    sentences = [_verdict(scores, metrics, method) for method in methods if method not in BASELINES]
+    sentences = [_verdict(scores, metrics, method) for method in methods if method not in _BASELINES]
     return "\n".join([markdown_table(heads, rows), "", f"Mean and 95 % interval. {counts}.", *sentences])
 
 
@@ -250,8 +250,8 @@ def _verdict(scores: dict, metrics: Sequence[str], method: str) -> str:
     """Return a sentence on where a method is not better than a baseline, clip by clip, with 95 % confidence."""
     failures = []
     for metric in metrics:
-        for baseline in BASELINES:
-            gain = METRICS[metric] * np.subtract(scores[metric][method], scores[metric][baseline])
+        for baseline in _BASELINES:
+            gain = _METRICS[metric] * np.subtract(scores[metric][method], scores[metric][baseline])
             if not gain.mean() - _half_interval(gain) > 0:
                 failures.append(f"{baseline} in {metric}")
     if not failures:

@@ -18,7 +18,7 @@ from .relevance import check_can_explain, explain
 from .target_labels import target_classes
 
 
-SHOWN_SIDE = 640  # pixels of the longer side of a frame that is shown
+_SHOWN_SIDE = 640  # pixels of the longer side of a frame that is shown
 _MAX_FILM_FRAMES = 240
 _DECODED_AT_ONCE = 32  # frames in full size; all others are kept as small as they are shown
 
@@ -102,7 +102,7 @@ def explain_video(
         OSError, VideoReadError: if the video is unreadable.
     """
     _check_classifier(model)
-    check_processor(processor)
+    _check_processor(processor)
     if isinstance(label, str):  # before the video is decoded
         target_classes(label, torch.zeros(1, model.config.num_labels), model.config.id2label)
     frames, indices, fps, pixel_values = read_clip(model, processor, video, num_frames, frame_sampling_rate)
@@ -181,7 +181,7 @@ def load_explainable(name: str, device: str = "cpu") -> tuple:
     _check_classifier(model.eval())
     check_complete(name, model, info)
     processor = AutoVideoProcessor.from_pretrained(name, num_clips=None, num_crops=None, views=None)
-    check_processor(processor)
+    _check_processor(processor)
     return model.to(device), processor
 
 
@@ -199,7 +199,7 @@ def _check_classifier(model) -> None:
         )
 
 
-def check_processor(processor) -> None:
+def _check_processor(processor) -> None:
     """
     Check that a processor makes one view of each video.
 
@@ -240,7 +240,7 @@ def visible_region(processor: TimesformerVideoProcessor, height: int, width: int
 def shrink(frames: np.ndarray) -> np.ndarray:
     """Scale frames (frames, height, width, 3) down to 640 pixels along the longer side, if they are larger."""
     height, width = frames.shape[1:3]
-    scale = SHOWN_SIDE / max(height, width)
+    scale = _SHOWN_SIDE / max(height, width)
     if scale >= 1:
         return frames
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

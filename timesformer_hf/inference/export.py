@@ -85,7 +85,7 @@ class ExportFormat:
     extra: str = "export"
 
 
-class LogitsOnly(nn.Module):
+class _LogitsOnly(nn.Module):
     """A classifier that takes float32 pixels and returns only its logits, in float32, whatever dtype it computes in."""
 
     def __init__(self, model: nn.Module):
@@ -216,7 +216,7 @@ def _least_sides(config: TimesformerConfig) -> tuple[int, int]:
     return (3, 3) if halves else (2, 2)
 
 
-def dynamic_shapes(config: TimesformerConfig) -> dict:
+def _dynamic_shapes(config: TimesformerConfig) -> dict:
     """
     Return the free dimensions of `pixel_values` for `torch.export`: all but channels. Sides are multiples of a patch.
     """
@@ -263,9 +263,9 @@ def export_program(model: nn.Module, dtype: str = "float32") -> ExportedProgram:
     try:
         with torch.no_grad():
             return torch.export.export(
-                LogitsOnly(twin),
+                _LogitsOnly(twin),
                 (torch.zeros(_traced_shape(config)),),
-                dynamic_shapes=dynamic_shapes(config),
+                dynamic_shapes=_dynamic_shapes(config),
                 prefer_deferred_runtime_asserts_over_guards=deferred,
             )
     except Exception as error:  # torch raises many classes of errors here

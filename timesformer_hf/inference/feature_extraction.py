@@ -162,7 +162,7 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def check_name(video: str) -> None:
+def _check_name(video: str) -> None:
     """
     Check that a table can store the name of a video.
 
@@ -185,7 +185,7 @@ def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoS
     """
     settings = {"do_sample_frames": True, "return_metadata": True, "return_tensors": "pt"}
     try:
-        check_name(video)
+        _check_name(video)
         inputs = processor(video if fetch is None else fetch(), **settings, **sampling)
     except ImportError:  # no decoder is installed, so every video would fail
         raise

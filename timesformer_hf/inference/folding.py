@@ -146,23 +146,23 @@ def _choose_kernels(layer: TimesformerLayer, config: TimesformerConfig, kernel: 
 
 def _fold_linear(first: nn.Linear, second: nn.Linear) -> None:
     """Change `first` so that it computes both layers: first(x) becomes second(first(x))."""
-    weight = in_float64(second.weight)
-    first.bias.copy_(weight @ in_float64(first.bias) + in_float64(second.bias))
-    first.weight.copy_(weight @ in_float64(first.weight))
+    weight = _in_float64(second.weight)
+    first.bias.copy_(weight @ _in_float64(first.bias) + _in_float64(second.bias))
+    first.weight.copy_(weight @ _in_float64(first.weight))
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     """Move the scale and shift of a norm into the linear layer after it, if that has a bias for the shift."""
     if linear.bias is None:
         return
-    weight = in_float64(linear.weight)
-    linear.bias.copy_(in_float64(linear.bias) + weight @ in_float64(norm.bias))
-    linear.weight.copy_(weight * in_float64(norm.weight))
+    weight = _in_float64(linear.weight)
+    linear.bias.copy_(_in_float64(linear.bias) + weight @ _in_float64(norm.bias))
+    linear.weight.copy_(weight * _in_float64(norm.weight))
     norm.weight.fill_(1)
     norm.bias.zero_()
 
 
-def in_float64(values: torch.Tensor) -> torch.Tensor:
+def _in_float64(values: torch.Tensor) -> torch.Tensor:
     """Return the values in float64, on the CPU, because some devices have no float64."""
     return values.detach().cpu().double()
 
@@ -181,8 +181,8 @@ class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
         self.projection = projection = embeddings.projection
         mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
         mean, std = (torch.tensor(value, dtype=torch.float64).expand(self.num_channels) for value in (mean, std))
-        weight = in_float64(projection.weight) / std[:, None, None]
-        bias = in_float64(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
+        weight = _in_float64(projection.weight) / std[:, None, None]
+        bias = _in_float64(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
         weight = weight * (processor.rescale_factor if processor.do_rescale else 1.0)
         self.register_buffer("raw_weight", weight.to(projection.weight), persistent=False)
         self.register_buffer("raw_bias", bias.to(projection.bias), persistent=False)

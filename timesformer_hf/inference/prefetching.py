@@ -60,7 +60,7 @@ def _prefetch(function: Callable, items: Iterator, workers: int, ahead: int) -> 
                 except StopIteration:
                     more = False
                 except Exception as error:  # is raised when the caller reaches this item
-                    begun.append(failed_future(error))
+                    begun.append(_failed_future(error))
             if begun:
                 wait([begun[0]])
                 yield begun.popleft()
@@ -68,7 +68,7 @@ def _prefetch(function: Callable, items: Iterator, workers: int, ahead: int) -> 
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def failed_future(error: Exception) -> Future:
+def _failed_future(error: Exception) -> Future:
     """Return a finished future that raises `error`."""
     future = Future()
     future.set_exception(error)

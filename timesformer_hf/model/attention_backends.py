@@ -39,7 +39,7 @@ def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
     (groups, heads, length, head_dim), or `None` if there is none.
     """
     if has_short_group_kernel(query, key):
-        return short_group_attention_forward
+        return _short_group_attention_forward
     # torch's CPU kernel for 16 bits works in tiles, and its backward pass is slow. In float32 it is fast.
     if query.device.type == "cpu" and query.dtype is torch.bfloat16 and key.shape[2] <= _LONGEST_PRODUCT:
         exporting = torch.compiler.is_exporting() or hasattr(query, "device_mesh")
@@ -81,7 +81,7 @@ def has_short_group_kernel(query: torch.Tensor, key: torch.Tensor) -> bool:
     return length == key.shape[2] and length <= LONGEST_GROUP.get(query.dtype, 0) and head_dim <= LARGEST_HEAD
 
 
-def short_group_attention_forward(
+def _short_group_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

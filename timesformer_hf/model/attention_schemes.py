@@ -98,16 +98,16 @@ def _tokens_to_quadrants(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     """
     _, rows, columns = grid
     patches = _pad_to_halves(patch_grid(tokens, grid), (1, 2))
-    patches = patches.unflatten(2, (num_halves(columns), half_length(columns)))
-    patches = patches.unflatten(1, (num_halves(rows), half_length(rows)))
+    patches = patches.unflatten(2, (_num_halves(columns), _half_length(columns)))
+    patches = patches.unflatten(1, (_num_halves(rows), _half_length(rows)))
     return patches.transpose(2, 3).flatten(3, 5).flatten(0, 2)
 
 
 def _quadrants_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Restore tokens from (batch * 4, rows / 2 * columns / 2 * frames, dim), with zeros for CLS."""
     frames, rows, columns = grid
-    patches = groups.unflatten(1, (half_length(rows), half_length(columns), frames))
-    patches = patches.unflatten(0, (-1, num_halves(rows), num_halves(columns))).transpose(2, 3)
+    patches = groups.unflatten(1, (_half_length(rows), _half_length(columns), frames))
+    patches = patches.unflatten(0, (-1, _num_halves(rows), _num_halves(columns))).transpose(2, 3)
     return _with_zero_cls(crop(patches.flatten(3, 4).flatten(1, 2), (rows, columns)))
 
 
@@ -121,7 +121,7 @@ def _tokens_to_strides(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
     frames, rows, columns = grid
     patches = _pad_to_halves(patch_grid(tokens, grid), (1, 2, 3))
     for dimension, side in ((3, frames), (2, columns), (1, rows)):
-        patches = patches.unflatten(dimension, (half_length(side), num_halves(side)))
+        patches = patches.unflatten(dimension, (_half_length(side), _num_halves(side)))
     patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)
     return _add_cls_copies(patches.flatten(4, 6).flatten(1, 3), tokens)
 
@@ -129,12 +129,13 @@ def _tokens_to_strides(tokens: torch.Tensor, grid: Grid) -> torch.Tensor:
 def _strides_to_tokens(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Restore tokens from (batch * 8, 1 + rows / 2 * columns / 2 * frames / 2, dim). CLS is the mean of its copies."""
     frames, rows, columns = grid
-    starts = (num_halves(rows), num_halves(columns), num_halves(frames))
+    starts = (_num_halves(rows), _num_halves(columns), _num_halves(frames))
     cls_token, patches = _average_cls_copies(groups, starts[0] * starts[1] * starts[2])
     if torch.compiler.is_exporting():  # there, a side of 1 gets a second start without a patch
         cls_copies = groups.unflatten(0, (-1, *starts))[..., 0, :]
         cls_token = _average_where(cls_copies, _real_starts(grid, groups.device)).unsqueeze(1)
-    patches = patches.unflatten(2, (half_length(rows), half_length(columns), half_length(frames))).unflatten(1, starts)
+    halves = (_half_length(rows), _half_length(columns), _half_length(frames))
+    patches = patches.unflatten(2, halves).unflatten(1, starts)
     patches = patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(5, 6).flatten(3, 4).flatten(1, 2)
     return torch.cat((cls_token, crop(patches, (rows, columns, frames)).flatten(1, 3)), dim=1)
 
@@ -180,19 +181,19 @@ def _average_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return weights @ values.flatten(1, -2)
 
 
-def num_halves(length: int) -> int:
+def _num_halves(length: int) -> int:
     """Return in how many parts a side is halved: two, or one for a single patch. Exported graphs pad it to two."""
     return 2 if torch.compiler.is_exporting() else min(length, 2)
 
 
-def half_length(length: int) -> int:
+def _half_length(length: int) -> int:
     """Return the length of the halves of a side, of the longer one if they differ."""
-    return (length + num_halves(length) - 1) // num_halves(length)
+    return (length + _num_halves(length) - 1) // _num_halves(length)
 
 
 def _pad_to_halves(patches: torch.Tensor, dimensions: tuple[int, ...]) -> torch.Tensor:
     """Pad those `dimensions` of (batch, rows, columns, frames, dim) with zeros that have no equal halves."""
-    sides = [num_halves(n) * half_length(n) if i in dimensions else n for i, n in enumerate(patches.shape)]
+    sides = [_num_halves(n) * _half_length(n) if i in dimensions else n for i, n in enumerate(patches.shape)]
     if torch.compiler.is_exporting():  # the same operations for every size: add one zero, then crop
         padded = F.pad(patches, [amount for i in (4, 3, 2, 1, 0) for amount in (0, int(i in dimensions))])
         return crop(padded, tuple(sides[1:4]))
@@ -239,7 +240,7 @@ class AttentionStep:
         """
         if not self.halved:
             return None
-        if not torch.compiler.is_exporting() and all(grid[side] % num_halves(grid[side]) == 0 for side in self.halved):
+        if not torch.compiler.is_exporting() and all(grid[side] % _num_halves(grid[side]) == 0 for side in self.halved):
             return None
         return self.regroup(torch.ones_like(tokens[..., :1]), grid)[..., 0] > 0
 

@@ -40,12 +40,12 @@ def _attends_to_all(query, key, sizes) -> torch.Tensor:
 
 
 def _attends_in_time(query, key, sizes) -> torch.Tensor:
-    """Attend to the same location in every frame (paper, equation 8)."""
+    """Attend to the same location in every frame (paper, equation 11)."""
     return (query[0] == key[0]) & (query[1] == key[1])
 
 
 def _attends_in_space(query, key, sizes) -> torch.Tensor:
-    """Attend to every location of the same frame (paper, equation 7)."""
+    """Attend to every location of the same frame (paper, equation 6)."""
     return query[2] == key[2]
 
 

@@ -448,7 +448,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
         dense = getattr(self, step.dense)
         if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
             return step.restore(dense(residual), grid), *maps
-        patches = dense(step.restore(residual, grid)[:, 1:])
+        patches = dense(step.restore(residual, grid)[:, 1:].contiguous())
         return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 
     def attend_with_cls(
@@ -767,7 +767,7 @@ def _as_own_config(model_class: type, config):
     return model_class.config_class.from_dict(config.to_dict())
 
 
-def records_inner_states(
+def _records_inner_states(
     config: TimesformerConfig, output_attentions: bool | None, output_hidden_states: bool | None
 ) -> bool:
     """Whether a call with these arguments returns hidden states or attention maps of the blocks."""
@@ -835,7 +835,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
         if self.scheme.frames_apart:
             hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2]).mean(dim=1)
         outputs = TimesformerModelOutput(last_hidden_state=self.layernorm(hidden_states), **_inner_states(outputs))
-        return outputs if wants_dict(self.config, return_dict) else outputs.to_tuple()
+        return outputs if _wants_dict(self.config, return_dict) else outputs.to_tuple()
 
     def encode(
         self,
@@ -927,13 +927,13 @@ def computes_cls_alone(model: TimesformerModel) -> bool:
     )
 
 
-def wants_dict(config: TimesformerConfig, return_dict: bool | None) -> bool:
+def _wants_dict(config: TimesformerConfig, return_dict: bool | None) -> bool:
     """Whether a call with this argument returns an output with names, and not a tuple."""
     return config.return_dict if return_dict is None else return_dict
 
 
 class TimesformerForVideoClassification(TimesformerPreTrainedModel):
-    """The TimeSformer with a linear layer on the normalised CLS token (paper, equation 11)."""
+    """The TimeSformer with a linear layer on the normalised CLS token (paper, equation 10)."""
 
     def __init__(self, config: TimesformerConfig):
         super().__init__(config)
@@ -971,7 +971,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             TypeError, ValueError: if pixels or labels don't fit. The message says what came and what is expected.
         """
         flags = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        if not records_inner_states(self.config, **flags) and computes_cls_alone(self.timesformer):
+        if not _records_inner_states(self.config, **flags) and computes_cls_alone(self.timesformer):
             kwargs["cls_only"] = True
         outputs = self.timesformer(pixel_values, **flags, return_dict=True, **kwargs)
         logits = self.classifier(outputs[0][:, 0])
@@ -980,7 +980,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
             logits=logits,
             **_inner_states(outputs),
         )
-        return outputs if wants_dict(self.config, return_dict) else outputs.to_tuple()
+        return outputs if _wants_dict(self.config, return_dict) else outputs.to_tuple()
 
     def compute_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """

@@ -221,4 +221,6 @@ def _check_free(path: str | os.PathLike, overwrite: bool) -> None:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=above):
             pass
     except OSError as error:
+        if is_disk_full(error):  # there may be room later, and writing has a message of its own
+            return
         raise PermissionError(f"{path} can't be created: {above} can't be written to ({error.strerror})") from error

@@ -276,7 +276,7 @@ def _class_weights(data: Data, label2id: dict[str, int], num_labels: int) -> tor
 
 
 @dataclass
-class Preparation:
+class _Preparation:
     """
     A training that can begin.
 
@@ -300,7 +300,7 @@ def prepare_training(
     data_args: DataArguments,
     augmentation_args: AugmentationArguments,
     training: ClipTrainingArguments,
-) -> Preparation:
+) -> _Preparation:
     """
     Read the data and start the model, and check all that can be checked before the training.
 
@@ -328,7 +328,7 @@ def prepare_training(
         start_for_motion(trainer.model, _first_clips(trainer.train_dataset))
     if trainer.is_world_process_zero():
         _look_at_first_video(data, trainer.processing_class)
-    return Preparation(trainer, data, checkpoint, augmentation, mirrored or ())
+    return _Preparation(trainer, data, checkpoint, augmentation, mirrored or ())
 
 
 def _look_at_first_video(data: Data, processor) -> None:

@@ -39,7 +39,7 @@ def describe_training(
         "clips": f"{processor.num_frames} frames, {_sampling(processor)}, {_size(processor)}",
         "parameters": f"{trained:,} of {total:,} are trained ({trained / total:.2%})",
         "recipe": f"{recipe}: {_schedule(trainer, train)}",
-        "augmentation": describe_augmentation(augmentation),
+        "augmentation": _describe_augmentation(augmentation),
         "device": _device(trainer.args),
     }
     if mirrored:
@@ -89,7 +89,7 @@ def _schedule(trainer: ClipTrainer, train) -> str:
     return f"{length} of {args.total_batch_size} clips, {args.optim.value}, learning rate {args.learning_rate:.3g}"
 
 
-def describe_augmentation(augmentation: ClipAugmentation) -> str:
+def _describe_augmentation(augmentation: ClipAugmentation) -> str:
     """Return every augmentation in a line, with those that are off left out, but for the flip."""
     low, high = augmentation.jitter
     parts = [f"crops from {low:.3g} to {high:.3g} times the size"]

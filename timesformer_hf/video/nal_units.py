@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 
-START_CODE = b"\0\0\1"
+_START_CODE = b"\0\0\1"
 
 
 def split_by_length(data: memoryview, length_size: int) -> Iterator[memoryview]:
@@ -19,9 +19,9 @@ def split_by_length(data: memoryview, length_size: int) -> Iterator[memoryview]:
 def split_by_start_code(data: memoryview) -> Iterator[memoryview]:
     """Yield the NAL units of a packet in which each unit follows a start code."""
     whole = bytes(data)
-    start = whole.find(START_CODE) + 3
+    start = whole.find(_START_CODE) + 3
     while 3 <= start < len(whole):
-        end = whole.find(START_CODE, start)
+        end = whole.find(_START_CODE, start)
         unit = data[start : end if end >= 0 else len(whole)]
         if len(unit):  # some encoders write a start code twice
             yield unit

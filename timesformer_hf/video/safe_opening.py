@@ -66,7 +66,7 @@ def open_container(file: str | io.IOBase, name: str, options: VideoOptions) -> I
         raise ImportError(
             "Decoding a video file needs PyAV: pip install av. (Decoded frames don't need it.)"
         ) from error
-    check_index_size(file, name, options)
+    _check_index_size(file, name, options)
     try:
         with _open_with_streams(file, options) as container:
             yield container
@@ -110,7 +110,7 @@ def demux(container, stream) -> Iterator:
         return
 
 
-def check_index_size(file: str | io.IOBase, name: str, options: VideoOptions) -> None:
+def _check_index_size(file: str | io.IOBase, name: str, options: VideoOptions) -> None:
     """
     Check how many frames the index of an MP4 file promises. FFmpeg takes memory for all of them when it opens the file.
 
