@@ -88,12 +88,6 @@ def test_srt(written):
     assert len(read_cues(written("srt", overlapping(), overwrite=True))) == 3
 
 
-def test_srt_by_its_library(written):
-    srt = pytest.importorskip("srt", reason="reads subtitles back")
-    found = list(srt.parse(written("srt").read_text()))
-    assert [(c.start.total_seconds(), c.end.total_seconds()) for c in found] == [(s.start, s.end) for s in SEGMENTS]
-
-
 def test_vtt(written):
     times = [(s.start, s.end) for s in SEGMENTS]
     texts = ["running 88%", "a &lt;b&gt; &amp; c -&gt; | d 50%", "running 100%"]
