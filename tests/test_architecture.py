@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "inference": {"model", "output", "video"},
     "evaluation": {"data", "inference", "model", "output", "video"},
     "explanation": {"data", "inference", "model", "output", "video"},
+    "timeline": {"data", "inference", "model", "output", "video"},
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},
     "training": {"checkpoints", "data", "evaluation", "model", "output", "version", "video"},

@@ -1,7 +1,11 @@
 """Matching of labels that differ only in case and white space, for example `Air_Drumming` and `air drumming`."""
 
+import difflib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+
+
+_MAX_NEAREST = 3
 
 
 def normalized_name(name: str) -> str:
@@ -39,3 +43,28 @@ def _group(names, key: Callable[[str], str]) -> defaultdict[str, set[str]]:
     for name in names:
         groups[key(name)].add(name)
     return groups
+
+
+def find_label(name: str, id2label: Mapping[int, str]) -> int:
+    """
+    Return the number of the label with this name. Case, white space and underscores don't matter, unless two labels
+    then are the same.
+
+    Raises:
+        ValueError: if the model has no such label. The message has the names that are most like it.
+    """
+    found = match_names([name], id2label)
+    if name not in found:
+        nearest = ", ".join(map(repr, _nearest_labels(name, list(id2label.values()))))
+        raise ValueError(f"The model has no label {name!r}. The nearest of its {len(id2label)} labels: {nearest}")
+    return found[name]
+
+
+def _nearest_labels(name: str, labels: Sequence[str]) -> list[str]:
+    """Return the three labels that are most like a name, the nearest first. A label that contains it comes first."""
+
+    def similarity(label: str) -> tuple[bool, float]:
+        one, other = normalized_name(name), normalized_name(label)
+        return bool(one) and one in other, difflib.SequenceMatcher(None, one, other).ratio()
+
+    return sorted(labels, key=similarity, reverse=True)[:_MAX_NEAREST]

@@ -1,41 +1,13 @@
 """Which class of a classifier is explained: by number, by name, or the predicted one."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..data.label_matching import match_names, normalized_name
+from ..data.label_matching import find_label
 
 
 Target = int | str | Sequence[int | str] | torch.Tensor | None
-
-_MAX_NEAREST = 3
-
-
-def find_label(name: str, id2label: Mapping[int, str]) -> int:
-    """
-    Return the number of the label with this name. Case, white space and underscores don't matter, unless two labels
-    then are the same.
-
-    Raises:
-        ValueError: if the model has no such label. The message has the names that are most like it.
-    """
-    found = match_names([name], id2label)
-    if name not in found:
-        nearest = ", ".join(map(repr, nearest_labels(name, list(id2label.values()))))
-        raise ValueError(f"The model has no label {name!r}. The nearest of its {len(id2label)} labels: {nearest}")
-    return found[name]
-
-
-def nearest_labels(name: str, labels: Sequence[str]) -> list[str]:
-    """Return the three labels that are most like a name, the nearest first. A label that contains it comes first."""
-
-    def similarity(label: str) -> tuple[bool, float]:
-        one, other = normalized_name(name), normalized_name(label)
-        return bool(one) and one in other, difflib.SequenceMatcher(None, one, other).ratio()
-
-    return sorted(labels, key=similarity, reverse=True)[:_MAX_NEAREST]
 
 
 def target_classes(target: Target, logits: torch.Tensor, id2label: Mapping[int, str]) -> torch.Tensor:

@@ -29,10 +29,10 @@ def equalize_sizes(frames: list[np.ndarray], name: str, options: VideoOptions) -
     warnings.warn(
         f"{about}; all are scaled to {height}x{width}. strict=True refuses such a video", VideoWarning, stacklevel=3
     )
-    return [_scale(frame, height, width) for frame in frames]
+    return [scale_frame(frame, height, width) for frame in frames]
 
 
-def _scale(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def scale_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return a frame in this size. The method is ffmpeg's own choice, bicubic."""
     if frame.shape[:2] == (height, width):
         return frame

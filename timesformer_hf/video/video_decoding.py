@@ -138,10 +138,10 @@ def _read_with_pyav(
     file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, options: VideoOptions
 ) -> tuple[list[np.ndarray], VideoMetadata]:
     frames, damage = None, Damage(name, options)
-    with _open_pyav(file, name, number, options) as opened:
+    with open_pyav(file, name, number, options) as opened:
         container, stream = opened
         if container.format.name == MP4:
-            _check_complete(container, stream, name)
+            check_complete(container, stream, name)
         packets = _keep_packets(container, stream)
         scan = scan_packets(packets or demux(container, stream), stream)
         metadata = describe_stream(stream, scan)
@@ -151,7 +151,7 @@ def _read_with_pyav(
             metadata.frames_indices = choose(metadata)
             options = options.for_frames(len(metadata.frames_indices))
             limit_decoder(stream, options)
-        reopen = partial(_open_pyav, file, name, number, options)
+        reopen = partial(open_pyav, file, name, number, options)
         if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
             frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
@@ -188,7 +188,7 @@ def _decode_and_count(
 
 
 @contextmanager
-def _open_pyav(file: str | io.IOBase, name: str, number: int | None, options: VideoOptions) -> Iterator[tuple]:
+def open_pyav(file: str | io.IOBase, name: str, number: int | None, options: VideoOptions) -> Iterator[tuple]:
     """Open a source: yield the container and its video stream, and turn FFmpeg's errors into `VideoReadError`."""
     with open_container(file, name, options) as container:
         import av
@@ -205,7 +205,7 @@ def _open_pyav(file: str | io.IOBase, name: str, number: int | None, options: Vi
         yield container, stream
 
 
-def _check_complete(container, stream, name: str) -> None:
+def check_complete(container, stream, name: str) -> None:
     """
     Check that an MP4 file contains everything in its index.
 
@@ -354,6 +354,12 @@ def decode_in_order(
     return [frames[index] for index in indices] if len(frames) == len(wanted) else None, decoded
 
 
+def use_all_cores(stream) -> None:
+    """Let the decoder use all cores for a video of unknown length. Must be called before the first packet is decoded."""
+    cores = cores_for_decoding() if _gains_from_threads(stream) else 1
+    _set_threads(stream, choose_threads(stream.width * stream.height, sys.maxsize, cores))
+
+
 def _gains_from_threads(stream) -> bool:
     return stream.codec_context.codec.canonical_name not in _CODECS_WITHOUT_THREADS
 
@@ -391,12 +397,12 @@ def _read_with_torchcodec(
     device: str = "cpu",
 ) -> tuple[list[np.ndarray], VideoMetadata]:
     """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
-    with _open_pyav(file, name, number, options) as (_, stream):
+    with open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
 
     def find_frame_times() -> list[float] | None:
         position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
-        with _open_pyav(file, name, number, options) as (container, stream):
+        with open_pyav(file, name, number, options) as (container, stream):
             times = frame_times(stream, scan_packets(demux(container, stream), stream))
         if position is not None:
             file.seek(position)
