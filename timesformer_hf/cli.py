@@ -8,13 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, embed, evaluate, explain, export, finetune, info
+from .commands import bench, classify, convert, cost, demo, embed, evaluate, explain, export, finetune, info
 from .commands.common import escaped_output, only_own_warnings
 from .output.options import check_options
 from .version import __version__
 
 
-COMMANDS = (classify, explain, finetune, evaluate, embed, convert, info, cost, export, bench)
+COMMANDS = (classify, explain, demo, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
 FIRST_STEPS = """\
@@ -26,6 +26,9 @@ Label a video:
 
 See what the model looks at, as films and pictures:
   timesformer-hf explain clip.mp4 --out explained
+
+The same on a page in the browser, on which you drop clips:
+  timesformer-hf demo
 
 Train a model on videos of your own, in a folder for each class, and measure it:
   timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\
