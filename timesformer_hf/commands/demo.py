@@ -32,8 +32,8 @@ def add_parser(commands) -> None:
         action="append",
         default=[],
         metavar="DIR_OR_ID",
-        help="a model's folder or its name on the Hub; the option can be repeated, and the first model is chosen at the "
-        "start (default: the shipped one, which can always be chosen)",
+        help="a model's folder or its name on the Hub; the option can be repeated, and the first model is chosen at "
+        "the start (default: the shipped one, which can always be chosen)",
     )
     parser.add_argument(
         "--port", type=_port, metavar="P", help="the port of the page (default: the first free one from 7860 on)"

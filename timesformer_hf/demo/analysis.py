@@ -44,10 +44,12 @@ class Analyst:
     device: str = "cpu"
     _load: Callable = field(default_factory=lambda: lru_cache(_MODELS_IN_MEMORY)(_load_model), repr=False)
 
-    def label(self, name: str, clip: str) -> tuple[dict[str, float], list[str]]:
+    def label(self, name: str, clip: str | None) -> tuple[dict[str, float], list[str]]:
         """Return the best labels of a clip with their scores, as the pipeline gives them, and the warnings."""
         from transformers import pipeline
 
+        if clip is None:
+            raise ClipError("Drop a clip on the page or choose one first.")
         with _readable_errors(clip), _kept_warnings() as notes:
             model, processor = self._load(name, self.device)
             classifier = pipeline("video-classification", model=model, video_processor=processor, device=self.device)

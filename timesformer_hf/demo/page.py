@@ -2,8 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from .timeline_chart import SCRIPT, STYLE, draw_chart
 
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
-import gradio as gr  # noqa: E402
+import gradio as gr
 
 
 HUB_MODELS = ("facebook/timesformer-base-finetuned-k400", "facebook/timesformer-base-finetuned-ssv2")
@@ -21,13 +20,16 @@ EXPLANATION = (
     "The bars say what the model takes the clip for, and how sure it is. The film shows on which places and moments "
     "this answer depends: yellow counts most, and dark blue hardly at all."
 )
-_FONTS = ("system-ui", "sans-serif")
 _WAITING = 20  # clips in the queue
 _MINUTES_KEPT = 60
 
+_ALERT_STYLE = """
+#message p { border-left: 4px solid #d55e00; overflow-wrap: anywhere; padding: 4px 10px; }
+"""
+
 PAGE = {
-    "theme": gr.themes.Default(font=list(_FONTS), font_mono=["monospace"]),
-    "css": STYLE,
+    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    "css": STYLE + _ALERT_STYLE,
     "head": SCRIPT,
     "footer_links": ["gradio", "settings"],
 }
@@ -49,20 +51,34 @@ def build_page(analyst: Analyst, models: Sequence[str], max_megabytes: int) -> g
     choices[CAMERA_MOTION] = "camera motion (in the package)"
 
     def label(clip: str | None, model: str):
-        _check_clip(clip)
-        with _shown_errors():
+        try:
             scores, notes = analyst.label(model, clip)
-        return scores, "".join(f"<p>Note: {escape(note)}</p>" for note in notes), None, ""
+        except ClipError as error:
+            return None, _alert(error), None, "", False
+        told = "".join(f"<p>Note: {escape(note)}</p>" for note in notes)
+        return scores, gr.HTML(told, visible=bool(notes)), None, "", True
 
-    def explain(clip: str, model: str):
-        with tempfile.TemporaryDirectory() as folder, _shown_errors():
+    def explain(clip: str, model: str, is_labelled: bool):
+        if not is_labelled:
+            yield gr.skip()
+            return
+        with tempfile.TemporaryDirectory() as folder:
             film = os.path.join(folder, "overlay.mp4")
-            analyst.explain(model, clip, film)
-            yield film  # gradio copies it before it goes on
+            try:
+                analyst.explain(model, clip, film)
+            except ClipError as error:
+                yield None, _alert(error)
+            else:
+                yield film, gr.skip()  # gradio copies the film before it goes on
 
-    def find_times(clip: str, model: str, progress: gr.Progress = gr.Progress()):  # noqa: B008: gradio's way
-        with _shown_errors():
-            return draw_chart(analyst.find_times(model, clip, lambda done, text: progress(done, desc=text)))
+    def find_times(clip: str, model: str, is_labelled: bool, progress=gr.Progress()):  # noqa: B008
+        if not is_labelled:
+            return gr.skip()
+        try:
+            found = analyst.find_times(model, clip, lambda done, text: progress(done, desc=text))
+        except ClipError as error:
+            return "", _alert(error)
+        return draw_chart(found), gr.skip()
 
     age = _MINUTES_KEPT * 60
     with gr.Blocks(title="TimeSformer", analytics_enabled=False, delete_cache=(age, age)) as page:
@@ -76,31 +92,35 @@ def build_page(analyst: Analyst, models: Sequence[str], max_megabytes: int) -> g
                     [(text, name) for name, text in choices.items()], value=next(iter(choices)), label="Model"
                 )
                 button = gr.Button("Look at the clip", variant="primary")
-                examples = gr.Examples([[SAMPLE_CLIP]], [clip], label="Example clip: the camera pans")
-            with gr.Column():
-                labels = gr.Label(label="Labels", num_top_classes=SHOWN_LABELS, elem_id="labels")
-                notes = gr.HTML(elem_id="notes")
-                film = gr.Video(
-                    label="What the model looks at", interactive=False, elem_id="film", buttons=["download"]
+                message = gr.HTML(elem_id="message", visible=False)
+                examples = gr.Examples(
+                    [[SAMPLE_CLIP]], [clip], label="Or take an example", example_labels=["Camera pan"]
                 )
-        timeline = gr.HTML(label="What happens when", show_label=True, container=True, elem_id="timeline")
+            with gr.Column():
+                gr.Markdown("## Labels")
+                labels = gr.Label(label="Labels", show_label=False, num_top_classes=SHOWN_LABELS, elem_id="labels")
+                gr.Markdown("## What the model looks at")
+                film = gr.Video(
+                    label="What the model looks at",
+                    show_label=False,
+                    interactive=False,
+                    elem_id="film",
+                    buttons=["download"],
+                )
+        gr.Markdown("## What happens when")
+        timeline = gr.HTML(label="What happens when", elem_id="timeline", min_height=80)
+        is_labelled = gr.State(False)
 
-        settings = {"inputs": [clip, model], "concurrency_id": "models", "api_visibility": "private"}
+        settings = {"concurrency_id": "models", "api_visibility": "private"}
+        inputs = [clip, model, is_labelled]
         for event in (button.click, clip.upload, examples.load_input_event.then):
-            done = event(label, outputs=[labels, notes, film, timeline], **settings)
-            done.success(explain, outputs=film, **settings).success(find_times, outputs=timeline, **settings)
+            outputs = [labels, message, film, timeline, is_labelled]
+            step = event(label, [clip, model], outputs, show_progress_on=labels, **settings)
+            step = step.success(explain, inputs, [film, message], show_progress_on=film, **settings)
+            step.success(find_times, inputs, [timeline, message], show_progress_on=timeline, **settings)
     return page.queue(max_size=_WAITING, default_concurrency_limit=1)
 
 
-def _check_clip(clip: str | None) -> None:
-    if clip is None:
-        raise gr.Error("Drop a clip on the page or choose one first.", duration=None, print_exception=False)
-
-
-@contextmanager
-def _shown_errors() -> Iterator[None]:
-    """In the block, a `ClipError` becomes a message on the page, which stays until it is closed."""
-    try:
-        yield
-    except ClipError as error:
-        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from error
+def _alert(error: ClipError):
+    """Return a message for the page, which a screen reader reads at once."""
+    return gr.HTML(f'<p role="alert">{escape(str(error))}</p>', visible=True)

@@ -27,7 +27,8 @@ def serving(
     In the block, the page is served. Uploaded clips are deleted at its end.
 
     Args:
-        models: folders or names on the Hub that can be chosen, besides the usual ones. The first is chosen at the start.
+        models: folders or names on the Hub that can be chosen, besides the usual ones. The first one is chosen at
+            the start.
         host: the address of this machine on which the page is served. Only this machine reaches the loopback.
         port: the port (default: the first free one from 7860 on).
         max_megabytes: the largest clip that can be uploaded.
@@ -54,7 +55,7 @@ def serving(
             page.launch(
                 server_name=host,
                 server_port=port,
-                max_file_size=max_megabytes * 10**6,
+                max_file_size=max_megabytes * 2**20,
                 app_kwargs={"middleware": [_policy_middleware()]},
                 prevent_thread_lock=True,
                 quiet=True,

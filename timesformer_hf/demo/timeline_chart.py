@@ -1,7 +1,6 @@
 """The timeline as a chart in HTML. A click, or the Enter key, makes the player jump to that moment."""
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -11,9 +10,11 @@ from ..video.printable import printable
 
 
 _ROWS = 8
-_FEWEST_ROWS = 3  # with fewer labels that have a segment, the next best labels have a row too
+_FEWEST_ROWS = 3  # with fewer labels that have a segment, the next best labels have a row too,
+_SEEN = 0.05  # if they have such a score somewhere
 _COLUMNS = 400  # points of a curve
 _TICKS = 6
+_SHORT = 60  # seconds: shorter clips have times with tenths
 _STEPS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 
 STYLE = """
@@ -80,8 +81,9 @@ def draw_chart(timeline: Timeline) -> str:
         note = "A click makes the player jump there."
     else:
         note = "No label is sure for long enough to be a segment. A click makes the player jump there."
+    long = _clock(timeline.duration, timeline.duration < _SHORT)
     return (
-        f'<div class="timeline" role="group" aria-label="Timeline, {_clock(timeline.duration)} long">'
+        f'<div class="timeline" role="group" aria-label="Timeline, {long} long">'
         f"<p>Light areas: the scores, from 0 to 100 %. Dark bars: when a label holds. {note}</p>"
         f'{rows}{_ticks(timeline.duration)}<p class="timeline-said" role="status"></p></div>'
     )
@@ -94,17 +96,19 @@ def choose_labels(timeline: Timeline) -> list[str]:
         held[segment.label] += segment.end - segment.start
     best = dict(zip(timeline.labels, np.max([window.scores for window in timeline.windows], axis=0), strict=True))
     labels = sorted(held, key=lambda label: (-held[label], -best[label]))
-    return labels[: min(_ROWS, max(_FEWEST_ROWS, sum(seconds > 0 for seconds in held.values())))]
+    holding = sum(seconds > 0 for seconds in held.values())
+    others = [label for label in labels[max(holding, 1) : _FEWEST_ROWS] if best[label] >= _SEEN]
+    return [*labels[: max(holding, 1)], *others][:_ROWS]
 
 
 def _row(timeline: Timeline, label: str) -> str:
-    duration, shown = timeline.duration, escape(printable(label))
+    duration, shown, tenths = timeline.duration, escape(printable(label)), timeline.duration < _SHORT
     buttons = []
     for segment in timeline.segments:
         if segment.label != label:
             continue
         left, width = 100 * segment.start / duration, 100 * (segment.end - segment.start) / duration
-        start, end = _clock(segment.start, duration), _clock(segment.end, duration)
+        start, end = _clock(segment.start, tenths), _clock(segment.end, tenths)
         buttons.append(
             f'<button type="button" data-seconds="{segment.start:.3f}" data-clock="{start}" '
             f'style="left: min({left:.3f}%, calc(100% - 24px)); width: {width:.3f}%" '
@@ -132,13 +136,16 @@ def _curve(timeline: Timeline, index: int) -> str:
 
 def _ticks(duration: float) -> str:
     step = next((step for step in _STEPS if duration / step <= _TICKS), 3600 * math.ceil(duration / 3600 / _TICKS))
-    times: Sequence[float] = np.arange(0, duration * 0.97, step).tolist()
-    spans = [f'<span style="left: {100 * time / duration:.2f}%">{_clock(time, duration)}</span>' for time in times]
-    return f'<div class="timeline-ticks" aria-hidden="true">{"".join(spans)}</div>'
+    spans = "".join(
+        f'<span style="left: {100 * time / duration:.2f}%">{_clock(time, tenths=step < 1)}</span>'
+        for time in np.arange(0, 0.97 * duration, step).tolist()
+    )
+    return f'<div class="timeline-ticks" aria-hidden="true">{spans}</div>'
 
 
-def _clock(seconds: float, duration: float | None = None) -> str:
-    """Return a time as m:ss or h:mm:ss. Clips of less than a minute have tenths."""
-    whole = f"{seconds % 60:04.1f}" if (seconds if duration is None else duration) < 60 else f"{int(seconds % 60):02d}"
-    minutes = int(seconds // 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{whole}" if minutes >= 60 else f"{minutes}:{whole}"
+def _clock(seconds: float, tenths: bool) -> str:
+    """Return a time as m:ss or h:mm:ss, or with tenths of a second."""
+    seconds = round(seconds, 1) if tenths else int(seconds)
+    rest = f"{seconds % 60:04.1f}" if tenths else f"{seconds % 60:02d}"
+    hours, minutes = divmod(int(seconds // 60), 60)
+    return f"{hours}:{minutes:02d}:{rest}" if hours else f"{minutes}:{rest}"
