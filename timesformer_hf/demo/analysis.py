@@ -34,15 +34,24 @@ class Analyst:
     """
     Answers the questions of the page on a clip.
 
-    Every method takes the name of a model and the path of a clip, and raises `ClipError` if they are unusable. The last
-    models stay in memory.
+    `label`, `explain` and `find_times` take the name of a model and the path of a clip. They raise `ClipError` if these
+    are unusable. The last two models stay in memory.
 
     Attributes:
         device: where the models run.
     """
 
     device: str = "cpu"
-    _load: Callable = field(default_factory=lambda: lru_cache(_MODELS_IN_MEMORY)(_load_model), repr=False)
+    _kept: Callable = field(default_factory=lambda: lru_cache(_MODELS_IN_MEMORY)(_load_model), repr=False)
+
+    def load(self, name: str) -> tuple:
+        """
+        Return a model and its processor.
+
+        Raises:
+            ValueError: if it can't be loaded or explained.
+        """
+        return self._kept(name, self.device)
 
     def label(self, name: str, clip: str | None) -> tuple[dict[str, float], list[str]]:
         """Return the best labels of a clip with their scores, as the pipeline gives them, and the warnings."""
@@ -51,7 +60,7 @@ class Analyst:
         if clip is None:
             raise ClipError("Drop a clip on the page or choose one first.")
         with _readable_errors(clip), _kept_warnings() as notes:
-            model, processor = self._load(name, self.device)
+            model, processor = self.load(name)
             classifier = pipeline("video-classification", model=model, video_processor=processor, device=self.device)
             rows = classifier(clip, top_k=SHOWN_LABELS)
             if not all(math.isfinite(row["score"]) for row in rows):
@@ -61,7 +70,7 @@ class Analyst:
     def explain(self, name: str, clip: str, film: str | os.PathLike) -> None:
         """Write the film of what the model looks at to the file `film`."""
         with _readable_errors(clip), _kept_warnings():  # they are those of the labels
-            model, processor = self._load(name, self.device)
+            model, processor = self.load(name)
             explanation = explain_video(model, processor, clip)
             write_film(film, explanation, *read_span(explanation, processor, clip))
 
@@ -72,7 +81,7 @@ class Analyst:
             progress(min(seconds / duration, 1) if duration else 0, f"{seconds:.0f} s of the clip are done")
 
         with _readable_errors(clip), _kept_warnings():
-            model, processor = self._load(name, self.device)
+            model, processor = self.load(name)
             return make_timeline(model, processor, clip, progress=tell)
 
 

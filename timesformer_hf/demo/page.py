@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from ..shipped_models import CAMERA_MOTION, SAMPLE_CLIP
 from .analysis import SHOWN_LABELS, Analyst, ClipError
@@ -28,7 +27,7 @@ _ALERT_STYLE = """
 """
 
 PAGE = {
-    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+    "theme": gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     "css": STYLE + _ALERT_STYLE,
     "head": SCRIPT,
     "footer_links": ["gradio", "settings"],
@@ -46,9 +45,8 @@ def build_page(analyst: Analyst, models: Sequence[str], max_megabytes: int) -> g
             is chosen at the start.
         max_megabytes: the largest clip, which the page tells.
     """
-    choices = {name: Path(name).name or name for name in (*models, CAMERA_MOTION)}
+    choices = {name: name for name in (*models, CAMERA_MOTION)} | {CAMERA_MOTION: "camera motion (in the package)"}
     choices |= {name: f"{name} (from the Hub)" for name in HUB_MODELS if name not in models}
-    choices[CAMERA_MOTION] = "camera motion (in the package)"
 
     def label(clip: str | None, model: str):
         try:
@@ -111,14 +109,14 @@ def build_page(analyst: Analyst, models: Sequence[str], max_megabytes: int) -> g
         timeline = gr.HTML(label="What happens when", elem_id="timeline", min_height=80)
         is_labelled = gr.State(False)
 
-        settings = {"concurrency_id": "models", "api_visibility": "private"}
+        settings = {"concurrency_id": "models", "concurrency_limit": 1, "api_visibility": "private"}
         inputs = [clip, model, is_labelled]
         for event in (button.click, clip.upload, examples.load_input_event.then):
             outputs = [labels, message, film, timeline, is_labelled]
             step = event(label, [clip, model], outputs, show_progress_on=labels, **settings)
             step = step.success(explain, inputs, [film, message], show_progress_on=film, **settings)
             step.success(find_times, inputs, [timeline, message], show_progress_on=timeline, **settings)
-    return page.queue(max_size=_WAITING, default_concurrency_limit=1)
+    return page.queue(max_size=_WAITING)
 
 
 def _alert(error: ClipError):

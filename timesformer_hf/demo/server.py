@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ..output.extras import check_packages
+from ..shipped_models import CAMERA_MOTION
+
 
 FIRST_PORT = 7860
 LOOPBACK = "127.0.0.1"
@@ -38,19 +41,25 @@ def serving(
         the address of the page.
 
     Raises:
-        ValueError: if the port is taken, or the host is not an address of this machine.
+        ValueError: if the port is taken, the host is not an address of this machine, or a model can't be loaded.
         ImportError: if gradio is missing.
     """
-    from ..output.extras import check_packages
-
     check_packages("demo", ("gradio", "matplotlib"), "demo")
     port = choose_port(host, port)
 
     from .analysis import Analyst
+
+    analyst = Analyst(device)
+    for name in reversed(models or [CAMERA_MOTION]):  # the first one last, because the last ones stay in memory
+        analyst.load(name)
+
     from .page import PAGE, build_page
 
-    with tempfile.TemporaryDirectory(prefix="timesformer_hf-demo-") as folder, _environment(GRADIO_TEMP_DIR=folder):
-        page = build_page(Analyst(device), models, max_megabytes)
+    direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    changes = {"no_proxy": ",".join(filter(None, [direct, LOOPBACK, "localhost", host]))}  # gradio asks its own server
+    temporary = tempfile.TemporaryDirectory(prefix="timesformer_hf-demo-", ignore_cleanup_errors=True)
+    with temporary as folder, _environment(GRADIO_TEMP_DIR=folder, **changes):
+        page = build_page(analyst, models, max_megabytes)
         try:
             page.launch(
                 server_name=host,
@@ -78,7 +87,7 @@ def choose_port(host: str, port: int | None) -> int:
     """
     first = FIRST_PORT if port is None else port
     free = next((at for at in range(first, min(first + _TRIED, 2**16)) if _is_free(host, at)), None)
-    if free == port or (port is None and free is not None):
+    if free is not None and port in (None, free):
         return free
     advice = "and so are those after it" if free is None else f"the next free one is --port {free}"
     raise ValueError(f"port {first} is taken; {advice}")

@@ -21,7 +21,8 @@ STYLE = """
 .timeline { color: var(--body-text-color); font-size: 14px; padding: 4px 8px; }
 .timeline-name { margin-top: 10px; overflow-wrap: anywhere; }
 .timeline-track { background: var(--background-fill-secondary); border: 1px solid #767676; border-radius: 4px;
-  cursor: pointer; height: 76px; overflow: hidden; position: relative; }
+  cursor: pointer; height: 42px; overflow: hidden; position: relative; }
+.timeline-track:has(button) { height: 76px; }
 .timeline-track svg { display: block; height: 40px; width: 100%; }
 .timeline-track path { fill: #56b4e9; }
 .timeline-track button { background: #0072b2; border-radius: 3px; color: white; font-size: 13px; height: 32px;
