@@ -85,9 +85,7 @@ class TimesformerModelTests(ModelTesterMixin):
 
     def setUp(self):
         self.model_tester = TimesformerModelTester(self, self.attention_type)
-        self.config_tester = ConfigTester(
-            self, config_class=TimesformerConfig, has_text_modality=False, hidden_size=36, num_attention_heads=4
-        )
+        self.config_tester = ConfigTester(self, config_class=TimesformerConfig, has_text_modality=False, hidden_size=37)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs_dict = dict(inputs_dict)

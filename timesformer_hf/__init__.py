@@ -53,6 +53,7 @@ _MODULE_OF = {
     "average_views": "video.multi_view",
     "balanced_class_weights": "training.losses",
     "choose_splits": "data.training_splits",
+    "classify_live": "timeline.live",
     "clip_metrics": "training.trainer",
     "confusion_matrix": "evaluation.metrics",
     "count_multiply_accumulates": "model.cost",
@@ -93,6 +94,7 @@ _MODULE_OF = {
     "start_from_scratch": "training.start",
     "top_k_accuracy": "evaluation.metrics",
     "wilson_interval": "evaluation.metrics",
+    "write_timeline": "timeline.formats",
     "write_film": "explanation.drawing",
     "write_gif": "explanation.drawing",
 }

@@ -8,13 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, demo, embed, evaluate, explain, export, finetune, info
+from .commands import bench, classify, convert, cost, demo, embed, evaluate, explain, export, finetune, info, timeline
 from .commands.common import escaped_output, only_own_warnings
 from .output.options import check_options
 from .version import __version__
 
 
-COMMANDS = (classify, explain, demo, finetune, evaluate, embed, convert, info, cost, export, bench)
+COMMANDS = (classify, timeline, explain, demo, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
 FIRST_STEPS = """\
@@ -26,6 +26,9 @@ Label a video:
 
 See what the model looks at, as films and pictures:
   timesformer-hf explain clip.mp4 --out explained
+
+See what happens when in a long film, as subtitles and as a picture:
+  timesformer-hf timeline film.mp4 --out film.srt --out film.png
 
 The same on a page in the browser, on which you drop clips:
   timesformer-hf demo

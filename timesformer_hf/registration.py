@@ -1,5 +1,6 @@
 """
-Registration with transformers' Auto classes and pipelines. It is the only global side effect of this package.
+Registration with transformers' Auto classes and pipelines, and with PEFT's. It is the only global side effect of this
+package.
 
 Importing transformers' Auto modules takes seconds, so `register()` doesn't import them. It registers with the modules
 that are imported already, and with the others right after the program imports them. Each entry of `_PARTS` belongs to
@@ -240,13 +241,32 @@ def _import_name(name: str):
     return getattr(import_module(module), attribute)
 
 
+def _register_adapters(peft_auto) -> _Undo:
+    """
+    Let `AutoPeftModel` load adapters of our models.
+
+    An adapter names the module of its model's class, and PEFT imports only modules of packages that it trusts. Older
+    versions import all.
+    """
+    original = getattr(peft_auto, "get_default_import_allowlist", None)
+    if original is None:
+        return lambda: None
+    peft_auto.get_default_import_allowlist = lambda: [*original(), __package__]
+
+    def undo() -> None:
+        peft_auto.get_default_import_allowlist = original
+
+    return undo
+
+
 _PARTS: dict[str, Callable[[object], _Undo]] = {
-    # module of transformers: function to call with it once it is imported
+    # module of transformers or PEFT: function to call with it once it is imported
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.image_processing_auto": _register_image_processors,
     "transformers.models.auto.video_processing_auto": _register_video_processor,
     "transformers.pipelines": _register_pipeline,
+    "peft.auto": _register_adapters,
 }
 
 

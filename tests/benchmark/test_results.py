@@ -1,5 +1,6 @@
 """Results: what their file and the page of them say."""
 
+import copy
 import json
 
 import numpy as np
@@ -85,6 +86,18 @@ class TestResults:
         assert cells == ["case", "ours", "200 ms", "slow twin", "400 ms", "3.00x [2.50, 3.50]", "50 %"]
         for text in ("torch 2.15", "Skipped: no such hardware", "0.25x", "100 MiB", "10.0 TMAC/s", "1.0e-06"):
             assert text in page, text
+
+    def test_page_starts_with_the_newest_results(self, results):
+        assert "| what " not in performance_page([results])
+        results.cases[0].name = "inference-base-b1-int8"
+        newer = copy.deepcopy(results)
+        newer.date, newer.machine["cpu"] = "2026-01-03T03:04:05+00:00", "a newer CPU"
+        page = performance_page([newer, results])
+        rows = [line for line in page.partition("How to read")[0].splitlines() if line.startswith("|")]
+        assert len(rows) == 3
+        cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
+        expected = ["label a clip, int8", "a newer CPU, 2 threads", "200 ms", "slow twin, 400 ms", "3.00x [2.50, 3.50]"]
+        assert cells == expected
 
     @pytest.mark.parametrize(
         ("content", "message"),

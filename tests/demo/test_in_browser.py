@@ -169,7 +169,7 @@ def test_the_keyboard_is_enough(open_page):
         raise AssertionError(f"no Tab leads to {name}")
 
     focus("Drop a video file here to upload")
-    with page.expect_file_chooser() as chooser:
+    with page.expect_file_chooser(timeout=8000) as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(SAMPLE)
     wait_for_results(page)

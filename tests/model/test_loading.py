@@ -327,6 +327,18 @@ class TestTraining:
         adapted = peft.get_peft_model(model, settings).eval()
         torch.testing.assert_close(adapted(pixel_values=clip).last_hidden_state, expected, **FLOAT32)
 
+    def test_auto_peft_model(self, divided):
+        """PEFT imports the class that an adapter names only from packages that it trusts."""
+        peft = pytest.importorskip("peft", reason="the LoRA test needs the extra `train`")
+        model, folder = divided[0], divided[1] / "adapter"
+        settings = peft.LoraConfig(target_modules=["qkv"], r=2, init_lora_weights=False)
+        base = TimesformerForVideoClassification.from_pretrained(divided[1])
+        adapted = peft.get_peft_model(base, settings).eval()
+        adapted.save_pretrained(folder)
+        loaded = peft.AutoPeftModel.from_pretrained(folder).eval()
+        assert type(loaded.base_model.model) is type(model)
+        torch.testing.assert_close(loaded(make_clip()).logits, adapted(make_clip()).logits, rtol=0, atol=0)
+
     def test_trainer_accumulates_means(self, tmp_path):
         """
         Two steps of one clip give the update of one step of two. (With the built-in model they give twice that: its

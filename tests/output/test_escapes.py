@@ -104,7 +104,7 @@ class TestJson:
 def save(folder: Path, labels: dict[int, str], broken: bool = False) -> str:
     model = make_model(id2label=labels, label2id={label: number for number, label in labels.items()})
     if broken:
-        model.classifier.bias.data.fill_(torch.nan)
+        model.classifier.weight.data.fill_(3e38)  # finite, or the model would be refused; its sums are not
     model.save_pretrained(folder)
     size = TINY["image_size"]
     settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}

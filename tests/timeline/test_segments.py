@@ -1,5 +1,6 @@
 """Segments from scores, against a plain reading of the rules over all windows at once."""
 
+import itertools
 import random
 
 import numpy as np
@@ -47,7 +48,7 @@ def by_the_rules(windows, threshold: float, several: bool, smoothing: int, allow
             holding.append(now)
             before = now
         middles = [(w.start + w.end) / 2 for w in part]
-        edges = [part[0].start, *[(m + n) / 2 for m, n in zip(middles, middles[1:], strict=False)], part[-1].end]
+        edges = [part[0].start, *[(m + n) / 2 for m, n in itertools.pairwise(middles)], part[-1].end]
         for label in allowed:
             i = 0
             while i < len(part):

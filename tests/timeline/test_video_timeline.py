@@ -1,5 +1,6 @@
 """The windows of a file: the pipeline's scores, each frame decoded once, and going on after an interruption."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -141,6 +142,21 @@ def test_frames_that_change_size_get_the_first_size(tmp_path):
         list(stream.frames)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([7.0, 7.04, 7.08, 7.2], [0, 0.04, 0.08, 0.2]),
+        ([None, None, None], [0, 0.04, 0.08]),
+        ([0, 0.12, 0.04, 0.08, 0.16, 0.24], [0, 0.12, 0.16, 0.2, 0.24, 0.28]),  # wrong order: still rising
+        ([50, 50.04, 0, 0.04, 0.08], [0, 0.04, 0.08, 0.12, 0.16]),  # another recording was appended
+        ([50, 50.04, 0, 0.04, 90, 90.04], [0, 0.04, 0.08, 0.12, 90.08, 90.12]),  # a gap in it
+    ],
+)
+def test_times_start_at_zero_and_rise(given, expected):
+    clock = frame_stream._Clock(0.04)
+    assert [clock.read(time) for time in given] == pytest.approx(expected)
+
+
 def test_a_varying_frame_rate_gets_a_regular_grid(model, processor, tmp_path):
     """Half of the frames are missing in the middle; the times stay right."""
     frames = moving_pattern(60)
@@ -156,6 +172,7 @@ def test_a_varying_frame_rate_gets_a_regular_grid(model, processor, tmp_path):
     for i in range(60):
         twin.add(decoded[max(j for j, shown_at in enumerate(shown) if shown_at <= i)][1])
     classifier.finish(), twin.finish()
+    assert classifier.duration == pytest.approx(60 / 25)
     assert [w.start for w in found] == [w.start for w in expected]
     assert np.array_equal([w.scores for w in found], [w.scores for w in expected])
 
@@ -227,7 +244,7 @@ class TestResuming:
 
 class TestBadInput:
     def test_labels(self, model, processor, film):
-        with pytest.raises(ValueError, match="no label 'runing'. The nearest of its 5 labels: 'running'"):
+        with pytest.raises(ValueError, match=r"no label 'runing'\. The nearest of its 5 labels: 'running'"):
             make_timeline(model, processor, film, labels=["runing"])
         with pytest.raises(ValueError, match="a list of at least one name, got 'running'"):
             make_timeline(model, processor, film, labels="running")
@@ -241,6 +258,7 @@ class TestBadInput:
     def test_other_numbers(self, model, processor, film):
         with pytest.raises(ValueError, match="smoothing=2 must be odd"):
             make_timeline(model, processor, film, smoothing=2)
+        assert StreamClassifier(model, processor, np.float32(25), window=Fraction(1, 2)).window == 12 / 25
         with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
             make_timeline(model, processor, film, batch_size=0)
         with pytest.raises(ValueError, match="threshold=nan must be a finite number"):
@@ -283,3 +301,8 @@ class TestBadInput:
             StreamClassifier(model, processor, 25).add(frame)
         with pytest.raises(TypeError, match="NumPy array, got list"):
             StreamClassifier(model, processor, 25).add([[1]])
+
+    @pytest.mark.parametrize("time", [-1, float("nan"), float("inf")])
+    def test_times(self, time, model, processor):
+        with pytest.raises(ValueError, match=f"time={time} must be a number of seconds from 0 on"):
+            StreamClassifier(model, processor, 25).add(np.zeros((4, 4, 3), np.uint8), time)

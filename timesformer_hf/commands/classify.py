@@ -31,7 +31,7 @@ device.
 
 _ACCELERATOR_BATCH = 8  # videos
 
-_NO_MODEL = (
+NO_MODEL = (
     "timesformer-hf: no --model given, so this is the one that is shipped: it tells how the camera moves.\n"
     "                For what happens in a video, try --model facebook/timesformer-base-finetuned-k400"
 )
@@ -123,7 +123,8 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where the model can't be loaded.
+    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where none exists or the model can't
+    be loaded.
     """
     from tqdm import tqdm
 
@@ -148,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"timesformer-hf: {speed_line(len(videos), model_time)}", file=sys.stderr)
     if failures and several:
         print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
+    if len(missing) == len(videos):
+        return 2
     return 1 if failures else 0
 
 
@@ -163,7 +166,7 @@ def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterat
 
     device = choose_device(args.device)
     if args.model is None:
-        print(_NO_MODEL, file=sys.stderr)
+        print(NO_MODEL, file=sys.stderr)
     classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype, args.quantize)
     names = ("num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
     sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

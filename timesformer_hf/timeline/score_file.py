@@ -62,13 +62,6 @@ class ScoreFile:
             )
 
     def __enter__(self) -> "ScoreFile":
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = json.dumps(self._identity).encode() + b"\n"
-            self._file = self.path.open("ab")
-            if not self.path.stat().st_size:
-                self._file.write(line)
-            self._file.truncate(len(line) + 4 * self._labels * len(self.scores))  # without what belongs to no batch
         return self
 
     def __exit__(self, *error) -> None:
@@ -76,16 +69,23 @@ class ScoreFile:
             self._file.close()
 
     def keep(self, windows: Sequence[Window]) -> None:
-        """Append the scores of those windows that are not in the file yet."""
+        """Append the scores of those windows that are not in the file yet. The first ones make the file."""
         new = [window.scores for window in windows[len(self.scores) :]]
+        if new and self.path is not None:
+            if self._file is None:
+                self._open()
+            self._file.write(np.asarray(new, np.float32).tobytes())
+            self._file.flush()
         self.scores += new
-        if new and self._file is not None:
-            self._write(new)
 
-    def _write(self, scores: Sequence[np.ndarray]) -> None:
-        for row in scores:
-            self._file.write(np.asarray(row, np.float32).tobytes())
-        self._file.flush()
+    def _open(self) -> None:
+        """Open the file behind the scores that count, without what belongs to no whole batch."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(self._identity).encode() + b"\n"
+        self._file = self.path.open("ab")
+        if not self.path.stat().st_size:
+            self._file.write(line)
+        self._file.truncate(len(line) + 4 * self._labels * len(self.scores))
 
 
 def _identify(model, processor, video: VideoSource, settings: dict) -> dict:

@@ -27,8 +27,13 @@ class ShotDetector:
         try:
             self._scenedetect = importlib.import_module("scenedetect")
             from scenedetect.detector import FlashFilter
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise missing_package("finding shot boundaries", "scenedetect", "timeline") from error
+        except ImportError as error:  # OpenCV with windows, on a machine without libraries for windows
+            raise ImportError(
+                f"finding shot boundaries needs OpenCV, which can't be loaded ({error}); install "
+                "opencv-python-headless in place of opencv-python"
+            ) from error
         mode = FlashFilter.Mode.SUPPRESS  # tells of a cut at once, where MERGE waits for later frames
         self._detector = self._scenedetect.ContentDetector(min_scene_len=_SHORTEST, filter_mode=mode)
         self._fps, self._frames = Fraction(fps).limit_denominator(1001), 0

@@ -81,7 +81,7 @@ class StreamClassifier:
         self._scorer = WindowScorer(model, processor, fps)
         length = self._scorer.own_length() if window is None else max(1, round(window * fps))
         step = max(1, length // 2) if stride is None else max(1, round(stride * fps))
-        self.fps, self.window, self.stride, self.labels = fps, length / fps, step / fps, self._scorer.labels
+        self.fps, self.window, self.stride, self.labels = float(fps), length / fps, step / fps, self._scorer.labels
         self._shots = ShotDetector(fps) if shots else None
         keep_all_from = math.inf if math.isinf(_keep_all_from) else round(_keep_all_from * fps)
         self._windows = Windows(
@@ -109,8 +109,10 @@ class StreamClassifier:
                 replaced by the one before it. After a gap that is longer than a window, new windows begin.
 
         Raises:
-            TypeError, ValueError: if the frame has another dtype or shape.
+            TypeError, ValueError: if the frame has another dtype or shape, or the time is not a number from 0 on.
         """
+        if time is not None and not 0 <= time < math.inf:
+            raise ValueError(f"time={time} must be a number of seconds from 0 on")
         index = self._windows.end if time is None else round(time * self.fps)
         clips = []
         if self._shots is not None and index >= self._windows.end:

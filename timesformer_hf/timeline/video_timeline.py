@@ -107,11 +107,12 @@ def make_timeline(
         TypeError, ValueError: if an argument is not allowed, or `resume` is a file of another call.
         ImportError: if `shots` is set and PySceneDetect is missing.
     """
-    options = processor.reading_options(options) if hasattr(processor, "reading_options") else options
     settings = {"window": window, "stride": stride, "shots": shots, "batch_size": batch_size}
+    arguments = settings | {"labels": labels, "threshold": threshold, "smoothing": smoothing}
+    StreamClassifier(model, processor, fps=25.0, **arguments)  # checks them before the work starts
+    options = processor.reading_options(options)
     kept = ScoreFile(resume, model, processor, video, settings)
     kept.load(batch_size)
-    arguments = settings | {"labels": labels, "threshold": threshold, "smoothing": smoothing}
     with kept:
         try:
             return _read(model, processor, video, options, arguments, kept, progress, None)

@@ -1,6 +1,7 @@
 """The scores of windows: what is kept of a frame, which frames the model sees, and what it answers."""
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,5 +126,5 @@ def check_number(name: str, value: float | None, unit: str = "seconds") -> None:
     Raises:
         ValueError: if it is not.
     """
-    if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+    if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"{name}={value!r} must be a positive number of {unit}")

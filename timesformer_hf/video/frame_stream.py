@@ -69,17 +69,18 @@ def open_frame_stream(
     if is_decoder(source):
         raise TypeError("A decoder of torchcodec can't be read in one pass; give the path or the bytes of the video")
     options, name, callers = replace(options or VideoOptions(), **changes), describe_source(source), CallersErrors()
-    with translated_errors(name, callers):
-        with open_pyav(open_source(source, options), name, stream, options) as (container, video):
-            if container.format.name == MP4:
-                check_complete(container, video, name)
-            use_all_cores(video)
-            damage = Damage(name, options)
-            decoded = _counted(decode_undamaged(demux(container, video), video.codec_context, damage), damage)
-            frames = timed_frames(decoded, video, container.format.name, name, options)
-            fps = header_rate(video)
-            with callers.remembered():
-                yield FrameStream(name, fps, _header_duration(container, video), frames)
+    with (
+        translated_errors(name, callers),
+        open_pyav(open_source(source, options), name, stream, options) as (container, video),
+    ):
+        if container.format.name == MP4:
+            check_complete(container, video, name)
+        use_all_cores(video)
+        damage = Damage(name, options)
+        decoded = _counted(decode_undamaged(demux(container, video), video.codec_context, damage), damage)
+        frames = timed_frames(decoded, video, container.format.name, name, options)
+        with callers.remembered():
+            yield FrameStream(name, header_rate(video), _header_duration(container, video), frames)
 
 
 def header_rate(stream) -> float:
@@ -113,8 +114,8 @@ def timed_frames(frames: Iterator, stream, format_name: str, name: str, options:
     """
     clock, size, coded = _Clock(1 / header_rate(stream)), None, []  # `coded` has the sizes before turning, so far
     for frame in frames:
-        has_time = frame.pts is not None and frame.time_base and format_name != "avi"
-        time = clock.read(float(frame.pts * frame.time_base) if has_time else None)
+        has_time = frame.pts is not None and stream.time_base and format_name != "avi"
+        time = clock.read(float(frame.pts * stream.time_base) if has_time else None)
         if (frame.width, frame.height) not in coded:
             coded.append((frame.width, frame.height))
             size = size or to_rgb(frame).shape[:2]

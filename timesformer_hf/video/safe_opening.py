@@ -42,11 +42,11 @@ def _find_settings(options: VideoOptions, probe_size: int) -> dict[str, str]:
     return probing | {
         "format_whitelist": ",".join(formats),
         "protocol_whitelist": ",".join(protocols),
-        "max_pixels": _most_coded_pixels(options),
+        "max_pixels": most_coded_pixels(options),
     }
 
 
-def _most_coded_pixels(options: VideoOptions) -> str:
+def most_coded_pixels(options: VideoOptions) -> str:
     """Return the limit for the decoder. Frames are coded in whole blocks, so they can be larger than they are shown."""
     return str(2 * options.max_frame_pixels + 2**16)
 
@@ -158,4 +158,4 @@ def check_clip_size(frames: int, width: int, height: int, name: str, options: Vi
 
 def limit_decoder(stream, options: VideoOptions) -> None:
     """Let the decoder refuse frames that are too large. Must be called before the first packet is decoded."""
-    stream.codec_context.options = {"max_pixels": _most_coded_pixels(options)}
+    stream.codec_context.options = {"max_pixels": most_coded_pixels(options)}

@@ -355,7 +355,7 @@ def decode_in_order(
 
 
 def use_all_cores(stream) -> None:
-    """Let the decoder use all cores for a video of unknown length. Must be called before the first packet is decoded."""
+    """Let the decoder use all cores, for a video of any length. Must be called before the first packet is decoded."""
     cores = cores_for_decoding() if _gains_from_threads(stream) else 1
     _set_threads(stream, choose_threads(stream.width * stream.height, sys.maxsize, cores))
 
