@@ -26,7 +26,8 @@ STYLE = """
 .timeline-track svg { display: block; height: 40px; width: 100%; }
 .timeline-track path { fill: #3590cf; }
 .timeline-track button { background: #00507d; border: 1px solid white; border-radius: 3px; color: white;
-  font-size: 13px; height: 32px; min-width: 24px; overflow: hidden; position: absolute; bottom: 1px; white-space: nowrap; }
+  font-size: 13px; height: 32px; min-width: 24px; overflow: hidden; position: absolute; bottom: 1px;
+  white-space: nowrap; }
 .timeline-track button:hover { background: #003d61; }
 .timeline-track button:focus-visible { outline: 3px solid #d55e00; outline-offset: -3px; }
 .timeline-now { background: #d55e00; display: none; height: 100%; pointer-events: none; position: absolute; top: 0;
