@@ -8,14 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, embed, evaluate, explain, export, finetune, info, timeline
+from .commands import bench, classify, convert, cost, demo, embed, evaluate, explain, export, finetune, info, timeline
 from .commands.common import escaped_output, only_own_warnings
 from .commands.completion import SHELLS, PrintCompletion
 from .output.options import check_options
 from .version import __version__
 
 
-COMMANDS = (classify, timeline, explain, finetune, evaluate, embed, convert, info, cost, export, bench)
+COMMANDS = (classify, timeline, explain, demo, finetune, evaluate, embed, convert, info, cost, export, bench)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
 _FIRST_STEPS = """\
@@ -30,6 +30,9 @@ See what the model looks at, as films and pictures:
 
 See what happens when in a long film, as subtitles and as a picture:
   timesformer-hf timeline film.mp4 --out film.srt --out film.png
+
+The same on a page in the browser, on which you drop clips:
+  timesformer-hf demo
 
 Train a model on videos of your own, in a folder for each class, and measure it:
   timesformer-hf finetune --data videos/ --model facebook/timesformer-base-finetuned-k400 --reset_head \\

@@ -13,7 +13,7 @@ from .pipeline_timesformer import TimesformerVideoClassificationPipeline
 Classify = Callable[[list[Future]], list[list[dict]]]  # futures of decoded videos -> the labels of each
 
 
-_NOT_FINITE = "its scores are not finite: the model's weights are broken, or overflow in float16 (use float32)"
+NOT_FINITE = "its scores are not finite: the model's weights are broken, or overflow in float16 (use float32)"
 
 
 class BusyTime:
@@ -116,5 +116,5 @@ def _as_json_line(video: str, outcome: list[dict] | Exception) -> dict:
     if isinstance(outcome, Exception):
         return {"video": video, "error": str(outcome) or type(outcome).__name__}
     if not all(math.isfinite(row["score"]) for row in outcome):
-        return {"video": video, "error": _NOT_FINITE}
+        return {"video": video, "error": NOT_FINITE}
     return {"video": video, "predictions": [{"label": row["label"], "score": row["score"]} for row in outcome]}
