@@ -138,6 +138,16 @@ class TestProductAttention:
         want = torch.autograd.grad((expected * weights).sum(), (query, key, value))
         torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
 
+    @pytest.mark.slow
+    def test_a_graph_of_a_model_in_bfloat16(self):
+        """Nothing in the choice of the backend breaks the graph."""
+        torch.compiler.reset()
+        model, clip = make_model().bfloat16(), make_clip().bfloat16()
+        with torch.inference_mode():
+            expected = model(clip).logits
+            got = torch.compile(model, fullgraph=True)(clip).logits
+        torch.testing.assert_close(got, expected, rtol=0, atol=0.05)  # 8 bits, rounded at other places
+
     @pytest.mark.parametrize(
         ("dtype", "length", "emulated", "expected"),
         [
@@ -148,7 +158,7 @@ class TestProductAttention:
         ],
     )
     def test_where_it_is_used(self, dtype, length, emulated, expected, monkeypatch):
-        monkeypatch.setattr(attention_backends, "emulated_dtypes", lambda: emulated)
+        monkeypatch.setattr(attention_backends, "_EMULATED", emulated)
         query = torch.zeros(2, 3, length, 4, dtype=dtype)
         assert (attention_backends.faster_than_sdpa(query, query) is not None) == expected
 

@@ -33,6 +33,9 @@ def emulated_dtypes() -> tuple[torch.dtype, ...]:
     return tuple(dtype for dtype, names in _INSTRUCTIONS.items() if not any(map(capabilities.get, names)))
 
 
+_EMULATED = emulated_dtypes()  # torch.compile can't ask for it
+
+
 def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
     """
     Return an attention function that is faster than `scaled_dot_product_attention` for these queries and keys, each
@@ -43,7 +46,7 @@ def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
     # torch's CPU kernel for 16 bits works in tiles, and its backward pass is slow. In float32 it is fast.
     if query.device.type == "cpu" and query.dtype is torch.bfloat16 and key.shape[2] <= _LONGEST_PRODUCT:
         exporting = torch.compiler.is_exporting() or hasattr(query, "device_mesh")
-        return None if exporting or query.dtype in emulated_dtypes() else product_attention_forward
+        return None if exporting or query.dtype in _EMULATED else product_attention_forward
     return None
 
 
