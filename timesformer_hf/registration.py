@@ -19,6 +19,7 @@ from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 
 from .version import __version__
@@ -29,7 +30,8 @@ _MODEL_TYPE = "timesformer"
 _PIPELINE_TASK = "video-classification"
 _PIPELINE = f"{__package__}.inference.pipeline_timesformer.TimesformerVideoClassificationPipeline"
 _Undo = Callable[[], None]
-_Processors = tuple[dict[str, type], dict[str, type]]  # by backend, and by the class that they take the place of
+# by backend (or the only one), and by the class that they take the place of
+_Processors = tuple[dict[str, type] | type, dict[str, type]]
 
 
 def register() -> None:
@@ -125,7 +127,11 @@ def _register_video_processor(video_processing_auto) -> _Undo:
         from .video.video_processing_timesformer import TimesformerVideoProcessor
 
         names = ("VideoMAEVideoProcessor", "TimesformerVideoProcessor")
-        return {"torchvision": TimesformerVideoProcessor}, dict.fromkeys(names, TimesformerVideoProcessor)
+        # transformers 5.17 has no backends of video processors, and its table has the class itself
+        parameters = signature(video_processing_auto.AutoVideoProcessor.register).parameters
+        has_backends = "video_processor_classes" in parameters
+        entry = {"torchvision": TimesformerVideoProcessor} if has_backends else TimesformerVideoProcessor
+        return entry, dict.fromkeys(names, TimesformerVideoProcessor)
 
     return _redirect(video_processing_auto.AutoVideoProcessor, video_processing_auto.VIDEO_PROCESSOR_MAPPING, classes)
 
