@@ -16,8 +16,8 @@ from transformers.utils import TransformersKwargs
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 _AMPERE = 8  # major compute capability of the first GPUs with bfloat16
 
-# The longest groups that a CPU computes by plain matmuls. They keep the probabilities of all pairs in memory, which
-# longer groups would have too many of.
+# The longest groups that a CPU computes by plain matmuls. The probabilities of all pairs of tokens are then in memory,
+# and longer groups would have too many of them.
 _LONGEST_PRODUCT = 256
 
 # dtype -> names in torch.cpu.get_capabilities() of the instructions for its matmuls
