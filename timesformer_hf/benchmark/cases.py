@@ -115,6 +115,8 @@ _MODEL_PATHS = (
     "built-in",
     "built-in-compiled",
     "built-in-graphs",
+    "built-in-max-autotune",
+    "tensorrt",
     "onnxruntime",
     "openvino",
     "matrix-products",
