@@ -48,6 +48,7 @@ _IN_WORDS = {
     "inference-base-b1-int8": "label a clip, int8",
     "inference-base-b32-bf16": "label 32 clips at once, bfloat16",
     "inference-hr-b1-fp32": "label a clip of 16 x 448 x 448, float32",
+    "inference-l-b1-fp32": "label a clip of 96 x 224 x 224, float32",
     "joint-96f-fp32": "joint attention over 96 frames, float32",
     "training-base-b1-fp32": "a training step, float32",
     "training-base-b1-bf16": "a training step, bfloat16",
