@@ -68,6 +68,7 @@ _MODULE_OF = {
     "explain_video": "explanation.video_explanation",
     "export_model": "inference.export",
     "extract_features": "inference.feature_extraction",
+    "find_label_errors": "evaluation.label_errors",
     "find_mirrored_labels": "data.mirrored_labels",
     "find_near_duplicates": "data.near_duplicates",
     "freeze": "training.start",
