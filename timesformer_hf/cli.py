@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from .commands import (
+    annotate,
     bench,
     classify,
     convert,
@@ -38,6 +39,7 @@ COMMANDS = (
     evaluate,
     embed,
     duplicates,
+    annotate,
     convert,
     info,
     cost,
