@@ -32,7 +32,7 @@ def by_the_formula(scores: np.ndarray, labels: np.ndarray) -> set[int]:
     thresholds = {}
     for label in set(labels.tolist()):
         own = [row[label] for row, given in zip(rows, labels, strict=True) if given == label]
-        thresholds[label] = sum(own) / len(own)
+        thresholds[label] = min(0.9, sum(own) / len(own))
     for video, row in enumerate(rows):
         confident = {label: row[label] for label, threshold in thresholds.items() if row[label] >= threshold}
         if confident and max(confident, key=confident.get) != labels[video] and max(row) != row[labels[video]]:
@@ -58,11 +58,31 @@ class TestOneLabel:
         assert find_label_errors(scores, labels).tolist() == expected.tolist()
         assert len(expected) > 10
 
-    def test_planted_errors_are_found_and_come_first(self):
-        scores, labels, wrong = noisy(skill=6.0)
+    def test_with_thresholds_of_0_9_at_most_they_are_those_of_cleanlab_too(self):
+        count = pytest.importorskip("cleanlab.count", reason="the oracle")
+        scores, labels, _ = noisy(skill=9.0, errors=12)
+        means = np.array([scores[labels == label, label].mean() for label in range(6)])
+        _, expected = count.compute_confident_joint(
+            labels,
+            scores,
+            thresholds=np.minimum(means, 0.9),
+            calibrate=False,
+            return_indices_of_off_diagonals=True,
+        )
+        assert (means > 0.9).any()
+        assert set(find_label_errors(scores, labels).tolist()) == set(expected)
+        assert len(expected) > 8
+
+    @pytest.mark.parametrize("skill", [6.0, 12.0])
+    def test_planted_errors_are_found_and_come_first(self, skill):
+        scores, labels, wrong = noisy(skill=skill)
         found = find_label_errors(scores, labels).tolist()
         assert len(wrong & set(found)) >= 38
         assert set(found[:30]) <= wrong
+
+    def test_a_model_that_is_very_sure_overlooks_no_error_of_which_it_is_a_little_less_sure(self):
+        scores = np.array([[0.999, 0.001], [0.999, 0.001], [0.001, 0.999], [0.01, 0.99]])
+        assert find_label_errors(scores, np.array([0, 0, 1, 0])).tolist() == [3]
 
     def test_nobody_is_confident_of_a_class_that_no_video_has(self):
         scores = np.array([[0.1, 0.1, 0.8], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])

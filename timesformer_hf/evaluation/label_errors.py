@@ -2,9 +2,10 @@
 Labels that are most probably wrong, by confident learning (Northcutt, Jiang and Chuang 2021, "Confident Learning:
 Estimating Uncertainty in Dataset Labels", Section 3.1).
 
-A model is confident of a class if its probability is at least as high as the mean over the videos that have this label.
-A label is suspect if the model is confident of another class. The videos must not be those that the model was trained
-on, because it has learnt their labels, right or wrong.
+A model is confident of a class if its probability is at least as high as the mean over the videos with this label, or
+at least 0.9. (The paper has the mean alone. A good model has a mean of 0.999, and then overlooks a wrong label where it
+gives 0.99 to the right one.) A label is suspect if the model is confident of another class. The model must not have been
+trained on these videos, because then it has learnt their labels, right or wrong.
 """
 
 import csv
@@ -17,6 +18,7 @@ from ..output.atomic import output_file
 from .metrics import check_scores
 
 
+_SURE = 0.9
 _MOST_IN_RESULTS, _MOST_PRINTED = 20, 10
 _COLUMNS = ("path", "label", "suggestion", "label_score", "suggestion_score")
 
@@ -43,7 +45,7 @@ def find_label_errors(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise ValueError("scores must be probabilities in [0, 1]: the softmax of logits, not logits")
     thresholds = np.full(scores.shape[1], np.inf)  # nobody can be confident of a class that no video has
     for label in np.unique(labels):
-        thresholds[label] = scores[labels == label, label].mean()
+        thresholds[label] = min(_SURE, scores[labels == label, label].mean())
     is_confident = scores >= thresholds
     confident_class = np.where(is_confident, scores, -1).argmax(axis=1)
     predictions = scores.argmax(axis=1)
