@@ -4,8 +4,8 @@ Estimating Uncertainty in Dataset Labels", Section 3.1).
 
 A model is confident of a class if its probability is at least as high as the mean over the videos with this label, or
 at least 0.9. (The paper has the mean alone. A good model has a mean of 0.999, and then overlooks a wrong label where it
-gives 0.99 to the right one.) A label is suspect if the model is confident of another class. The model must not have been
-trained on these videos, because then it has learnt their labels, right or wrong.
+gives 0.99 to the right one.) A label is suspect if the model is confident of another class. The model must not have
+been trained on these videos, because then it has learnt their labels, right or wrong.
 """
 
 import csv
