@@ -161,7 +161,7 @@ def comparison_page() -> str:
         "## How each cell is known\n",
         "The tests run in continuous integration. Everything else was read in November 2026, in the released wheel or\n"
         "in the repository at GitHub. The column transformers is about its built-in TimeSformer.\n"
-        "[Differences](differences.md) compares that one in detail, and [performance](performance.md) compares speed.\n",
+        "[Differences](differences.md) compares it in detail, [performance](performance.md) compares speed.\n",
     ]
     for feature, cells in ROWS.items():
         parts.append(f"### {feature[0].upper()}{feature[1:]}\n")
