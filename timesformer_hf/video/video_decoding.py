@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
@@ -63,7 +64,7 @@ def decode_frames(
     *,
     stream: int | None = None,
     options: VideoOptions | None = None,
-    **changes,
+    **changes: Any,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
