@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from repository import REPOSITORY
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.benchmark.page import performance_page
 from timesformer_hf.benchmark.results import read_results
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model.masked_attention import ATTENTION_PATTERNS
 
 
 pytest.importorskip("av", reason="the pages decode the sample clip")
@@ -18,14 +21,21 @@ PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md") if "```p
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page, tmp_path, monkeypatch):
+def test_page_runs(page, tmp_path, monkeypatch, request):
     samples = Path("timesformer_hf", "samples")
     shutil.copytree(REPOSITORY / samples, tmp_path / samples)
     monkeypatch.chdir(tmp_path)
     for registered in (TimesformerConfig, TimesformerForVideoClassification):  # by a page, for what it saves
         monkeypatch.setattr(registered, "_auto_class", None)
+    for table in (ATTENTION_SCHEMES, ATTENTION_PATTERNS):  # a page adds rows
+        request.addfinalizer(partial(_restore, table, dict(table)))
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": "__main__"})
+
+
+def _restore(table: dict, rows: dict) -> None:
+    table.clear()
+    table.update(rows)
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,9 +1,10 @@
 """The site that mkdocs makes of docs/: its pages, and what .ci/run checks after it was built."""
 
 import re
+from pathlib import Path
 
 import pytest
-from repository import REPOSITORY
+from repository import REPOSITORY, load_file
 
 
 DOCS = REPOSITORY / "docs"
@@ -19,3 +20,101 @@ def test_the_navigation_has_every_page_once():
 @pytest.mark.parametrize("page", sorted(set(PAGES) - {"index.md"}))
 def test_the_first_page_leads_to_every_page(page):
     assert f"({page})" in (DOCS / "index.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return load_file(DOCS / "tools" / "make_pictures.py")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.svg", "clip.svg"])
+def test_the_pictures_are_those_of_the_imports(pictures, name):
+    """As `python docs/tools/make_pictures.py` draws them."""
+    assert (DOCS / name).read_text() == pictures.picture(pictures.PICTURES[name])
+
+
+def make_package(folder: Path, imports: dict[str, str]) -> Path:
+    for file, line in imports.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(line)
+    return folder
+
+
+def test_arrows_are_imports_through_files_that_are_left_out(pictures, monkeypatch, tmp_path):
+    imports = {
+        "video/a.py": "",
+        "video/hidden.py": "from .a import x",
+        "model/b.py": "def f():\n    from ..video.hidden import x",
+        "model/c.py": "from . import b\nfrom ..video.a import x",
+    }
+    monkeypatch.setattr(pictures, "_PACKAGE", make_package(tmp_path, imports))
+    shown = dict.fromkeys(["video/a.py", "model/b.py", "model/c.py"], "data")
+    assert pictures.arrows(shown) == [("video/a.py", "model/b.py"), ("model/b.py", "model/c.py")]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["model/b.py", "video/a.py"], "model/b.py imports video/a.py, which must stand above it"),
+        (["video/a.py", "model/b.py", "model/alone.py"], "no arrow leads to or from model/alone.py"),
+        (["video/a.py", "model/gone.py"], "model/gone.py doesn't exist"),
+    ],
+)
+def test_a_picture_that_contradicts_the_code_is_an_error(pictures, monkeypatch, tmp_path, files, message):
+    imports = {"video/a.py": "", "model/b.py": "from ..video.a import x", "model/alone.py": ""}
+    monkeypatch.setattr(pictures, "_PACKAGE", make_package(tmp_path, imports))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        pictures.arrows(dict.fromkeys(files, "data"))
+
+
+def test_arrows_in_one_lane_do_not_meet(pictures):
+    lanes = pictures._lanes([(0, 5), (1, 4), (2, 3), (4, 8), (0, 9), (5, 6)])
+    assert lanes[2, 3] == lanes[5, 6] == 0
+    assert len({lanes[0, 5], lanes[1, 4], lanes[0, 9]}) == 3
+    assert lanes[1, 4] == lanes[4, 8]
+
+
+@pytest.fixture(scope="module")
+def messages():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS / "tools")
+        return load_file(DOCS / "tools" / "messages.py")
+
+
+def test_the_page_of_messages_has_every_error(messages):
+    """An error whose text is made elsewhere must be in `PASSED_ON`, with the place of its text."""
+    assert messages.without_text() == []
+    found = {(message.file, message.kind) for message, _ in messages._all() if not message.text}
+    assert found == messages.PASSED_ON.keys(), "errors that are no longer there"
+    assert len(messages.messages()) > 350
+
+
+def test_the_page_of_messages_has_what_troubleshooting_explains(messages):
+    """All of these are errors or warnings, but for one line that a training prints."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    explained = {messages.join_gaps(text) for _, text in re.findall(r"^### (`+) ?(.*?) ?\1$", page, re.MULTILINE)}
+    listed = {messages.first_line(message.text) for message in messages.messages()}
+    assert len(explained & listed) > len(explained) * 0.8, explained - listed
+    overview = messages.overview(dict.fromkeys(explained, "anchor"))
+    assert overview.count("[What to do](troubleshooting.md#anchor)") >= len(explained & listed)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (
+            'raise ValueError(f"{name} has {count} frames; " "give more")',
+            [("ValueError", "... has ... frames; give more")],
+        ),
+        ("warnings.warn(TEXT, stacklevel=2)", [("warning", "The clip is short")]),
+        ('error = VideoReadError("can\'t be read: " + reason)', [("VideoReadError", "can't be read: ...")]),
+        ("raise OSError(str(other))", [("OSError", "")]),
+        ("raise StopIteration", []),
+    ],
+)
+def test_how_messages_are_found(messages, monkeypatch, tmp_path, code, expected):
+    make_package(tmp_path, {"video/a.py": f'TEXT = "The clip is short"\n{code}\n'})
+    monkeypatch.setattr(messages, "_PACKAGE", tmp_path)
+    found = [message for message, _ in messages._all()]
+    assert [(message.kind, message.text) for message in found] == expected
+    assert messages.without_text() == ["video/a.py:2 OSError"] * (expected == [("OSError", "")])

@@ -1,4 +1,4 @@
-"""The public names of the package, with the file and the first sentence of each, read from the source without importing it."""
+"""The public names of the package, with the file and first sentence of each, read from the source without an import."""
 
 import ast
 import inspect
@@ -42,16 +42,13 @@ def public_names() -> list[PublicName]:
     return [PublicName(name, module, _summary(name, module)) for name, module in modules.items()]
 
 
-def topic_titles() -> dict[str, str]:
-    """The topics that have public names, and the first sentence of each one's docstring."""
-    topics = dict.fromkeys(sorted({name.topic for name in public_names()}))
-    for topic in topics:
-        file = _PACKAGE / topic / "__init__.py" if (_PACKAGE / topic).is_dir() else _PACKAGE / f"{topic}.py"
-        topics[topic] = first_sentence(ast.get_docstring(ast.parse(file.read_text())))
-    return topics
+def folder_title(topic: str) -> str:
+    """The first sentence of the docstring of a folder or module at the top of the package, without its full stop."""
+    file = _PACKAGE / topic / "__init__.py" if (_PACKAGE / topic).is_dir() else _PACKAGE / f"{topic}.py"
+    return _first_sentence(ast.get_docstring(ast.parse(file.read_text())))
 
 
-def first_sentence(docstring: str) -> str:
+def _first_sentence(docstring: str) -> str:
     """The first sentence of a docstring, on one line."""
     paragraph = " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].split())
     return re.split(r"(?<=\.) (?=[A-Z`(])", paragraph)[0].rstrip(".:")
@@ -61,7 +58,7 @@ def _summary(name: str, module: str) -> str:
     body = ast.parse((_PACKAGE / f"{module.replace('.', '/')}.py").read_text()).body
     for node, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            return first_sentence(ast.get_docstring(node))
+            return _first_sentence(ast.get_docstring(node))
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(following, ast.Expr):
-            return first_sentence(following.value.value)
+            return _first_sentence(following.value.value)
     raise ValueError(f"timesformer_hf/{module} defines no {name} that has a docstring")

@@ -1,6 +1,6 @@
 """The pages of the API reference: what is public, by topic, for mkdocstrings to fill in."""
 
-from public_names import PublicName, public_names, topic_titles
+from public_names import PublicName, folder_title, public_names
 
 
 # The order in which a reader meets the topics. New ones come at the end.
@@ -18,9 +18,9 @@ def topics() -> dict[str, list[PublicName]]:
 
 def overview() -> str:
     """A table for each topic: its names, which lead to its page, and what each one is or does."""
-    lines, titles = [], topic_titles()
+    lines = []
     for topic, names in topics().items():
-        lines += ["", f"## {_heading(topic)}", "", f"{titles[topic]}.", "", "| name | |", "|---|---|"]
+        lines += ["", f"## {_heading(topic)}", "", f"{folder_title(topic)}.", "", "| name | |", "|---|---|"]
         for name in names:
             summary = name.summary.replace("|", "\\|")
             lines.append(f"| [`{name.name}`](api/{topic}.md#{name.identifier}) | {summary} |")
@@ -29,7 +29,7 @@ def overview() -> str:
 
 def topic_page(topic: str) -> str:
     """The page of a topic: a directive of mkdocstrings for each name."""
-    lines = [f"# {_heading(topic)}", "", f"{topic_titles()[topic]}. Import the names from `timesformer_hf`."]
+    lines = [f"# {_heading(topic)}", "", f"{folder_title(topic)}. Import the names from `timesformer_hf`."]
     for name in topics()[topic]:
         lines += ["", f"::: {name.identifier}"]
     return "\n".join([*lines, ""])

@@ -9,7 +9,7 @@ the site needs nothing from elsewhere:
 - A folder shows its README, or else all its files.
 - Other files are shown as code.
 
-`api.md` gets the tables of all public names, and a page for each topic.
+`api.md` gets the tables of all public names, and a page for each topic. `messages.md` gets all messages of the code.
 
 mkdocs calls `on_files` and `on_page_markdown`.
 """
@@ -18,10 +18,12 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
+import messages
+import reference
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from reference import overview, topic_page, topics
+from pymdownx.slugs import slugify
 
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -57,15 +59,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 waiting.append(target)
             else:
                 files.append(File.generated(config, _page(target), content=_as_code(target)))
-    for topic in topics():
-        files.append(File.generated(config, f"api/{topic}.md", content=topic_page(topic)))
+    for topic in reference.topics():
+        files.append(File.generated(config, f"api/{topic}.md", content=reference.topic_page(topic)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links to files outside `docs/` lead to their pages."""
     if page.file.src_uri == "api.md":
-        return markdown + overview()
+        return markdown + reference.overview()
+    if page.file.src_uri == "messages.md":
+        return markdown + messages.overview(_explained())
     source = _source_of.get(page.file.src_uri)
     if source is None:
         return markdown
@@ -77,6 +81,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return "](" + os.path.relpath(_page(target), PurePosixPath(page.file.src_uri).parent)
 
     return _outside_code(markdown, lambda text: _LINK.sub(changed, text))
+
+
+def _explained() -> dict[str, str]:
+    """The messages that docs/troubleshooting.md explains, and the anchors there."""
+    page = (_REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    headings = [text for _, text in re.findall(r"^### (`+) ?(.*?) ?\1$", page, re.MULTILINE)]
+    return {messages.join_gaps(text): slugify(case="lower")(text, "-") for text in headings}
 
 
 def _outside_code(markdown: str, change) -> str:
