@@ -1,10 +1,16 @@
 """The site that mkdocs makes of docs/: its pages, and what .ci/run checks after it was built."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from repository import REPOSITORY, load_file
+
+import timesformer_hf
 
 
 DOCS = REPOSITORY / "docs"
@@ -118,3 +124,107 @@ def test_how_messages_are_found(messages, monkeypatch, tmp_path, code, expected)
     found = [message for message, _ in messages._all()]
     assert [(message.kind, message.text) for message in found] == expected
     assert messages.without_text() == ["video/a.py:2 OSError"] * (expected == [("OSError", "")])
+
+
+@pytest.fixture(scope="module")
+def check():
+    return load_file(DOCS / "tools" / "check_site.py")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('<a href="https://arxiv.org">the paper</a>', None),
+        ('<link rel="next" href="https://example.org">', None),
+        ('<img src="picture.svg" srcset="picture.svg 1x, picture.svg 2x"><img src="data:image/png;base64,xyz">', None),
+        ('<script src="/site.js"></script>', None),
+        ('<img src="missing.svg">', "page.html: missing.svg is not in the site"),
+        ('<script src="https://unpkg.com/x"></script>', "page.html: https://unpkg.com/x is loaded from elsewhere"),
+        ('<link rel="stylesheet" href="//fonts.net/a.css">', "page.html: //fonts.net/a.css is loaded from elsewhere"),
+        (
+            "<style>@import url(http://fonts.net/b.css);</style>",
+            "page.html: http://fonts.net/b.css is loaded from elsewhere",
+        ),
+    ],
+)
+def test_what_a_page_loads_is_checked(check, tmp_path, line, fault):
+    (tmp_path / "page.html").write_text(line)
+    (tmp_path / "picture.svg").write_text("<svg/>")
+    (tmp_path / "site.js").write_text("")
+    assert check.faults(tmp_path) == ([fault] if fault else [])
+
+
+def test_style_sheets_are_checked_too(check, tmp_path):
+    (tmp_path / "page.html").write_text("<p>")
+    (tmp_path / "site.css").write_text('a { background: url("https://cdn.net/a.png") url(data:image/png;base64,x) }')
+    assert check.faults(tmp_path) == ["site.css: https://cdn.net/a.png is loaded from elsewhere"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason='the site needs `pip install ".[docs]"`')
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(site, check):
+    assert check.faults(site) == []
+    assert {path.name.removesuffix(".html") + ".md" for path in site.glob("*.html")} - {"404.md"} == set(PAGES)
+
+
+@pytest.mark.slow
+def test_the_reference_has_every_public_name(site):
+    text = "".join(path.read_text() for path in (site / "api").glob("*.html"))
+    names = set(timesformer_hf.__all__) - {"__version__"}
+    assert {name for name in names if not re.search(rf'id="timesformer_hf\.[\w.]+\.{name}"', text)} == set()
+    assert {name for name in names if f"<code>{name}</code>" not in (site / "api.html").read_text()} == set()
+
+
+@pytest.mark.slow
+def test_files_outside_the_documentation_are_pages_too(site):
+    shown = (site / "files" / "examples" / "evaluate.py.html").read_text()
+    assert "argparse" in shown
+    assert 'href="files/examples/evaluate.py.html"' in (site / "evaluation.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="opens the pages: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("opens the pages: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.slow
+def test_every_page_fits_a_phone_and_a_desk(site, browser):
+    """Opened from the folder, without a server: nothing is fetched, no script fails, nothing is too wide."""
+    page = browser.new_page()
+    found = []
+    page.on("request", lambda request: request.url.startswith(("http:", "https:")) and found.append(request.url))
+    page.on("console", lambda message: message.type == "error" and found.append(message.text))
+    for path in sorted({*site.glob("*.html"), *site.glob("api/*.html")} - {site / "404.html"}):
+        page.goto(path.as_uri())
+        for width in (390, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            if page.evaluate("document.documentElement.scrollWidth") > width:
+                found.append(f"{path.name} is wider than {width} pixels")
+    page.close()
+    assert found == []
+
+
+@pytest.mark.slow
+def test_the_search_works_without_a_server(site, browser):
+    page = browser.new_page()
+    page.goto((site / "index.html").as_uri())
+    page.click("input.md-search__input")
+    page.keyboard.type("frame_sampling_rate")
+    page.wait_for_selector(".md-search-result__item")
+    assert "8x32" in page.inner_text(".md-search-result__list")
+    page.close()

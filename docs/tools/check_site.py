@@ -5,23 +5,25 @@ mkdocs itself checks the links between pages (`strict`). This checks that every 
 site, and that no page, script or style sheet of ours asks another host for anything.
 """
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
-# What a browser loads by itself when it shows a page. A link that a reader clicks is not among it.
+# What a browser loads by itself when it shows a page: from these attributes, and from styles. A link isn't among it.
 _LOADING = {
     ("link", "href"),
     *((tag, "src") for tag in ("script", "img", "iframe", "source", "video", "audio", "embed")),
 }
+_IN_STYLES = re.compile(r"""url\(\s*["']?([^"')]+)""")
 # `<link rel=...>` that loads nothing.
 _NOT_LOADED = {"canonical", "next", "prev", "alternate", "index"}
 
 
 class _Resources(HTMLParser):
-    """The addresses that a page loads, and the text of its scripts and styles."""
+    """The addresses that the elements of a page load."""
 
     def __init__(self):
         super().__init__()
@@ -37,27 +39,33 @@ class _Resources(HTMLParser):
 
 
 def faults(site: Path) -> list[str]:
-    """One line for each address that a page loads from elsewhere, or that the site lacks."""
-    found = []
+    """One line for each address that a page or style sheet loads from elsewhere, or that the site lacks."""
     pages = sorted(site.rglob("*.html"))
     if not pages:
         return [f"{site} has no page"]
-    for page in pages:
-        resources = _Resources()
-        resources.feed(page.read_text())
-        for address in resources.addresses:
-            parts = urlsplit(address)
-            shown = f"{page.relative_to(site)}: {address}"
-            if parts.scheme == "data":
-                continue
-            if parts.scheme or parts.netloc:
-                found.append(f"{shown} is loaded from elsewhere")
-                continue
-            path = unquote(parts.path)
-            target = site / path.lstrip("/") if path.startswith("/") else page.parent / path
-            if path and not target.exists():
-                found.append(f"{shown} is not in the site")
+    found = []
+    for file in [*pages, *sorted(site.rglob("*.css"))]:
+        text = file.read_text()
+        addresses = _IN_STYLES.findall(text)
+        if file.suffix == ".html":
+            resources = _Resources()
+            resources.feed(text)
+            addresses += resources.addresses
+        for address in addresses:
+            if fault := _fault(site, file, address):
+                found.append(f"{file.relative_to(site)}: {address} {fault}")
     return found
+
+
+def _fault(site: Path, file: Path, address: str) -> str | None:
+    parts = urlsplit(address)
+    if parts.scheme == "data":
+        return None
+    if parts.scheme or parts.netloc:
+        return "is loaded from elsewhere"
+    path = unquote(parts.path)
+    target = site / path.lstrip("/") if path.startswith("/") else file.parent / path
+    return None if not path or target.exists() else "is not in the site"
 
 
 def main() -> None:

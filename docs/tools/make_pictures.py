@@ -162,7 +162,7 @@ def _text(words: str) -> str:
 
 
 def _lanes(spans: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """A lane for each arrow, counted from the boxes: arrows in a lane don't meet. One to the next box needs none."""
+    """A lane for each arrow, counted from the boxes: arrows in a lane don't meet. Those to the next box need none."""
     lanes: dict[tuple[int, int], int] = {}
     for start, end in sorted(spans, key=lambda span: (span[1] - span[0], span)):
         taken = {lane for (first, last), lane in lanes.items() if first < end and start < last and last > first + 1}

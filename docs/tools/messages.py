@@ -9,6 +9,8 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from public_names import REPOSITORY, folder_title
 
@@ -86,18 +88,25 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _all() -> Iterator[tuple[Message, int]]:
-    trees = {path.relative_to(_PACKAGE).as_posix(): ast.parse(path.read_text()) for path in _PACKAGE.rglob("*.py")}
+def _all() -> list[tuple[Message, int]]:
+    """Every message with its line. The text is empty where it isn't written in that place."""
+    return _read(_PACKAGE)
+
+
+@cache
+def _read(package: Path) -> list[tuple[Message, int]]:
+    trees = {path.relative_to(package).as_posix(): ast.parse(path.read_text()) for path in package.rglob("*.py")}
+    found = []
     assigned = [node for tree in trees.values() for node in tree.body if isinstance(node, ast.Assign)]
     constants = {ast.unparse(node.targets[0]): node.value for node in assigned}
     for file, tree in sorted(trees.items()):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and node.args and (kind := _kind(node.func)):
                 argument = node.args[0]
-                yield Message(file, kind, fill(constants.get(ast.unparse(argument), argument))), node.lineno
+                found.append((Message(file, kind, fill(constants.get(ast.unparse(argument), argument))), node.lineno))
             elif isinstance(node, ast.FunctionDef) and node.name in _RETURNING_TEXT.get(file, ()):
-                for text in _texts(node):
-                    yield Message(file, "error", text), node.lineno
+                found += [(Message(file, "error", text), node.lineno) for text in _texts(node)]
+    return found
 
 
 def _kind(function: ast.expr) -> str | None:

@@ -51,7 +51,8 @@ def folder_title(topic: str) -> str:
 def _first_sentence(docstring: str) -> str:
     """The first sentence of a docstring, on one line."""
     paragraph = " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].split())
-    return re.split(r"(?<=\.) (?=[A-Z`(])", paragraph)[0].rstrip(".:")
+    sentence = re.split(r"(?<=\.) (?=[A-Z`(])", paragraph)[0].rstrip(".:")
+    return re.sub(r"\[(`[^`]+`)\](?!\()", r"\1", sentence)  # transformers' form of a link
 
 
 def _summary(name: str, module: str) -> str:

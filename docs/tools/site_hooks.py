@@ -11,7 +11,7 @@ the site needs nothing from elsewhere:
 
 `api.md` gets the tables of all public names, and a page for each topic. `messages.md` gets all messages of the code.
 
-mkdocs calls `on_files` and `on_page_markdown`.
+mkdocs calls the functions `on_...`.
 """
 
 import os
@@ -81,6 +81,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return "](" + os.path.relpath(_page(target), PurePosixPath(page.file.src_uri).parent)
 
     return _outside_code(markdown, lambda text: _LINK.sub(changed, text))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show docstrings in the form of transformers without its own marks: "[`Name`]", and "`int`" as a type."""
+    if not page.file.src_uri.startswith("api/"):
+        return html
+    html = re.sub(r"\[<code>~?(?:timesformer_hf\.|transformers\.)?([^<]*)</code>\]", r"<code>\1</code>", html)
+    return re.sub(r"<code>([^<]*`[^<]*)</code>", lambda code: f"<code>{code[1].replace('`', '')}</code>", html)
 
 
 def _explained() -> dict[str, str]:
