@@ -1,6 +1,7 @@
 """The Python of docs/*.md runs as written, page by page, in a copy of what it names."""
 
 import re
+import shlex
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from repository import REPOSITORY
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.benchmark.page import performance_page
 from timesformer_hf.benchmark.results import read_results
+from timesformer_hf.cli import _parse
+from timesformer_hf.commands.evaluate import parse_arguments as parse_evaluate
 from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
 from timesformer_hf.model.masked_attention import ATTENTION_PATTERNS
 
@@ -54,6 +57,26 @@ def test_links_lead_somewhere():
             assert link.startswith("https://") or target.exists(), f"{page.name}: {link}"
             if anchor and target.suffix == ".md" and not link.startswith("https://"):
                 assert anchor in anchors(target), f"{page.name}: {link}#{anchor}"
+
+
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's blocks that call `timesformer-hf`, with continued lines joined."""
+    blocks = re.findall(r"```(?:bash|text)\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.removeprefix("$ ") for line in lines if re.match(r"(\$ )?timesformer-hf [a-z]", line)]
+
+
+COMMANDS = [command for page in sorted((REPOSITORY / "docs").glob("*.md")) for command in commands_of(page.name)]
+
+
+@pytest.mark.parametrize("command", [command for command in dict.fromkeys(COMMANDS) if " finetune " not in command])
+def test_commands_have_only_options_that_exist(command):
+    """Those of `finetune` are run (tests/commands/test_training_page.py)."""
+    words = shlex.split(re.split(r" [|>]+ ", command)[0])[1:]
+    if words[0] == "evaluate":
+        parse_evaluate(words[1:])
+    else:
+        assert _parse(words).run
 
 
 def test_glossary_is_in_order_and_explains_its_own_words():
