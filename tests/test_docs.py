@@ -62,7 +62,7 @@ def test_links_lead_somewhere():
 def commands_of(page: str) -> list[str]:
     """The lines of a page's blocks that call `timesformer-hf`, with continued lines joined."""
     blocks = re.findall(r"```(?:bash|text)\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = [line.strip() for line in "".join(blocks).replace("\\\n", " ").splitlines()]
     return [line.removeprefix("$ ") for line in lines if re.match(r"(\$ )?timesformer-hf [a-z]", line)]
 
 

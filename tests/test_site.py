@@ -28,6 +28,12 @@ def test_the_first_page_leads_to_every_page(page):
     assert f"({page})" in (DOCS / "index.md").read_text()
 
 
+def test_code_in_lists_is_indented_as_both_github_and_the_site_need_it():
+    """With four spaces. With fewer, the site ends the list there, and the next number is 1 again."""
+    pages = [*DOCS.glob("*.md"), *(REPOSITORY / ".github").glob("*.md")]
+    assert [page.name for page in pages if re.search(r"^ {1,3}```", page.read_text(), re.MULTILINE)] == []
+
+
 @pytest.fixture(scope="module")
 def pictures():
     return load_file(DOCS / "tools" / "make_pictures.py")
