@@ -190,6 +190,12 @@ def test_the_reference_has_every_public_name(site):
 
 
 @pytest.mark.slow
+def test_names_lead_to_the_reference_once_on_a_page(site):
+    text = (site / "speed.html").read_text()
+    assert text.count('href="api/inference.html#timesformer_hf.inference.folding.optimize_for_inference"') == 1
+
+
+@pytest.mark.slow
 def test_files_outside_the_documentation_are_pages_too(site):
     shown = (site / "files" / "examples" / "evaluate.py.html").read_text()
     assert "argparse" in shown

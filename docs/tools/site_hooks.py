@@ -29,6 +29,8 @@ from pymdownx.slugs import slugify
 _REPOSITORY = Path(__file__).parents[2]
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
 _CODE = re.compile(r"^(```+|~~~+).*?^\1", re.DOTALL | re.MULTILINE)
+# `name`, `timesformer_hf.name` or `name(...)` that is no link yet, and not in a heading.
+_NAME = re.compile(r"(?<!\[)(?<!^### )(?<!^## )`(?:timesformer_hf\.)?(\w+)(?:\([^`]*\))?`(?!\])", re.MULTILINE)
 _PICTURES = {".gif", ".jpg", ".png", ".svg"}
 _LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml"}
 _FENCE = "~" * 12  # longer than any in a file that is shown
@@ -65,7 +67,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to files outside `docs/` lead to their pages."""
+    """Let links to files outside `docs/` lead to their pages, and public names to the reference."""
     if page.file.src_uri == "api.md":
         return markdown + reference.overview()
     if page.file.src_uri == "messages.md":
@@ -80,7 +82,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link[0]  # mkdocs says that the link leads nowhere
         return "](" + os.path.relpath(_page(target), PurePosixPath(page.file.src_uri).parent)
 
-    return _outside_code(markdown, lambda text: _LINK.sub(changed, text))
+    names = {name.name: f"{name.topic}.md#{name.identifier}" for name in reference.public_names()}
+    api = os.path.relpath("api", PurePosixPath(page.file.src_uri).parent)
+
+    def linked(code: re.Match) -> str:
+        target = names.pop(code[1], None)  # only the first one of a page
+        return f"[{code[0]}]({api}/{target})" if target else code[0]
+
+    return _outside_code(markdown, lambda text: _NAME.sub(linked, _LINK.sub(changed, text)))
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
