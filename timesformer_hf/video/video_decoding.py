@@ -142,8 +142,8 @@ def _read_with_pyav(
         container, stream = opened
         if container.format.name == MP4:
             check_complete(container, stream, name)
-        packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or demux(container, stream), stream)
+        packets = _keep_packets(container, stream, options)
+        scan = scan_packets(packets or demux(container, stream, options), stream)
         metadata = describe_stream(stream, scan)
         metadata.find_frame_times = partial(frame_times, stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
@@ -154,19 +154,23 @@ def _read_with_pyav(
         reopen = partial(open_pyav, file, name, number, options)
         if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
-            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
+            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable, options)
     if frames is not None:
         return frames, metadata
     if scan.is_exact and not is_sparse:
-        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage, options)
     if frames is None:
-        frames = _decode_and_count(reopen, metadata, choose, damage)
+        frames = _decode_and_count(reopen, metadata, choose, damage, options)
     damage.report()
     return frames, metadata
 
 
 def _decode_and_count(
-    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
+    reopen: Callable[[], _Opened],
+    metadata: VideoMetadata,
+    choose: _ChooseIndices,
+    damage: Damage,
+    options: VideoOptions,
 ) -> list[np.ndarray]:
     """
     Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
@@ -177,12 +181,12 @@ def _decode_and_count(
         wanted = choose(metadata)
     except ValueError:  # it may be right for the number that is counted
         wanted = [sys.maxsize]
-    frames, decoded = decode_in_order(reopen, wanted, damage, True)
+    frames, decoded = decode_in_order(reopen, wanted, damage, options, True)
     damage.check_any_frame(decoded)
     if frames is None or decoded != metadata.total_num_frames:
         metadata.total_num_frames = decoded
         wanted = choose(metadata)
-        frames, _ = decode_in_order(reopen, wanted, damage)
+        frames, _ = decode_in_order(reopen, wanted, damage, options)
     metadata.frames_indices = wanted
     return frames
 
@@ -231,7 +235,7 @@ def _is_timed(container, stream) -> bool:
     return container.format.name in _TIMED_FORMATS
 
 
-def _keep_packets(container, stream) -> list | None:
+def _keep_packets(container, stream, options: VideoOptions) -> list | None:
     """
     Return the packets of a small file without an index, and `None` for other files.
 
@@ -239,7 +243,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(demux(container, stream))
+    return list(demux(container, stream, options))
 
 
 def _decode_sparsely(
@@ -249,6 +253,7 @@ def _decode_sparsely(
     indices: Sequence[int],
     reopen: Callable[[], _Opened],
     shareable: bool,
+    options: VideoOptions,
 ) -> list[np.ndarray] | None:
     """
     Return the frames at `indices`, decoded from the key frames before them.
@@ -265,7 +270,7 @@ def _decode_sparsely(
     # The scan has read the container to its end, so without seeking or kept packets it must be opened again.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
-    decode = partial(_decode_share, frozenset(scan.pts))
+    decode = partial(_decode_share, frozenset(scan.pts), options)
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
     frames: dict[int, np.ndarray] = {}
     try:
@@ -279,6 +284,7 @@ def _decode_sparsely(
 
 def _decode_share(
     promised: frozenset[int],
+    options: VideoOptions,
     opener: Callable[[], _Opened],
     stretches: list[Stretch],
     threads: int,
@@ -288,11 +294,11 @@ def _decode_share(
     frames: dict[int, np.ndarray] = {}
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream, options))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = demux(container, stream)
+                packets = demux(container, stream, options)
             output = DecoderOutput(stretch, promised, inspector.codec)
             decoded = _decode_stretch(stream.codec_context, packets, inspector, output)
             frames |= {frame.pts: to_rgb(frame) for frame in decoded}
@@ -331,7 +337,11 @@ def decode_packet(context, packet) -> list:
 
 
 def decode_in_order(
-    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
+    reopen: Callable[[], _Opened],
+    indices: Sequence[int],
+    damage: Damage,
+    options: VideoOptions,
+    to_end: bool = False,
 ) -> tuple[list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
@@ -345,7 +355,8 @@ def decode_in_order(
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
+        packets = demux(container, stream, options)
+        for index, frame in enumerate(decode_undamaged(packets, stream.codec_context, damage)):
             decoded = index + 1
             if index in wanted:
                 frames[index] = to_rgb(frame)
@@ -403,7 +414,7 @@ def _read_with_torchcodec(
     def find_frame_times() -> list[float] | None:
         position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
         with open_pyav(file, name, number, options) as (container, stream):
-            times = frame_times(stream, scan_packets(demux(container, stream), stream))
+            times = frame_times(stream, scan_packets(demux(container, stream, options), stream))
         if position is not None:
             file.seek(position)
         return times
