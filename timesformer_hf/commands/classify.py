@@ -10,6 +10,7 @@ from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
 from .common import (
     add_device,
+    add_engine,
     add_model,
     add_quantize,
     add_sampling,
@@ -84,6 +85,7 @@ def add_parser(commands) -> None:
         help='print one JSON object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
     )
     add_table(parser, "write the labels to this Parquet file, a row a video, in a run that can be continued", False)
+    add_engine(parser)
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:

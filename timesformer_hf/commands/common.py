@@ -22,6 +22,10 @@ _SEARCHED = (
 """The extensions of the files that are found in a folder."""
 
 
+_ENGINE_OPTIONS = ("engine", "address", "num_actors", "threads")
+_TABLE_OPTIONS = ("overwrite", "retry_errors", "max_seconds", "max_pixels", "max_memory")
+
+
 def positive(text: str) -> int:
     """The type of an argument that is an integer from 1 on."""
     value = int(text)
@@ -163,6 +167,32 @@ def add_table(parser: argparse.ArgumentParser, out_help: str, required: bool) ->
     )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what computes the rows of a table."""
+    engine = parser.add_argument_group("the engine")
+    engine.add_argument(
+        "--engine", choices=("ray",), help="compute the rows by actors of Ray (default: in this process alone)"
+    )
+    engine.add_argument(
+        "--address",
+        help="the address of a Ray cluster: auto, host:port or ray://host:port (default: start Ray on this machine, "
+        "and stop it at the end)",
+    )
+    engine.add_argument(
+        "--num-actors",
+        type=positive,
+        metavar="N",
+        help="actors, each with a model of its own (default: one for each GPU, or for each four cores)",
+    )
+    engine.add_argument(
+        "--threads",
+        type=positive,
+        metavar="T",
+        help="threads of the model on a CPU, in each actor. Other numbers can change the last digits of a score "
+        "(default: the cores, shared among the actors)",
+    )
+
+
 def check_no_table_options(args: argparse.Namespace) -> None:
     """
     Check that there is no option that only a run with a table has.
@@ -170,7 +200,7 @@ def check_no_table_options(args: argparse.Namespace) -> None:
     Raises:
         ValueError: if there is one.
     """
-    for name in ("overwrite", "retry_errors", "max_seconds", "max_pixels", "max_memory"):
+    for name in (*_TABLE_OPTIONS, *_ENGINE_OPTIONS):
         if getattr(args, name):
             raise ValueError(f"--{name.replace('_', '-')} is for a table; give --out predictions.parquet too")
 

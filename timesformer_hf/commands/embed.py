@@ -5,6 +5,7 @@ import sys
 
 from .common import (
     add_device,
+    add_engine,
     add_model,
     add_quantize,
     add_sampling,
@@ -52,6 +53,7 @@ def add_parser(commands) -> None:
     add_quantize(parser)
     add_workers(parser, str(_BATCH))
     add_table(parser, "the Parquet file to write", required=True)
+    add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """The run behind `classify --out` and `embed`: many videos, a table with a row for each, and what is said meanwhile."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..output.atomic import check_output_file, output_file
@@ -84,26 +86,57 @@ def run_many(args: argparse.Namespace, corpus, settings, open_parts: Callable, f
     """
     import torch
 
-    from ..scale.corpus_run import CorpusRun, run_here
-    from ..scale.video_worker import VideoWorker
+    from ..scale.corpus_run import CorpusRun
     from ..version import __version__
 
     folder = Path(f"{args.out}.parts")
-    worker = VideoWorker(replace(settings, kernels=_read_kernels(folder)))
-    parts = open_parts(folder, worker.description)
-    with parts.alone(), resumable("Finished batches are kept; the same command goes on from there."):
-        execution = worker.describe_execution()
-        _write_execution(folder, execution)
-        if args.retry_errors and os.path.exists(args.out):
-            parts.take_over(args.out)
-        run = CorpusRun(settings.batch_size, parts.places.__contains__, 1 if settings.level else None)
-        try:
-            failures = _store(run_here(worker, run.pending_chunks(corpus)), parts, corpus.count())
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"out of memory: give a smaller --batch-size; what is done is kept ({error})") from error
-        metadata = {"model": settings.model_name, "weights": worker.weights, "version": __version__}
-        metadata |= {"execution": execution, "limits": vars(settings.limits)}
-        return finish(parts, run.sources, failures, metadata)
+    with _engine(args, settings, folder) as (worker, run_chunks):
+        parts = open_parts(folder, worker.description)
+        with parts.alone(), resumable("Finished batches are kept; the same command goes on from there."):
+            execution = worker.describe_execution()
+            _write_execution(folder, execution)
+            if args.retry_errors and os.path.exists(args.out):
+                parts.take_over(args.out)
+            run = CorpusRun(settings.batch_size, parts.places.__contains__, 1 if settings.level else None)
+            try:
+                failures = _store(run_chunks(run.pending_chunks(corpus)), parts, corpus.count())
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"out of memory: give a smaller --batch-size; what is done is kept ({error})"
+                ) from error
+            metadata = {"model": settings.model_name, "weights": worker.weights, "version": __version__}
+            metadata |= {"execution": execution, "limits": vars(settings.limits)}
+            return finish(parts, run.sources, failures, metadata)
+
+
+@contextlib.contextmanager
+def _engine(args: argparse.Namespace, settings, folder: Path) -> Iterator[tuple]:
+    """
+    Yield a worker in this process, which says what the rows depend on, and the function that computes chunks.
+
+    Raises:
+        ValueError, OSError, ImportError: if the model can't be loaded, or Ray can't be reached or lacks something.
+    """
+    from ..scale.corpus_run import run_here
+    from ..scale.video_worker import VideoWorker
+
+    if args.engine is None:
+        for name in ("address", "num_actors"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is for Ray; give --engine ray too")
+        worker = VideoWorker(replace(settings, threads=args.threads, kernels=_read_kernels(folder)))
+        yield worker, partial(run_here, worker)
+        return
+    from ..scale.ray_engine import RayEngine, check_machines, connected, plan_actors
+
+    with connected(args.address) as ray:
+        there = ray.cluster_resources()
+        actors = plan_actors(int(there.get("CPU", 1)), int(there.get("GPU", 0)), args.num_actors, args.device)
+        check_machines(ray, settings.model)
+        settings = replace(settings, threads=args.threads or actors.cores, kernels=_read_kernels(folder))
+        worker = VideoWorker(replace(settings, device="cpu"))
+        known = {"weights": worker.weights, "kernels": worker.describe_execution()["kernels"]}
+        yield worker, RayEngine(ray, actors, replace(settings, **known), in_order=settings.level is not None).run
 
 
 def _read_kernels(folder: Path) -> dict[str, str] | None:
