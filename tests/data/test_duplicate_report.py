@@ -174,6 +174,30 @@ class TestPage:
         assert "no near-duplicates among 1 videos" in (tmp_path / "page.html").read_text()
 
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_it_asks_for_nothing_and_runs_nothing(width, hostile_report, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser")
+    hostile_report.write(tmp_path / "page.html")
+    asked, said = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "page.html").as_uri()]
+    assert said == []
+
+
 class TestFiles:
     def test_names(self, tmp_path):
         with pytest.raises(ValueError, match=r"out\.txt: the name of a report must end in \.csv, \.parquet or \.html"):

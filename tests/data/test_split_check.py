@@ -1,12 +1,15 @@
 """The warning that validation videos are near-duplicates of training videos."""
 
 import itertools
+import warnings
 
 import pytest
 from altered_copies import write_altered_copies
 
 from timesformer_hf import LabelledVideo
+from timesformer_hf.data import frame_signatures
 from timesformer_hf.data.split_check import _in_turn, near_duplicates_warning
+from timesformer_hf.video.video_errors import VideoWarning
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,18 @@ def test_after_twenty_seconds_it_says_how_many_were_compared(copies):
     train, validation = [copies["original"]] * 5, [copies["brighter"]] * 5
     warning = near_duplicates_warning(train, validation, clock=lambda: next(clock))
     assert warning.startswith("1 of 1 validation videos, compared with 2 of 5 training videos, are near-duplicates")
+
+
+def test_damaged_videos_are_not_warned_of_here(copies, monkeypatch, recwarn):
+    signature = frame_signatures.frame_signature
+
+    def damaged(source):
+        warnings.warn("a damaged packet", VideoWarning, stacklevel=2)
+        return signature(source)
+
+    monkeypatch.setattr(frame_signatures, "frame_signature", damaged)
+    assert near_duplicates_warning([copies["original"]], [copies["brighter"]]) is not None
+    assert not recwarn.list
 
 
 def test_sides_are_read_in_turn_in_an_order_that_the_seed_decides():
