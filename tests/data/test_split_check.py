@@ -18,13 +18,16 @@ def copies(tmp_path_factory) -> dict[str, LabelledVideo]:
     return {name: LabelledVideo(str(path), ("run",), str(path)) for name, path in paths.items()}
 
 
-def test_an_altered_copy_is_named_with_its_original(copies, corrupt):
+def test_an_altered_copy_is_named_with_its_original(copies, corrupt, monkeypatch):
+    read, signature = [], frame_signatures.frame_signature
+    monkeypatch.setattr(frame_signatures, "frame_signature", lambda source: read.append(source) or signature(source))
     broken = LabelledVideo(corrupt, ("run",), corrupt)
     away = LabelledVideo("http://192.0.2.1/a.mp4", ("run",), "away")  # which nobody waits for
     train, validation = [copies["original"], broken, away], [copies["another"], copies["half the size"], broken]
     warning = near_duplicates_warning(train, validation)
     one, other = copies["half the size"].name, copies["original"].name
     assert warning.startswith("1 of 2 validation videos")
+    assert away.name not in read
     assert f"are near-duplicates of training videos, for example {one} of {other}: the accuracy" in warning
 
 
