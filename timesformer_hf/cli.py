@@ -22,6 +22,7 @@ from .commands import (
     export,
     finetune,
     info,
+    plan,
     timeline,
 )
 from .commands.common import escaped_output, only_own_warnings
@@ -38,6 +39,7 @@ COMMANDS = (
     finetune,
     evaluate,
     embed,
+    plan,
     duplicates,
     annotate,
     convert,
