@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..model.modeling_timesformer import TimesformerModel
 from ..video.video_errors import VideoWarning
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sources import VideoSource
@@ -35,7 +37,9 @@ class EmbeddedVideo:
     pixel_values: torch.Tensor | None = None
 
 
-def load_feature_model(name: str, dtype: str = "auto", device: str = "cpu") -> tuple:
+def load_feature_model(
+    name: str, dtype: str = "auto", device: str = "cpu"
+) -> tuple[TimesformerModel, TimesformerVideoProcessor]:
     """
     Load a TimesformerModel and its video processor. A classification head in the checkpoint is left out.
 
@@ -120,7 +124,12 @@ def fingerprint(model) -> str:
 
 
 def extract_features(
-    model, processor, batches: Iterable[list[str]], level: str = "clip", num_workers: int = 4, **sampling
+    model: TimesformerModel,
+    processor: TimesformerVideoProcessor,
+    batches: Iterable[list[str]],
+    level: str = "clip",
+    num_workers: int = 4,
+    **sampling: Any,
 ) -> Iterator[list[EmbeddedVideo]]:
     """
     Extract the features of batches of videos, in order. An unreadable video gets an error instead of a feature.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,10 +43,10 @@ class FeatureTable:
 
     videos: list[str]
     features: np.ndarray
-    metadata: dict
+    metadata: dict[str, Any]
 
 
-def read_features(path: str | os.PathLike) -> FeatureTable:
+def read_features(path: str | os.PathLike[str]) -> FeatureTable:
     """
     Read a table of features, which `timesformer-hf embed` wrote, into memory.
 
@@ -81,7 +82,7 @@ class FeatureParts:
         ValueError: where the settings differ, or where the folder was not made by a run.
     """
 
-    def __init__(self, folder: str | os.PathLike, settings: dict):
+    def __init__(self, folder: str | os.PathLike[str], settings: dict):
         self.folder = Path(folder)
         self.settings = settings
         if not self.folder.exists():
@@ -130,7 +131,7 @@ class FeatureParts:
             import_pyarrow().parquet.write_table(_as_arrow(videos, sources), path)
         self.register(part)
 
-    def merge(self, sources: list[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
+    def merge(self, sources: list[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False) -> None:
         """
         Write the features of `sources` to one file, in that order, without those that have none. Then remove the parts,
         unless they contain videos of another run, which was interrupted.

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
-from ..model.attention_backends import emulated_dtypes
+from ..model.backends import emulated_dtypes
 
 
 _MEASURED_ROWS = 256  # enough to tell kernels apart, in a few milliseconds

@@ -21,10 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .clip_buffer import ClipBuffer
 from .damaged_packets import Damage, decode_undamaged
 from .decoder_output import ContradictionError, DecoderOutput
 from .decoding_plan import Stretch, choose_threads, cores_for_decoding, make_plan
@@ -62,7 +64,7 @@ def decode_frames(
     *,
     stream: int | None = None,
     options: VideoOptions | None = None,
-    **changes,
+    **changes: Any,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
@@ -102,18 +104,11 @@ def decode_frames(
             frames, metadata = read_decoder(source, choose)
         else:
             frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
-        frames = equalize_sizes(frames, name, options)
-        metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        if isinstance(frames, list):
+            frames = equalize_sizes(frames, name, options)
+        metadata.height, metadata.width = frames.shape[1:3]  # upright
         vars(metadata).pop("find_frame_times", None)
-        return _stack(frames), metadata
-
-
-def _stack(frames: list[np.ndarray]) -> np.ndarray:
-    """Return frames as one array. Each is dropped from the list when it is copied, so that none is in memory twice."""
-    clip = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
-    for number in range(len(frames)):
-        clip[number], frames[number] = frames[number], None
-    return clip
+        return frames, metadata
 
 
 def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
@@ -136,7 +131,7 @@ def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, met
 
 def _read_with_pyav(
     file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, options: VideoOptions
-) -> tuple[list[np.ndarray], VideoMetadata]:
+) -> tuple[np.ndarray | list[np.ndarray], VideoMetadata]:
     frames, damage = None, Damage(name, options)
     with open_pyav(file, name, number, options) as opened:
         container, stream = opened
@@ -167,7 +162,7 @@ def _read_with_pyav(
 
 def _decode_and_count(
     reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
-) -> list[np.ndarray]:
+) -> np.ndarray | list[np.ndarray]:
     """
     Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
 
@@ -249,7 +244,7 @@ def _decode_sparsely(
     indices: Sequence[int],
     reopen: Callable[[], _Opened],
     shareable: bool,
-) -> list[np.ndarray] | None:
+) -> np.ndarray | list[np.ndarray] | None:
     """
     Return the frames at `indices`, decoded from the key frames before them.
 
@@ -265,27 +260,27 @@ def _decode_sparsely(
     # The scan has read the container to its end, so without seeking or kept packets it must be opened again.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
-    decode = partial(_decode_share, frozenset(scan.pts))
+    clip = ClipBuffer([scan.pts[index] for index in indices])
+    decode = partial(_decode_share, clip, frozenset(scan.pts))
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
-    frames: dict[int, np.ndarray] = {}
     try:
         with ThreadPoolExecutor(len(plan.shares)) as pool:
-            for part in (pool.map if others else map)(decode, *tasks):
-                frames |= part
-        return [frames[scan.pts[index]] for index in indices]
-    except (KeyError, ContradictionError, VideoReadError, FFmpegError):
+            for _ in (pool.map if others else map)(decode, *tasks):
+                pass
+    except (ContradictionError, VideoReadError, FFmpegError):
         return None
+    return clip.frames() if clip.is_complete else None
 
 
 def _decode_share(
+    clip: ClipBuffer,
     promised: frozenset[int],
     opener: Callable[[], _Opened],
     stretches: list[Stretch],
     threads: int,
     kept: list | None,
-) -> dict[int, np.ndarray]:
-    """Return the targets of some stretches by timestamp. `kept` contains all packets if they were kept in memory."""
-    frames: dict[int, np.ndarray] = {}
+) -> None:
+    """Decode the targets of some stretches into the clip. `kept` contains all packets if they were kept in memory."""
     with opener() as (container, stream):
         _set_threads(stream, threads)
         inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
@@ -294,9 +289,8 @@ def _decode_share(
                 container.seek(stretch.key, stream=stream)
                 packets = demux(container, stream)
             output = DecoderOutput(stretch, promised, inspector.codec)
-            decoded = _decode_stretch(stream.codec_context, packets, inspector, output)
-            frames |= {frame.pts: to_rgb(frame) for frame in decoded}
-    return frames
+            for frame in _decode_stretch(stream.codec_context, packets, inspector, output):
+                clip.put(frame.pts, to_rgb(frame))
 
 
 def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, output: DecoderOutput) -> Iterator:
@@ -332,7 +326,7 @@ def decode_packet(context, packet) -> list:
 
 def decode_in_order(
     reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
-) -> tuple[list[np.ndarray] | None, int]:
+) -> tuple[np.ndarray | list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
 
@@ -341,17 +335,17 @@ def decode_in_order(
 
     The frames are `None` if the video has fewer frames than the indices need.
     """
-    wanted, frames, decoded = set(indices), {}, 0
+    clip, decoded = ClipBuffer(indices), 0
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
         for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
             decoded = index + 1
-            if index in wanted:
-                frames[index] = to_rgb(frame)
-            if len(frames) == len(wanted) and not to_end:
+            if index in clip:
+                clip.put(index, to_rgb(frame))
+            if clip.is_complete and not to_end:
                 break
-    return [frames[index] for index in indices] if len(frames) == len(wanted) else None, decoded
+    return clip.frames() if clip.is_complete else None, decoded
 
 
 def use_all_cores(stream) -> None:
@@ -395,7 +389,7 @@ def _read_with_torchcodec(
     number: int | None,
     options: VideoOptions,
     device: str = "cpu",
-) -> tuple[list[np.ndarray], VideoMetadata]:
+) -> tuple[np.ndarray, VideoMetadata]:
     """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
     with open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
