@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-<<<<<<< HEAD
-from torch.utils.data import DataLoader
-=======
 from torch import nn
->>>>>>> main
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -135,15 +132,11 @@ class ClipTrainer(Trainer):
         try:
             output = super().train(*args, **kwargs)
         finally:
-<<<<<<< HEAD
-            self.interruption.restore()
+            self._interruption.restore()
         if isinstance(self.train_dataset, ClipStream) and not self.state.global_step:
             videos = self.train_dataset.videos
             raise ValueError(f"{videos.source}, {videos.split} has no clip to train with")
         return output
-=======
-            self._interruption.restore()
->>>>>>> main
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -153,7 +146,6 @@ class ClipTrainer(Trainer):
         self.add_callback(EpochCallback(sampler))
         return sampler
 
-<<<<<<< HEAD
     def get_train_dataloader(self) -> DataLoader:
         stream = self.train_dataset
         if not isinstance(stream, ClipStream):
@@ -162,11 +154,11 @@ class ClipTrainer(Trainer):
         self.add_callback(StreamOrder(self._stream_order()))
         return make_stream_loader(stream, self._train_batch_size, self.data_collator, self.args)
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader | EvenBatches:
         stream = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._even_batches(stream) if isinstance(stream, ClipStream) else super().get_eval_dataloader(stream)
 
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader | EvenBatches:
         is_stream = isinstance(test_dataset, ClipStream)
         return self._even_batches(test_dataset) if is_stream else super().get_test_dataloader(test_dataset)
 
@@ -203,10 +195,7 @@ class ClipTrainer(Trainer):
         batches += [blank_batch(self.train_dataset, 1, self.data_collator, device) for _ in range(missing)]
         return super().get_batch_samples(iter(batches), num_batches, device)
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-=======
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
->>>>>>> main
         if self.optimizer is None:
             args, model = self.args, self.model if model is None else model
             groups = parameter_groups(
