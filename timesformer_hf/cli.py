@@ -22,6 +22,7 @@ from .commands import (
     export,
     finetune,
     info,
+    shard,
     timeline,
 )
 from .commands.common import escaped_output, only_own_warnings
@@ -35,6 +36,7 @@ COMMANDS = (
     timeline,
     explain,
     demo,
+    shard,
     finetune,
     evaluate,
     embed,

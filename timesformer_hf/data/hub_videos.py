@@ -149,6 +149,7 @@ class VideoStream:
     Videos are read when they are needed, and never stored.
 
     Attributes:
+        num_videos: the number of videos of all processes, or `None` if the data set doesn't say it.
         order: the settings on which the order of the videos depends, by name.
 
     Args:
@@ -195,7 +196,9 @@ class VideoStream:
         self.label_names = list(label_names or names)
         self.known = frozenset(self.label_names)
         self.name_of = partial(name_class, names or self.label_names)
-        self.order = {"shards": rows.num_shards, "shuffle_buffer": buffer_size, "seed": seed}
+        about = (splits[found].info.splits or {}).get(found)
+        self.num_videos: int | None = about.num_examples if about else None
+        self.order: dict[str, int] = {"shards": rows.num_shards, "shuffle_buffer": buffer_size, "seed": seed}
         self.order |= {"processes": num_processes}
         self.all_rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
         self.rows = _part_of_process(self.all_rows, process_index, num_processes)
