@@ -23,6 +23,7 @@ from .commands import (
     finetune,
     info,
     plan,
+    shard,
     timeline,
 )
 from .commands.common import escaped_output, only_own_warnings
@@ -36,6 +37,7 @@ COMMANDS = (
     timeline,
     explain,
     demo,
+    shard,
     finetune,
     evaluate,
     embed,
