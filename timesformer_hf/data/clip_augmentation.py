@@ -6,6 +6,7 @@ The augmentations are torchvision's v2 transforms of tensors. Their randomness c
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
@@ -44,7 +45,7 @@ class ClipAugmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.jitter) != 2 or not 1 <= self.jitter[0] <= self.jitter[1]:
             raise ValueError(
                 f"jitter={self.jitter} must be two numbers in ascending order, of at least 1 (the size of the crop)"
@@ -131,12 +132,12 @@ class ClipCollator:
     def __init__(self, augmentation: ClipAugmentation | None = None, num_labels: int = 0):
         self.num_labels = num_labels
         mixers = {v2.MixUp: augmentation.mixup, v2.CutMix: augmentation.cutmix} if augmentation else {}
-        self.mixers = [mixer(alpha=alpha, num_classes=num_labels) for mixer, alpha in mixers.items() if alpha]
+        self._mixers = [mixer(alpha=alpha, num_classes=num_labels) for mixer, alpha in mixers.items() if alpha]
 
-    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = {name: torch.stack([sample[name] for sample in samples]) for name in ("pixel_values", "labels")}
         seeds = [sample["seed"] for sample in samples if "seed" in sample]  # validation clips have no seed
-        return self.mix(batch, sum(seeds) % 2**63) if self.mixers and seeds else batch
+        return self.mix(batch, sum(seeds) % 2**63) if self._mixers and seeds else batch
 
     def mix(self, batch: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
         """Mix the readable clips of a batch, with randomness from `seed`. The new `labels` are (batch, num_labels)."""
@@ -147,7 +148,7 @@ class ClipCollator:
             return {"pixel_values": clips, "labels": shares}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            mixer = self.mixers[torch.randint(len(self.mixers), ()).item()]
+            mixer = self._mixers[torch.randint(len(self._mixers), ()).item()]
             mixed, shares[readable] = mixer(tv_tensors.Video(clips[readable]), labels[readable])
         clips[readable] = mixed.as_subclass(torch.Tensor)
         return {"pixel_values": clips, "labels": shares}

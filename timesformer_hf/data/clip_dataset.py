@@ -27,6 +27,7 @@ from transformers.video_utils import VideoMetadata
 from ..video.random_sampling import random_frame_indices
 from ..video.video_decoding import decode_frames
 from ..video.video_errors import RepeatedFramesWarning, VideoReadError
+from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .hub_videos import VideoStream
 from .labelled_videos import LabelledVideo, LabelledVideos
 from .reading import read_labelled_videos
@@ -68,11 +69,11 @@ class SkippedClips:
         path: path of the CSV file. An existing file is continued.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path: Path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.known: dict[str, str] = {}
-        self.size_read = 0
+        self.size_read: int = 0
         try:
             self.path.open("x").close()  # only one process creates the file
         except FileExistsError:
@@ -128,7 +129,7 @@ class ClipLoader:
 
     def __init__(
         self,
-        processor,
+        processor: TimesformerVideoProcessor,
         label2id: Mapping[str, int],
         multi_label: bool = False,
         num_labels: int | None = None,
@@ -145,9 +146,13 @@ class ClipLoader:
             )
         # This call raises an error if the sampling is not allowed.
         processor.sample_frames(VideoMetadata(total_num_frames=1, fps=30.0), **_sampling_of(processor))
-        self.processor, self.label2id, self.multi_label = processor, dict(label2id), multi_label
-        self.num_labels = len(self.label2id) if num_labels is None else num_labels
-        self.transform, self.seed, self.skipped = transform, seed, skipped
+        self.processor: TimesformerVideoProcessor = processor
+        self.label2id: dict[str, int] = dict(label2id)
+        self.multi_label: bool = multi_label
+        self.num_labels: int = len(self.label2id) if num_labels is None else num_labels
+        self.transform: Callable[[torch.Tensor], torch.Tensor] | None = transform
+        self.seed: int = seed
+        self.skipped: SkippedClips | None = skipped
 
     def __call__(self, video: LabelledVideo, draw: tuple[int, int]) -> dict[str, torch.Tensor | int]:
         """
@@ -221,7 +226,7 @@ def _draw_seed(rng: np.random.Generator) -> int:
     return int(rng.integers(2**63))
 
 
-class ClipDataset(Dataset):
+class ClipDataset(Dataset[dict[str, torch.Tensor | int]]):
     """
     Labelled videos as samples, for a `DataLoader`.
 
@@ -231,12 +236,13 @@ class ClipDataset(Dataset):
     """
 
     def __init__(self, videos: Sequence[LabelledVideo], load: ClipLoader):
-        self.videos, self.load = videos, load
+        self.videos: Sequence[LabelledVideo] = videos
+        self.load: ClipLoader = load
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, ticket: int) -> dict:
+    def __getitem__(self, ticket: int) -> dict[str, torch.Tensor | int]:
         epoch, index = divmod(ticket, len(self))
         return self.load(self.videos[index], (epoch, index))
 
@@ -253,7 +259,9 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, num_clips: int, seed: int = 0):
-        self.num_clips, self.seed, self.epoch = num_clips, seed, 0
+        self.num_clips: int = num_clips
+        self.seed: int = seed
+        self.epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order."""

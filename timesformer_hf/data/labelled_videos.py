@@ -48,7 +48,7 @@ class LabelledVideo:
 
 
 @dataclass(frozen=True)
-class LabelledVideos(Sequence):
+class LabelledVideos(Sequence[LabelledVideo]):
     """
     A list of labelled videos, with the names of all classes.
 

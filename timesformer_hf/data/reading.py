@@ -27,7 +27,7 @@ _SHARDS = ("*.parquet", "*.tar", "data/*.parquet", "data/*.tar")
 
 
 def read_labelled_videos(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     multi_label: bool | None = None,

@@ -15,7 +15,9 @@ _LINE, _LINES, _LONGEST = 28, 4, 40  # letters in a line, lines of a name, lette
 MAX_NAMED = 60  # classes, beyond which names can't
 
 
-def plot_confusion_matrix(path: str | os.PathLike, counts: np.ndarray, names: Sequence[str], title: str = "") -> None:
+def plot_confusion_matrix(
+    path: str | os.PathLike[str], counts: np.ndarray, names: Sequence[str], title: str = ""
+) -> None:
     """
     Draw a confusion matrix and write it to a file. The colour of a cell is its share of the row, so that classes with
     few videos are as visible as those with many. The number in a cell is the count. For more than 60 classes the names
@@ -38,7 +40,7 @@ def plot_confusion_matrix(path: str | os.PathLike, counts: np.ndarray, names: Se
         _draw(path, counts, [_wrapped(name, len(names)) for name in names], title)
 
 
-def _draw(path: str | os.PathLike, counts: np.ndarray, names: Sequence[str], title: str) -> None:
+def _draw(path: str | os.PathLike[str], counts: np.ndarray, names: Sequence[str], title: str) -> None:
     """Draw the matrix and write the file."""
     side = min(4 + 0.35 * len(names), 16)
     margin = 0.08 * max(map(_width, names)) if len(names) <= MAX_NAMED else 0  # inches, for the names

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _MAX_PRINTED = 30  # classes; of more, the worst ten
 _MAX_CONFUSIONS = 20
 
 
-def single_label_results(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict:
+def single_label_results(scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """
     Accuracies with Wilson's intervals of 95 %, every class that occurs, calibration, and the most common confusions.
 
@@ -72,7 +73,7 @@ def _common_confusions(counts: np.ndarray, names: Sequence[str]) -> list[dict]:
     ]
 
 
-def multi_label_results(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> dict:
+def multi_label_results(scores: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """
     The mean average precision, and the average precision of every label that occurs.
 

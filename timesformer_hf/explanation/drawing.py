@@ -69,7 +69,7 @@ def _in_pixels(region: Region, height: int, width: int) -> tuple[int, int, int, 
     return top, left, max(round(region[2] * height), top + 1), max(round(region[3] * width), left + 1)
 
 
-def draw_sheet(path: str | os.PathLike, explanation: VideoExplanation) -> None:
+def draw_sheet(path: str | os.PathLike[str], explanation: VideoExplanation) -> None:
     """
     Draw the frames that the model gets, and below each the same frame with its heat map, to a .png or .svg file.
 
@@ -105,7 +105,7 @@ def draw_sheet(path: str | os.PathLike, explanation: VideoExplanation) -> None:
         save_figure(figure, path, dpi=130)
 
 
-def draw_times(path: str | os.PathLike, explanation: VideoExplanation) -> None:
+def draw_times(path: str | os.PathLike[str], explanation: VideoExplanation) -> None:
     """
     Draw the share of the relevance that each frame has, as bars over time, to a .png or .svg file.
 
@@ -138,7 +138,7 @@ def draw_times(path: str | os.PathLike, explanation: VideoExplanation) -> None:
 
 
 def write_film(
-    path: str | os.PathLike, explanation: VideoExplanation, frames: np.ndarray, indices: Sequence[int]
+    path: str | os.PathLike[str], explanation: VideoExplanation, frames: np.ndarray, indices: Sequence[int]
 ) -> None:
     """
     Write an .mp4 film of frames of the video with their heat maps.
@@ -170,7 +170,7 @@ def write_film(
         container.mux(stream.encode())
 
 
-def write_gif(path: str | os.PathLike, explanation: VideoExplanation) -> None:
+def write_gif(path: str | os.PathLike[str], explanation: VideoExplanation) -> None:
     """Write a .gif of the frames that the model gets, at most 32, each with its heat map and held for 0.4 seconds."""
     chosen = _evenly(len(explanation.frames), _MAX_GIF_FRAMES)
     indices = [explanation.frame_indices[index] for index in chosen]

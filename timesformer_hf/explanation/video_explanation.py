@@ -11,6 +11,7 @@ from transformers.image_utils import SizeDict
 from ..inference.feature_extraction import choose_sampling
 from ..inference.pipeline_timesformer import SCORES
 from ..model.loading_checks import check_complete
+from ..model.modeling_timesformer import TimesformerForVideoClassification
 from ..video.video_decoding import decode_frames
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sources import VideoSource, describe_source
@@ -77,7 +78,7 @@ class VideoExplanation:
 
 
 def explain_video(
-    model,
+    model: TimesformerForVideoClassification,
     processor: TimesformerVideoProcessor,
     video: VideoSource,
     label: int | str | None = None,

@@ -98,8 +98,8 @@ class _LogitsOnly(nn.Module):
 
 
 def export_model(
-    model_folder: str | os.PathLike,
-    out: str | os.PathLike,
+    model_folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     format: str,
     dtype: str = "float32",
@@ -177,7 +177,7 @@ def check_can_export(format: str, dtype: str, int8: bool = False) -> None:
         raise ExportError('format "aoti" needs a C++ compiler and found none: install g++, or set CXX to a compiler')
 
 
-def load_classifier(folder: str | os.PathLike) -> nn.Module:
+def load_classifier(folder: str | os.PathLike[str]) -> nn.Module:
     """
     Load the classifier of a folder in float32, in evaluation mode.
 

@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..model.modeling_timesformer import TimesformerModel
 from ..video.video_errors import VideoWarning
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sources import VideoSource
@@ -35,7 +37,9 @@ class EmbeddedVideo:
     pixel_values: torch.Tensor | None = None
 
 
-def load_feature_model(name: str, dtype: str = "auto", device: str = "cpu") -> tuple:
+def load_feature_model(
+    name: str, dtype: str = "auto", device: str = "cpu"
+) -> tuple[TimesformerModel, TimesformerVideoProcessor]:
     """
     Load a TimesformerModel and its video processor. A classification head in the checkpoint is left out.
 
@@ -98,8 +102,8 @@ def describe_settings(model, processor, level: str, sampling: dict) -> dict:
     """
     Return all settings that decide the feature of a video, as values for JSON. A fingerprint stands for the weights.
     """
-    settings = {"level": level, "dtype": str(model.dtype).removeprefix("torch."), **sampling}
-    settings["weights"] = fingerprint(model)
+    settings = {"level": level, "dtype": str(model.dtype).removeprefix("torch."), "weights": fingerprint(model)}
+    settings |= sampling
     settings |= {f"config.{name}": value for name, value in model.config.to_dict().items() if name not in _NO_SETTINGS}
     settings |= {f"processor.{name}": value for name, value in processor.to_dict().items() if name not in _NO_SETTINGS}
     return json.loads(json.dumps(settings, default=str))
@@ -120,7 +124,12 @@ def fingerprint(model) -> str:
 
 
 def extract_features(
-    model, processor, batches: Iterable[list[str]], level: str = "clip", num_workers: int = 4, **sampling
+    model: TimesformerModel,
+    processor: TimesformerVideoProcessor,
+    batches: Iterable[list[str]],
+    level: str = "clip",
+    num_workers: int = 4,
+    **sampling: Any,
 ) -> Iterator[list[EmbeddedVideo]]:
     """
     Extract the features of batches of videos, in order. An unreadable video gets an error instead of a feature.
@@ -162,7 +171,7 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _check_name(video: str) -> None:
+def check_name(video: str) -> None:
     """
     Check that a table can store the name of a video.
 
@@ -185,7 +194,7 @@ def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoS
     """
     settings = {"do_sample_frames": True, "return_metadata": True, "return_tensors": "pt"}
     try:
-        _check_name(video)
+        check_name(video)
         inputs = processor(video if fetch is None else fetch(), **settings, **sampling)
     except ImportError:  # no decoder is installed, so every video would fail
         raise

@@ -8,6 +8,7 @@ For inference: the same outputs with less arithmetic. Consecutive linear maps ar
 """
 
 import copy
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -24,9 +25,17 @@ from .encoder import InferenceEncoder, has_grid_layout
 from .linear_kernels import FoldedLinear, InferenceLinear, is_quantized
 
 
+if TYPE_CHECKING:
+    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers.video_processing_utils import BaseVideoProcessor
+
+
+_Model = TypeVar("_Model", bound=TimesformerPreTrainedModel)
+
+
 def optimize_for_inference(
-    model: TimesformerPreTrainedModel, processor=None, linear_kernel: str | None = None
-) -> TimesformerPreTrainedModel:
+    model: _Model, processor: "BaseVideoProcessor | BaseImageProcessor | None" = None, linear_kernel: str | None = None
+) -> _Model:
     """
     Return a copy of the model for inference: the same outputs, faster, on the same device and in the same dtype.
 

@@ -4,6 +4,7 @@ int8 layers of this package, any other model those of torchao.
 """
 
 import warnings
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from .linear_kernels import InferenceLinear, is_quantized
 CONFIGS = {"int8": "Int8DynamicActivationInt8WeightConfig", "fp8": "Float8DynamicActivationFloat8WeightConfig"}
 
 
-def quantization_config(name: str):
+def quantization_config(name: str) -> Any:
     """
     Return torchao's config for `torchao.quantization.quantize_` or for transformers' `TorchAoConfig`.
 
@@ -50,7 +51,10 @@ def check_quantization(name: str) -> None:
         quantization_config(name)
 
 
-def quantize(model: nn.Module, name: str) -> nn.Module:
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def quantize(model: _Model, name: str) -> _Model:
     """
     Quantize the model's linear layers in place. If you want both, call [`optimize_for_inference`] first.
 

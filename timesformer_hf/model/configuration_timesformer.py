@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -88,10 +89,13 @@ class TimesformerConfig(PreTrainedConfig):
     ```"""
 
     model_type = "timesformer"
-    base_model_tp_plan = _TensorParallelPlan()
+    base_model_tp_plan: ClassVar[dict[str, Any] | None] = _TensorParallelPlan()
     # All other parameters, the final norm and the head, belong to FSDP's root module: they are gathered once, and kept
     # for the backward pass.
-    base_model_fsdp_plan = {"embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
+    base_model_fsdp_plan: ClassVar[dict[Any, str]] = {
+        "embeddings": "free_full_weight",
+        "encoder.layer.*": "free_full_weight",
+    }
 
     image_size: int | list[int] | tuple[int, int] = 224
     patch_size: int | list[int] | tuple[int, int] = 16
@@ -111,7 +115,7 @@ class TimesformerConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     interpolation_mode: str = "nearest"
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         num_labels = kwargs.get("num_labels")
         if isinstance(num_labels, int) and num_labels < 0:  # it would end as a model without a head
             raise ValueError(f"TimesformerConfig: num_labels={num_labels} must be at least 0")
@@ -166,7 +170,7 @@ class TimesformerConfig(PreTrainedConfig):
         rule = f"must divide hidden_size={self.hidden_size}"
         _require(self.hidden_size % self.num_attention_heads == 0, self, "num_attention_heads", rule)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """
         Return the fields as a dictionary that the TimeSformer built into transformers can load, if it supports the
         values.

@@ -8,7 +8,9 @@ every frame is a separate sequence: (batch * frames, 1 + patches, dim).
 
 import copy
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -22,8 +24,15 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 
 from .activation_recompute import DETERMINISTIC, hooks_on, is_untouched, recomputed
-from .attention_backends import faster_than_sdpa, padding_mask
-from .attention_schemes import ATTENTION_SCHEMES, ATTENTION_STEPS, AttentionStep, Grid, frames_to_tokens
+from .attention_schemes import (
+    ATTENTION_SCHEMES,
+    ATTENTION_STEPS,
+    AttentionScheme,
+    AttentionStep,
+    Grid,
+    frames_to_tokens,
+)
+from .backends import apply_linear, faster_than_sdpa, padding_mask
 from .classification_labels import Problem, check_labels, infer_problem_type
 from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table, table_grid
@@ -48,7 +57,9 @@ class TimesformerPatchEmbeddings(nn.Module):
         super().__init__()
         self.config = config
         patch_size = as_pair(config.patch_size)
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch_size, stride=patch_size)
+        self.projection: nn.Conv2d = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=patch_size, stride=patch_size
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -142,15 +153,17 @@ class TimesformerEmbeddings(nn.Module):
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
-        self.attention_type = config.attention_type
-        self.scheme = ATTENTION_SCHEMES[config.attention_type]
-        self.patch_embeddings = TimesformerPatchEmbeddings(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + math.prod(config.grid_size), config.hidden_size))
-        self.pos_drop = nn.Dropout(config.hidden_dropout_prob)
+        self.attention_type: str = config.attention_type
+        self.scheme: AttentionScheme = ATTENTION_SCHEMES[config.attention_type]
+        self.patch_embeddings: TimesformerPatchEmbeddings = TimesformerPatchEmbeddings(config)
+        self.cls_token: nn.Parameter = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_embeddings: nn.Parameter = nn.Parameter(
+            torch.zeros(1, 1 + math.prod(config.grid_size), config.hidden_size)
+        )
+        self.pos_drop: nn.Dropout = nn.Dropout(config.hidden_dropout_prob)
         if not self.scheme.frames_apart:
-            self.time_embeddings = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
-            self.time_drop = nn.Dropout(config.hidden_dropout_prob)
+            self.time_embeddings: nn.Parameter = nn.Parameter(torch.zeros(1, config.num_frames, config.hidden_size))
+            self.time_drop: nn.Dropout = nn.Dropout(config.hidden_dropout_prob)
 
     @property
     def num_patches(self) -> int:
@@ -258,7 +271,7 @@ class TimesformerSelfAttention(nn.Module):
         (groups, length) is False for padding. With `first_only`, only the first token of each group is a query, so the
         first entry is (groups, 1, hidden_size).
         """
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))
+        qkv = apply_linear(self.qkv, hidden_states).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
         query = query[:, :, :1] if first_only else query
         context, probabilities = self.attend(query, key, value, real_tokens, output_attentions, **kwargs)
@@ -309,7 +322,7 @@ class TimesformerSelfOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.dense(hidden_states))
+        return self.dropout(apply_linear(self.dense, hidden_states))
 
 
 class TimeSformerAttention(nn.Module):
@@ -338,7 +351,7 @@ class TimesformerIntermediate(nn.Module):
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.intermediate_act_fn(self.dense(hidden_states)))
+        return self.dropout(self.intermediate_act_fn(apply_linear(self.dense, hidden_states)))
 
 
 class TimesformerOutput(nn.Module):
@@ -350,7 +363,7 @@ class TimesformerOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.dense(hidden_states))
+        return self.dropout(apply_linear(self.dense, hidden_states))
 
 
 class TimesformerDropPath(nn.Module):
@@ -447,7 +460,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
             return step.restore(residual, grid), *maps
         dense = getattr(self, step.dense)
         if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
-            return step.restore(dense(residual), grid), *maps
+            return step.restore(apply_linear(dense, residual), grid), *maps
         patches = dense(step.restore(residual, grid)[:, 1:].contiguous())
         return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 
@@ -511,7 +524,9 @@ class TimesformerEncoder(nn.Module):
     def __init__(self, config: TimesformerConfig):
         super().__init__()
         self.config = config
-        self.layer = nn.ModuleList([TimesformerLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.layer: nn.ModuleList = nn.ModuleList(
+            [TimesformerLayer(config, index) for index in range(config.num_hidden_layers)]
+        )
 
     def forward(
         self,
@@ -522,7 +537,7 @@ class TimesformerEncoder(nn.Module):
         grid: Grid | None = None,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> TimesformerModelOutput | tuple:
+    ) -> TimesformerModelOutput | tuple[Any, ...]:
         """
         Run all blocks on tokens. The output has them before the final norm, and what the flags ask for.
 
@@ -560,7 +575,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
     config: TimesformerConfig
     base_model_prefix = "timesformer"
     main_input_name = "pixel_values"
-    input_modalities = ("video",)
+    input_modalities: tuple[str, ...] = ("video",)
     supports_gradient_checkpointing = True
     # The loss is a mean over the batch, so Trainer itself must divide it by the number of accumulation steps.
     accepts_loss_kwargs = False
@@ -578,7 +593,7 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         """Make a model, as `from_config` of the Auto classes does, also from a config of the built-in model."""
         return super()._from_config(_as_own_config(cls, config), **kwargs)
 
-    def __init__(self, config: TimesformerConfig, *args, **kwargs):
+    def __init__(self, config: TimesformerConfig, *args: Any, **kwargs: Any):
         if not isinstance(config, TimesformerConfig):
             raise TypeError(
                 f"{type(self).__name__} needs a config of {TimesformerConfig.__module__}, got one of "
@@ -648,7 +663,13 @@ class TimesformerPreTrainedModel(PreTrainedModel):
         self.config.num_frames, self.config.image_size = config.num_frames, config.image_size
 
     @classmethod
-    def from_image_vit(cls, vit, attention_type: str = "divided_space_time", num_frames: int = 8, **settings):
+    def from_image_vit(
+        cls,
+        vit: nn.Module | str | os.PathLike[str] | Mapping[str, torch.Tensor],
+        attention_type: str = "divided_space_time",
+        num_frames: int = 8,
+        **settings: Any,
+    ) -> Self:
         """
         Make a TimeSformer that starts from an image ViT (paper, Section 4).
 
@@ -683,8 +704,13 @@ class TimesformerPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *model_args, config=None, output_loading_info: bool = False, **kwargs
-    ):
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *model_args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Self:
         """
         Load a model as [`~transformers.PreTrainedModel.from_pretrained`] does, with two differences.
 
@@ -789,10 +815,10 @@ class TimesformerModel(TimesformerPreTrainedModel):
 
     def __init__(self, config: TimesformerConfig):
         super().__init__(config)
-        self.scheme = ATTENTION_SCHEMES[config.attention_type]
-        self.embeddings = TimesformerEmbeddings(config)
-        self.encoder = TimesformerEncoder(config)
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.scheme: AttentionScheme = ATTENTION_SCHEMES[config.attention_type]
+        self.embeddings: TimesformerEmbeddings = TimesformerEmbeddings(config)
+        self.encoder: TimesformerEncoder = TimesformerEncoder(config)
+        self.layernorm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -806,7 +832,7 @@ class TimesformerModel(TimesformerPreTrainedModel):
         return_dict: bool | None = None,
         cls_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> TimesformerModelOutput | tuple:
+    ) -> TimesformerModelOutput | tuple[Any, ...]:
         """
         Compute the normalised tokens of clips.
 
@@ -937,9 +963,11 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
 
     def __init__(self, config: TimesformerConfig):
         super().__init__(config)
-        self.num_labels = config.num_labels
-        self.timesformer = TimesformerModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.num_labels: int = config.num_labels
+        self.timesformer: TimesformerModel = TimesformerModel(config)
+        self.classifier: nn.Module = (
+            nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        )
         self.post_init()
 
     def forward(
@@ -950,7 +978,7 @@ class TimesformerForVideoClassification(TimesformerPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> TimesformerClassifierOutput | tuple:
+    ) -> TimesformerClassifierOutput | tuple[Any, ...]:
         """
         Compute the logits of clips, and the loss if there are labels.
 

@@ -23,7 +23,7 @@ _EDL_COLOURS = ("Blue", "Yellow", "Pink", "Green", "Cyan", "Red", "Purple", "Lav
 
 
 def write_timeline(
-    path: str | os.PathLike, timeline: Timeline, video: VideoSource | None = None, overwrite: bool = False
+    path: str | os.PathLike[str], timeline: Timeline, video: VideoSource | None = None, overwrite: bool = False
 ) -> None:
     """
     Write a timeline to a file, completely or not at all.
@@ -57,7 +57,7 @@ def write_timeline(
             _WRITERS[_ending(path)](temporary, timeline)
 
 
-def check_timeline_file(path: str | os.PathLike, overwrite: bool = False) -> None:
+def check_timeline_file(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """
     Check that a timeline can be written to a file of that name. Call it before long work, so that the work is not lost.
 
@@ -75,7 +75,7 @@ def check_timeline_file(path: str | os.PathLike, overwrite: bool = False) -> Non
     check_output_file(path, overwrite)
 
 
-def _ending(path: str | os.PathLike) -> str:
+def _ending(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path).lower()
     for ending in (".labelstudio.json", *_WRITERS, ".mp4"):
         if name.endswith(ending):

@@ -5,11 +5,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
 
 from ..video.frame_stream import TimedFrame
 from ..video.live_stream import OPENING_SECONDS, describe_live, is_camera, is_network, open_live_stream
 from ..video.video_errors import VideoReadError
 from ..video.video_options import VideoOptions
+from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .segments import Segment
 from .stream_classifier import StreamClassifier
 
@@ -146,14 +150,14 @@ class LiveReader:
 
 
 def classify_live(
-    model,
-    processor,
+    model: PreTrainedModel,
+    processor: TimesformerVideoProcessor,
     source: str,
     *,
     options: VideoOptions | None = None,
     give_up: float = 60.0,
     report: Callable[[str], None] = lambda message: None,
-    **settings,
+    **settings: Any,
 ) -> Iterator[Segment]:
     """
     Yield the segments of a live source as they end. Times are in seconds since the first frame.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from ..video.video_sampling import check_count
@@ -54,7 +55,7 @@ class StreamClassifier:
 
     def __init__(
         self,
-        model,
+        model: PreTrainedModel,
         processor: TimesformerVideoProcessor,
         fps: float,
         *,
@@ -81,7 +82,10 @@ class StreamClassifier:
         self._scorer = WindowScorer(model, processor, fps)
         length = self._scorer.own_length() if window is None else max(1, round(window * fps))
         step = max(1, length // 2) if stride is None else max(1, round(stride * fps))
-        self.fps, self.window, self.stride, self.labels = float(fps), length / fps, step / fps, self._scorer.labels
+        self.fps: float = float(fps)
+        self.window: float = length / fps
+        self.stride: float = step / fps
+        self.labels: list[str] = self._scorer.labels
         self._shots = ShotDetector(fps) if shots else None
         keep_all_from = math.inf if math.isinf(_keep_all_from) else round(_keep_all_from * fps)
         self._windows = Windows(

@@ -4,8 +4,10 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from ..video.frame_stream import FrameStream, open_frame_stream
 from ..video.video_options import VideoOptions
@@ -54,7 +56,7 @@ class Timeline:
         """Whether the whole video is shorter than a window, so that its only window is shorter too."""
         return self.windows[-1].part == 0 and self.duration < self.window
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """
         Return the timeline in the form of ActivityNet's results, for JSON.
 
@@ -72,7 +74,7 @@ class Timeline:
 
 
 def make_timeline(
-    model,
+    model: PreTrainedModel,
     processor: TimesformerVideoProcessor,
     video: VideoSource,
     *,
@@ -84,7 +86,7 @@ def make_timeline(
     batch_size: int = _BATCH,
     shots: bool = False,
     options: VideoOptions | None = None,
-    resume: str | os.PathLike | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress = lambda seconds, duration: None,
 ) -> Timeline:
     """

@@ -1,12 +1,17 @@
 """Low-rank adapters (LoRA) by PEFT: adding them to a model, and merging trained ones into it."""
 
 import os
+from typing import TYPE_CHECKING
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.modeling_timesformer import TimesformerForVideoClassification
 from ..output.extras import missing_package
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .start import start_from_checkpoint, stored_processor
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 _LORA_TARGETS = r".*\.encoder\.layer\..*(qkv|dense)"  # every linear layer of the blocks
@@ -28,7 +33,7 @@ def add_lora(
     alpha: float | None = None,
     dropout: float = 0.0,
     train_embeddings: bool = False,
-):
+) -> "PeftModel":
     """
     Put low-rank adapters (Hu et al. 2022) on the linear layers of a model's blocks. Only they and the head are trained.
 
@@ -64,7 +69,7 @@ def _write_no_card(folder: str) -> None:
 
 
 def load_adapters(
-    folder: str | os.PathLike, base: str | os.PathLike
+    folder: str | os.PathLike[str], base: str | os.PathLike[str]
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
     """
     Load a model and merge into it the adapters that [`add_lora`] added to it.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from ..output.figures import COLOURS, check_can_plot, new_figure, save_figure
 
@@ -23,7 +24,7 @@ NAMES = {
 }
 
 
-def read_curves(log: Sequence[dict]) -> dict[str, tuple[list[int], list[float]]]:
+def read_curves(log: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
     """
     The steps and values of each quantity in a log that [`plot_training_curves`] draws.
 
@@ -38,7 +39,7 @@ def read_curves(log: Sequence[dict]) -> dict[str, tuple[list[int], list[float]]]
     return curves
 
 
-def plot_training_curves(path: str | os.PathLike, log: Sequence[dict]) -> None:
+def plot_training_curves(path: str | os.PathLike[str], log: Sequence[dict[str, Any]]) -> None:
     """
     Draw loss, accuracy and learning rate, a panel each, and write them to a file. A panel is left out where the log has
     no values for it.

@@ -1,6 +1,6 @@
 """The loss of clips whose labels are classes, shares of mixed clips, or several at once, and the weights of classes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -26,10 +26,17 @@ class ClipLoss:
     def __init__(
         self, multi_label: bool = False, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0
     ):
-        self.multi_label, self.class_weights, self.label_smoothing = multi_label, class_weights, label_smoothing
-        self.training = True
+        self.multi_label: bool = multi_label
+        self.class_weights: torch.Tensor | None = class_weights
+        self.label_smoothing: float = label_smoothing
+        self.training: bool = True
 
-    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+    def __call__(
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         """
         The loss, a scalar.
 

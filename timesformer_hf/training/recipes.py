@@ -6,6 +6,7 @@ they need: groups of parameters and learning rates.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,7 @@ class _Recipe:
     """
 
     about: str
-    defaults: dict
+    defaults: dict[str, Any]
 
 
 _PAPER = {
@@ -163,7 +164,7 @@ def parameter_groups(
     weight_decay: float = 0.0,
     layer_decay: float = 1.0,
     decay_everything: bool = False,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """
     The trainable parameters of a model as groups for an optimizer, those with the highest rate first.
 

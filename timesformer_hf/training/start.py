@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,11 +29,11 @@ class LabelMismatchError(ValueError):
 
 
 def start_from_checkpoint(
-    name: str | os.PathLike,
+    name: str | os.PathLike[str],
     label_names: Sequence[str],
     reset_head: bool = False,
     problem_type: str = "single_label_classification",
-    **settings,
+    **settings: Any,
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor, dict[str, int]]:
     """
     A model to train on other data, its processor, and the number that it gives each of the data's labels.
@@ -79,7 +80,7 @@ def _replace_head(model: TimesformerForVideoClassification, label2id: Mapping[st
 
 
 def _start_from_image_vit(
-    name: str | os.PathLike, label2id: Mapping[str, int], fields: dict
+    name: str | os.PathLike[str], label2id: Mapping[str, int], fields: dict
 ) -> tuple[TimesformerForVideoClassification, TimesformerVideoProcessor]:
     """A TimeSformer from an image ViT, with a new head, and a processor that normalises pixels as the ViT's does."""
     checkpoint = read_checkpoint(name)
@@ -104,7 +105,7 @@ def start_from_scratch(
 
 
 def match_labels(
-    checkpoint: str | os.PathLike, label_names: Sequence[str], known: Mapping[int, str]
+    checkpoint: str | os.PathLike[str], label_names: Sequence[str], known: Mapping[int, str]
 ) -> dict[str, int] | None:
     """
     The number of each label in a checkpoint, or `None` where the checkpoint doesn't name its labels.
@@ -131,7 +132,7 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(names[:_LABELS_SHOWN]) + more
 
 
-def stored_processor(name: str | os.PathLike) -> TimesformerVideoProcessor:
+def stored_processor(name: str | os.PathLike[str]) -> TimesformerVideoProcessor:
     """The video processor of a checkpoint, or one with the paper's settings where it has none."""
     from transformers import AutoVideoProcessor
 

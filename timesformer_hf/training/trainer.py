@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ..data.clip_dataset import ClipStream, EpochSampler, SkippedClips, readable_clips
 from ..evaluation.metrics import mean_average_precision, mean_class_accuracy, top_k_accuracy
@@ -73,7 +76,7 @@ class ClipTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Weight decay on biases, norms and embedding tables too."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.label_smoothing_factor <= 1:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must lie in [0, 1]")
@@ -109,21 +112,24 @@ class ClipTrainer(Trainer):
             another order, as in the first versions of this package.
     """
 
-    def __init__(self, *, loss: ClipLoss, skipped: SkippedClips | None = None, max_unreadable: int = 0, **settings):
-        self.clip_loss, self.skipped = loss, skipped
+    def __init__(
+        self, *, loss: ClipLoss, skipped: SkippedClips | None = None, max_unreadable: int = 0, **settings: Any
+    ):
+        self.clip_loss: ClipLoss = loss
+        self.skipped: SkippedClips | None = skipped
         super().__init__(compute_loss_func=loss, **settings)
-        self.interruption = InterruptionCallback()
-        self.add_callback(self.interruption)
+        self._interruption = InterruptionCallback()
+        self.add_callback(self._interruption)
         if skipped is not None:
             self.add_callback(UnreadableClipsCallback(skipped, max_unreadable))
-        self.last_log: tuple[float, int] | None = None  # when, and after which step
-        self.place = (-1, 0)  # the step under way, and the batch of it
+        self._last_log: tuple[float, int] | None = None  # when, and after which step
+        self._place = (-1, 0)  # the step under way, and the batch of it
 
-    def train(self, *args, **kwargs):
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         try:
             return super().train(*args, **kwargs)
         finally:
-            self.interruption.restore()
+            self._interruption.restore()
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -133,31 +139,33 @@ class ClipTrainer(Trainer):
         self.add_callback(EpochCallback(sampler))
         return sampler
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             args, model = self.args, self.model if model is None else model
             groups = parameter_groups(
                 model, args.learning_rate, args.weight_decay, args.layer_decay, args.decay_everything
             )
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(args, model)
-            self.optimizer = optimizer_class(groups, **settings)
+            self.optimizer: torch.optim.Optimizer = optimizer_class(groups, **settings)
             if not self.is_fsdp_enabled:  # which stores the state of the optimizer by names
                 name_parameters(self.optimizer, model)
         return self.optimizer
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.args.lr_drops is None:
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             warmup = self.args.get_warmup_steps(num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.LambdaLR(
                 self.optimizer if optimizer is None else optimizer,
                 lambda step: drop_factor(step, num_training_steps, self.args.lr_drops, warmup),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model, *args, **kwargs):
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         self.clip_loss.training = model.training
         return super().compute_loss(model, *args, **kwargs)
 
@@ -177,7 +185,7 @@ class ClipTrainer(Trainer):
         batches = round(part * stored.max_steps * self.args.gradient_accumulation_steps)
         return int(passes), 0 if self.args.ignore_data_skip else batches
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's evaluation, with a loss that is the mean over all readable clips and not over batches."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if output.predictions is not None and output.label_ids is not None:
@@ -192,23 +200,23 @@ class ClipTrainer(Trainer):
             output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
         return output
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         step = self.state.global_step
-        if self.last_log is None:
-            self.last_log = (time.monotonic(), step)
-        self.place = (step, self.place[1] + 1 if self.place[0] == step else 0)
-        torch.manual_seed(_mixed_seed(self.args.seed, *self.place, self.args.process_index))
+        if self._last_log is None:
+            self._last_log = (time.monotonic(), step)
+        self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
+        torch.manual_seed(_mixed_seed(self.args.seed, *self._place, self.args.process_index))
         return super().training_step(*args, **kwargs)
 
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the number of clips a second since the last time, including evaluations in between."""
-        if "loss" in logs and self.last_log is not None:
-            (then, step), now = self.last_log, (time.monotonic(), self.state.global_step)
+        if "loss" in logs and self._last_log is not None:
+            (then, step), now = self._last_log, (time.monotonic(), self.state.global_step)
             logs["samples_per_second"] = (now[1] - step) * self.args.total_batch_size / (now[0] - then)
-            self.last_log = now
+            self._last_log = now
         super().log(logs, *args, **kwargs)
 
-    def save_model(self, output_dir=None, _internal_call: bool = False) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save also what Trainer leaves out: the image processor, and the config and processor beside FSDP's shards."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
@@ -227,7 +235,7 @@ class ClipTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def create_model_card(self, *args, **kwargs) -> None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Keep the README.md that is there. `push_to_hub` would replace it by one that says less."""
 
 

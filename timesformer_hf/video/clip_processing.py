@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -33,13 +34,13 @@ class TimesformerImageProcessorKwargs(ImagesKwargs, total=False):
 class ClipProcessingMixin:
     """A mixin that turns a VideoMAE image processor, of either backend, into one of TimeSformer."""
 
-    model_input_names = ["pixel_values"]
-    image_mean = [0.45, 0.45, 0.45]
-    image_std = [0.225, 0.225, 0.225]
+    model_input_names: list[str] = ["pixel_values"]
+    image_mean: list[float] = [0.45, 0.45, 0.45]
+    image_std: list[float] = [0.225, 0.225, 0.225]
     do_convert_rgb = True
     do_flip_channel_order = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         check_settings(self)
 
@@ -67,7 +68,13 @@ class ClipProcessingMixin:
     def _prepare_images_structure(self, images: ImageInput, expected_ndims: int = 3) -> list[list]:
         return _nest_clips(images, expected_ndims)
 
-    def process_image(self, image, do_convert_rgb: bool | None = None, input_data_format=None, **kwargs):
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Return a frame in the form that the backend processes, with RGB channels if `do_convert_rgb` is set."""
         image, kept = writable_array(image), kept_channels(self.image_mean)
         if kept is not None and self.backend == "pil":
@@ -97,7 +104,7 @@ class ClipProcessingMixin:
         check_batch([(len(clip), *clip[0].shape) for clip in clips], return_tensors)
         return BatchFeature(data={"pixel_values": clips}, tensor_type=return_tensors)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """
         Return the settings, under the class name of VideoMAE's processor if that processor gives the same result.
 

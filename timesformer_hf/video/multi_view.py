@@ -7,8 +7,9 @@ each clip by crop.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -179,7 +180,9 @@ def cut_crops(clips: torch.Tensor, crop_size: tuple[int, int], settings: ViewSet
     return torch.stack(crops, dim=1).flatten(0, 1)
 
 
-def score_views(model, pixel_values: torch.Tensor, views_per_pass: int | None = None) -> torch.Tensor:
+def score_views(
+    model: Callable[[torch.Tensor], Any], pixel_values: torch.Tensor, views_per_pass: int | None = None
+) -> torch.Tensor:
     """
     Return the logits of every view.
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
@@ -63,7 +64,7 @@ def decode_frames(
     *,
     stream: int | None = None,
     options: VideoOptions | None = None,
-    **changes,
+    **changes: Any,
 ) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode the frames of a video whose indices `choose` returns.
@@ -136,8 +137,8 @@ def _read_with_pyav(
         container, stream = opened
         if container.format.name == MP4:
             check_complete(container, stream, name)
-        packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or demux(container, stream), stream)
+        packets = _keep_packets(container, stream, options)
+        scan = scan_packets(packets or demux(container, stream, options), stream)
         metadata = describe_stream(stream, scan)
         metadata.find_frame_times = partial(frame_times, stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
@@ -148,19 +149,23 @@ def _read_with_pyav(
         reopen = partial(open_pyav, file, name, number, options)
         if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
-            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
+            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable, options)
     if frames is not None:
         return frames, metadata
     if scan.is_exact and not is_sparse:
-        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage, options)
     if frames is None:
-        frames = _decode_and_count(reopen, metadata, choose, damage)
+        frames = _decode_and_count(reopen, metadata, choose, damage, options)
     damage.report()
     return frames, metadata
 
 
 def _decode_and_count(
-    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
+    reopen: Callable[[], _Opened],
+    metadata: VideoMetadata,
+    choose: _ChooseIndices,
+    damage: Damage,
+    options: VideoOptions,
 ) -> np.ndarray | list[np.ndarray]:
     """
     Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
@@ -171,12 +176,12 @@ def _decode_and_count(
         wanted = choose(metadata)
     except ValueError:  # it may be right for the number that is counted
         wanted = [sys.maxsize]
-    frames, decoded = decode_in_order(reopen, wanted, damage, True)
+    frames, decoded = decode_in_order(reopen, wanted, damage, options, True)
     damage.check_any_frame(decoded)
     if frames is None or decoded != metadata.total_num_frames:
         metadata.total_num_frames = decoded
         wanted = choose(metadata)
-        frames, _ = decode_in_order(reopen, wanted, damage)
+        frames, _ = decode_in_order(reopen, wanted, damage, options)
     metadata.frames_indices = wanted
     return frames
 
@@ -225,7 +230,7 @@ def _is_timed(container, stream) -> bool:
     return container.format.name in _TIMED_FORMATS
 
 
-def _keep_packets(container, stream) -> list | None:
+def _keep_packets(container, stream, options: VideoOptions) -> list | None:
     """
     Return the packets of a small file without an index, and `None` for other files.
 
@@ -233,7 +238,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(demux(container, stream))
+    return list(demux(container, stream, options))
 
 
 def _decode_sparsely(
@@ -243,6 +248,7 @@ def _decode_sparsely(
     indices: Sequence[int],
     reopen: Callable[[], _Opened],
     shareable: bool,
+    options: VideoOptions,
 ) -> np.ndarray | list[np.ndarray] | None:
     """
     Return the frames at `indices`, decoded from the key frames before them.
@@ -260,7 +266,7 @@ def _decode_sparsely(
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
     clip = ClipBuffer([scan.pts[index] for index in indices])
-    decode = partial(_decode_share, clip, frozenset(scan.pts))
+    decode = partial(_decode_share, clip, frozenset(scan.pts), options)
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
     try:
         with ThreadPoolExecutor(len(plan.shares)) as pool:
@@ -274,6 +280,7 @@ def _decode_sparsely(
 def _decode_share(
     clip: ClipBuffer,
     promised: frozenset[int],
+    options: VideoOptions,
     opener: Callable[[], _Opened],
     stretches: list[Stretch],
     threads: int,
@@ -282,11 +289,11 @@ def _decode_share(
     """Decode the targets of some stretches into the clip. `kept` contains all packets if they were kept in memory."""
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream, options))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = demux(container, stream)
+                packets = demux(container, stream, options)
             output = DecoderOutput(stretch, promised, inspector.codec)
             for frame in _decode_stretch(stream.codec_context, packets, inspector, output):
                 clip.put(frame.pts, to_rgb(frame))
@@ -324,7 +331,11 @@ def decode_packet(context, packet) -> list:
 
 
 def decode_in_order(
-    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
+    reopen: Callable[[], _Opened],
+    indices: Sequence[int],
+    damage: Damage,
+    options: VideoOptions,
+    to_end: bool = False,
 ) -> tuple[np.ndarray | list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
@@ -338,7 +349,8 @@ def decode_in_order(
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
+        packets = demux(container, stream, options)
+        for index, frame in enumerate(decode_undamaged(packets, stream.codec_context, damage)):
             decoded = index + 1
             if index in clip:
                 clip.put(index, to_rgb(frame))
@@ -396,7 +408,7 @@ def _read_with_torchcodec(
     def find_frame_times() -> list[float] | None:
         position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
         with open_pyav(file, name, number, options) as (container, stream):
-            times = frame_times(stream, scan_packets(demux(container, stream), stream))
+            times = frame_times(stream, scan_packets(demux(container, stream, options), stream))
         if position is not None:
             file.seek(position)
         return times

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -28,6 +29,10 @@ from .video_options import VideoOptions
 from .video_sampling import default_sampling, has_variable_rate, sample_frame_indices, uniform_in_time
 from .video_sources import describe_source, is_video_source
 from .video_stream import known_frame_times
+
+
+if TYPE_CHECKING:
+    from .image_processing_timesformer import TimesformerImageProcessor
 
 
 FRAME_SETTINGS = (
@@ -107,13 +112,13 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     ```"""
 
     valid_kwargs = TimesformerVideoProcessorKwargs
-    model_input_names = ["pixel_values"]
+    model_input_names: list[str] = ["pixel_values"]
     resample = PILImageResampling.BILINEAR
-    image_mean = [0.45, 0.45, 0.45]
-    image_std = [0.225, 0.225, 0.225]
-    size = {"shortest_edge": 224}
+    image_mean: list[float] = [0.45, 0.45, 0.45]
+    image_std: list[float] = [0.225, 0.225, 0.225]
+    size: dict[str, int] = {"shortest_edge": 224}
     default_to_square = False
-    crop_size = {"height": 224, "width": 224}
+    crop_size: dict[str, int] = {"height": 224, "width": 224}
     do_resize = True
     do_center_crop = True
     do_rescale = True
@@ -130,12 +135,12 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
     views = None
     video_options = None  # set it to a `VideoOptions`; it is neither saved nor loaded, see there
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         check_settings(self)
 
     def preprocess(
-        self, videos, video_options: VideoOptions | None = None, **kwargs: Unpack[TimesformerVideoProcessorKwargs]
+        self, videos: Any, video_options: VideoOptions | None = None, **kwargs: Unpack[TimesformerVideoProcessorKwargs]
     ) -> BatchFeature:
         """
         Turn videos into `pixel_values`.
@@ -189,13 +194,13 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         squeezed = self.do_resize and "height" in self.size and "width" in self.size
         return (self.size["height"], self.size["width"]) if squeezed else None
 
-    def image_processor(self):
+    def image_processor(self) -> "TimesformerImageProcessor":
         """Return the [`TimesformerImageProcessor`] that processes frames in the same way, for the built-in model."""
         from .image_processing_timesformer import TimesformerImageProcessor
 
         return TimesformerImageProcessor(**{name: getattr(self, name) for name in FRAME_SETTINGS})
 
-    def view_settings(self, **settings) -> ViewSettings:
+    def view_settings(self, **settings: Any) -> ViewSettings:
         """
         Return the views that a call with these `settings` makes of a video.
 
@@ -210,14 +215,14 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         own = self.video_options if isinstance(self.video_options, VideoOptions) else VideoOptions()
         return own if given is None else given
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Return the settings to save. `video_options` is not one: whoever loads the processor decides on limits."""
         values = super().to_dict()
         values.pop("video_options", None)
         return values
 
     def load_clips(
-        self, videos, settings: dict, video_options: VideoOptions | None = None
+        self, videos: Any, settings: dict[str, Any], video_options: VideoOptions | None = None
     ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
         """
         Load the chosen frames of videos. A frame that several clips of a video share is decoded only once.
@@ -285,7 +290,7 @@ class TimesformerVideoProcessor(BaseVideoProcessor):
         frame_sampling: str | None = None,
         frame_sampling_rate: int | None = None,
         num_clips: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> list[int]:
         """
         Return the indices of the frames to take from a video, ordered by clip.

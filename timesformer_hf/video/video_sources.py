@@ -10,6 +10,7 @@ import stat
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import IO, Any, Protocol
 
 from .printable import printable
 from .video_downloads import download, is_url, read_limited
@@ -17,7 +18,17 @@ from .video_errors import VideoReadError, describe_error
 from .video_options import VideoOptions
 
 
-VideoSource = str | os.PathLike | bytes | io.IOBase | Mapping
+class _Decoder(Protocol):
+    """What is used of a `VideoDecoder` of torchcodec."""
+
+    metadata: Any
+
+    def get_frames_at(self, indices: list[int]) -> Any: ...
+
+
+VideoSource = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | io.IOBase | IO[bytes] | Mapping[str, Any] | _Decoder
+)
 
 # Open files that unpack while they are read. Going back in them starts again, so they are unpacked into memory at once.
 _UNPACKING = ("gzip", "bz2", "lzma", "zipfile", "zlib", "_compression", "compression")
