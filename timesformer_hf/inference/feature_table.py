@@ -102,7 +102,9 @@ class FeatureParts(TableParts):
         """Write videos that all have features of one shape as the next part."""
         self.write_table(_as_arrow(videos, sources))
 
-    def merge(self, sources: Sequence[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False) -> None:
+    def merge(
+        self, sources: Sequence[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False
+    ) -> None:
         """Write the features of `sources` to one file, see [`TableParts.merge_rows`]."""
         metadata = metadata | {"shape": self.shape, "settings": self.settings}
         step = max(1, ROW_GROUP_BYTES // (4 * math.prod(self.shape)))
