@@ -16,7 +16,7 @@ import numpy as np
 
 from timesformer_hf import FeatureTable, extract_features, load_feature_model, read_features
 from timesformer_hf.inference.feature_extraction import describe_settings
-from timesformer_hf.inference.feature_table import differences
+from timesformer_hf.output.table_parts import differences
 from timesformer_hf.output.terminal import quiet_transformers
 from timesformer_hf.video.video_sources import is_url
 

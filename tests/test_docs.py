@@ -1,7 +1,9 @@
 """The Python of docs/*.md runs as written, page by page, in a copy of what it names."""
 
 import re
+import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,10 @@ from repository import REPOSITORY
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.benchmark.page import performance_page
 from timesformer_hf.benchmark.results import read_results
+from timesformer_hf.cli import _parse
+from timesformer_hf.commands.evaluate import parse_arguments as parse_evaluate
+from timesformer_hf.model.attention_schemes import ATTENTION_SCHEMES
+from timesformer_hf.model.masked_attention import ATTENTION_PATTERNS
 
 
 pytest.importorskip("av", reason="the pages decode the sample clip")
@@ -18,14 +24,21 @@ PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md") if "```p
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_runs(page, tmp_path, monkeypatch):
+def test_page_runs(page, tmp_path, monkeypatch, request):
     samples = Path("timesformer_hf", "samples")
     shutil.copytree(REPOSITORY / samples, tmp_path / samples)
     monkeypatch.chdir(tmp_path)
     for registered in (TimesformerConfig, TimesformerForVideoClassification):  # by a page, for what it saves
         monkeypatch.setattr(registered, "_auto_class", None)
+    for table in (ATTENTION_SCHEMES, ATTENTION_PATTERNS):  # a page adds rows
+        request.addfinalizer(partial(_restore, table, dict(table)))
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
     exec(compile("\n".join(blocks), page, "exec"), {"__name__": "__main__"})
+
+
+def _restore(table: dict, rows: dict) -> None:
+    table.clear()
+    table.update(rows)
 
 
 def anchors(page: Path) -> set[str]:
@@ -44,6 +57,26 @@ def test_links_lead_somewhere():
             assert link.startswith("https://") or target.exists(), f"{page.name}: {link}"
             if anchor and target.suffix == ".md" and not link.startswith("https://"):
                 assert anchor in anchors(target), f"{page.name}: {link}#{anchor}"
+
+
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's blocks that call `timesformer-hf`, with continued lines joined."""
+    blocks = re.findall(r"```(?:bash|text)\n(.*?)```", (REPOSITORY / "docs" / page).read_text(), re.DOTALL)
+    lines = [line.strip() for line in "".join(blocks).replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("$ ") for line in lines if re.match(r"(\$ )?timesformer-hf [a-z]", line)]
+
+
+COMMANDS = [command for page in sorted((REPOSITORY / "docs").glob("*.md")) for command in commands_of(page.name)]
+
+
+@pytest.mark.parametrize("command", [command for command in dict.fromkeys(COMMANDS) if " finetune " not in command])
+def test_commands_have_only_options_that_exist(command):
+    """Those of `finetune` are run (tests/commands/test_training_page.py)."""
+    words = shlex.split(re.split(r" [|>]+ ", command)[0])[1:]
+    if words[0] == "evaluate":
+        parse_evaluate(words[1:])
+    else:
+        assert _parse(words).run
 
 
 def test_glossary_is_in_order_and_explains_its_own_words():

@@ -15,7 +15,7 @@ from timesformer_hf import (
     optimize_for_inference,
 )
 from timesformer_hf.inference.quantization import quantize
-from timesformer_hf.model.attention_backends import has_short_group_kernel
+from timesformer_hf.model.backends import has_short_group_kernel
 from timesformer_hf.video.video_decoding import decode_frames
 
 

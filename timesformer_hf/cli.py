@@ -8,14 +8,48 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from .commands import bench, classify, convert, cost, demo, embed, evaluate, explain, export, finetune, info, timeline
+from .commands import (
+    annotate,
+    bench,
+    classify,
+    convert,
+    cost,
+    demo,
+    duplicates,
+    embed,
+    evaluate,
+    explain,
+    export,
+    finetune,
+    info,
+    plan,
+    shard,
+    timeline,
+)
 from .commands.common import escaped_output, only_own_warnings
 from .commands.completion import SHELLS, PrintCompletion
 from .output.options import check_options
 from .version import __version__
 
 
-COMMANDS = (classify, timeline, explain, demo, finetune, evaluate, embed, convert, info, cost, export, bench)
+COMMANDS = (
+    classify,
+    timeline,
+    explain,
+    demo,
+    shard,
+    finetune,
+    evaluate,
+    embed,
+    plan,
+    duplicates,
+    annotate,
+    convert,
+    info,
+    cost,
+    export,
+    bench,
+)
 _PARSE_THEIR_OWN = ("finetune", "evaluate")  # their options come from dataclasses that need torch
 
 _FIRST_STEPS = """\

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_benchmark import TINY, TINY_CASES, make_result
 
+from timesformer_hf.benchmark.inference import make_workload as make_forward
 from timesformer_hf.benchmark.measuring import measure
 from timesformer_hf.benchmark.models import ModelBench, random_weights, relative_difference
 from timesformer_hf.benchmark.training import difference_of_gradients
@@ -46,11 +47,17 @@ class TestModels:
             difference_of_gradients({"loss": torch.tensor(2.0)}, expected)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on this machine they are not missing")
+def test_paths_of_a_gpu_are_reported_as_missing(here):
+    names = ("ours-optimized-graphs", "built-in-graphs", "built-in-max-autotune", "tensorrt")
+    result = make_result(*((name, "peer") for name in names))
+    measure(result, make_forward(replace(TINY_CASES["tiny"], paths=names), here), 1)
+    assert all(path.status == "missing" and "CUDA" in path.reason for path in result.paths), result.paths
+
+
 @pytest.mark.slow
 def test_compiled_paths_are_measured(here):
     """Inductor takes its time."""
-    from timesformer_hf.benchmark.inference import make_workload as make_forward
-
     case = replace(TINY_CASES["tiny"], paths=("ours-compiled", "built-in-compiled"))
     result = make_result(("ours-compiled", "ours"), ("built-in-compiled", "peer"))
     measure(result, make_forward(case, here), 1)

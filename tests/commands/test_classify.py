@@ -136,8 +136,8 @@ class TestCommand:
         def load(*args, **kwargs):
             raise AssertionError("the model is loaded")
 
-        monkeypatch.setattr("timesformer_hf.commands.classify.load_classifier", load)
-        monkeypatch.setattr("timesformer_hf.commands.embed.load", load)
+        monkeypatch.setattr("timesformer_hf.inference.loading.load_fast_pipeline", load)
+        monkeypatch.setattr("timesformer_hf.commands.embed.run_many", load)
         missing = [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
         more = ["--out", str(tmp_path / "f.parquet"), "--model", "x"] if command == "embed" else []
         assert main([command, *missing, *more]) == 2

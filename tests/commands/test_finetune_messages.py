@@ -196,3 +196,21 @@ class TestOptions:
             assert main(command) == 2
             message = f'{command[0]} needs {packages}, not installed: pip install "timesformer_hf[train]"\n'
             assert capsys.readouterr().err == f"timesformer-hf: {message}"
+
+
+class TestNearDuplicates:
+    def test_a_validation_video_that_is_a_copy_in_another_encoding_is_said(self, model, tmp_path, caplog):
+        """Once, and not when the training goes on."""
+        copies = pytest.importorskip("altered_copies", reason="PyAV writes the videos")
+        paths = copies.write_altered_copies(tmp_path, 12)
+        table = tmp_path / "data.csv"
+        rows = {"original": "train", "another": "train", "encoded again": "validation"}
+        lines = [f"{paths[name]},{'dog' if name == 'another' else 'cat'},{split}" for name, split in rows.items()]
+        table.write_text("\n".join(["path,label,split", *lines]))
+        settings = {"model": model, "save_strategy": "epoch"}
+        run(tmp_path / "out", table, **settings)
+        warning = f"for example {paths['encoded again']} of {paths['original']}: the accuracy will be too high"
+        assert caplog.text.count(warning) == 1
+        caplog.clear()
+        run(tmp_path / "out", table, num_train_epochs=3, resume=True, **settings)
+        assert "near-duplicates" not in caplog.text

@@ -15,7 +15,7 @@ from timesformer_hf.inference import linear_kernels
 from timesformer_hf.inference.encoder import InferenceEncoder
 from timesformer_hf.inference.int8_linear import Int8Linear, _to_uint8, has_int8_products
 from timesformer_hf.inference.linear_kernels import KERNELS, InferenceLinear, fastest_kernel
-from timesformer_hf.model import attention_backends
+from timesformer_hf.model import backends
 
 
 # bfloat16 keeps 8 bits: operands and the result are each rounded by up to 1/256 of their value
@@ -129,7 +129,7 @@ class TestProductAttention:
             torch.randn(groups, heads, tokens, 6, generator=generator, dtype=torch.float64, requires_grad=True)
             for tokens in (queries, length, length)
         )
-        context, probabilities = attention_backends.product_attention_forward(None, query, key, value, None, 0.3)
+        context, probabilities = backends.product_attention_forward(None, query, key, value, None, 0.3)
         expected = F.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
         torch.testing.assert_close(context, expected, rtol=0, atol=1e-10)
         assert probabilities is None
@@ -158,9 +158,9 @@ class TestProductAttention:
         ],
     )
     def test_where_it_is_used(self, dtype, length, emulated, expected, monkeypatch):
-        monkeypatch.setattr(attention_backends, "_EMULATED", emulated)
+        monkeypatch.setattr(backends, "_EMULATED", emulated)
         query = torch.zeros(2, 3, length, 4, dtype=dtype)
-        assert (attention_backends.faster_than_sdpa(query, query) is not None) == expected
+        assert (backends.faster_than_sdpa(query, query) is not None) == expected
 
 
 @pytest.mark.skipif(not has_int8_products(), reason="this CPU or torch has no int8 products")

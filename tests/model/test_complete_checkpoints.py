@@ -9,7 +9,7 @@ from tiny_models import make_clip, make_model, save_classifier
 from transformers import pipeline
 
 from timesformer_hf import TimesformerConfig, TimesformerForVideoClassification, TimesformerModel
-from timesformer_hf.commands.classify import load_classifier
+from timesformer_hf.inference.loading import load_fast_pipeline
 from timesformer_hf.model import modeling_timesformer
 from timesformer_hf.model.loading_checks import WeightsMismatchError, check_complete
 
@@ -48,7 +48,7 @@ def with_nan(weights: dict) -> dict:
 LOADERS = {
     "pipeline": lambda folder: pipeline("video-classification", model=str(folder)),
     "pipeline without a task": lambda folder: pipeline(model=str(folder)),
-    "classify": lambda folder: load_classifier(str(folder), "cpu", "auto"),
+    "classify": lambda folder: load_fast_pipeline(str(folder), "cpu", "auto"),
 }
 
 

@@ -115,6 +115,8 @@ _MODEL_PATHS = (
     "built-in",
     "built-in-compiled",
     "built-in-graphs",
+    "built-in-max-autotune",
+    "tensorrt",
     "onnxruntime",
     "openvino",
     "matrix-products",
@@ -161,15 +163,20 @@ def _model_config(frames: int, side: int) -> dict:
 
 def _inference_case(variant: str, batch_size: int, dtype: str) -> Case:
     frames, side = _VARIANTS[variant]
+    is_large = (batch_size, dtype) == (1, "fp32") and variant != "base"
     return Case(
         name=f"inference-{variant}-b{batch_size}-{dtype}",
         kind="inference",
         about=f"forward pass of {variant} ({frames} x {side} x {side}), batch of {batch_size}, {dtype}",
-        tags=(variant, f"b{batch_size}", dtype, *quick((variant, batch_size, dtype) == ("base", 1, "fp32"))),
+        tags=(
+            *(variant, f"b{batch_size}", dtype, *quick((variant, batch_size, dtype) == ("base", 1, "fp32"))),
+            *(["memory"] if is_large else []),
+        ),
         paths=_QUANTIZED_PATHS if dtype in QUANTIZED else _MODEL_PATHS,
         config=_model_config(frames, side),
         batch_size=batch_size,
         dtype=dtype,
+        memory=is_large,
     )
 
 

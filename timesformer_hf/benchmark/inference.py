@@ -100,9 +100,41 @@ def _compiled_to_graphs(model: nn.Module, device: str) -> nn.Module:
     Raises:
         UnavailableError: for a device that is not CUDA.
     """
-    if not device.startswith("cuda"):
-        raise UnavailableError(f"CUDA graphs need a CUDA device; this is {device}")
+    _check_cuda("CUDA graphs need", device)
     return torch.compile(model, dynamic=False, mode="reduce-overhead")
+
+
+def _check_cuda(what_needs: str, device: str) -> None:
+    if not device.startswith("cuda"):
+        raise UnavailableError(f"{what_needs} a CUDA device; this is {device}")
+
+
+def _prepare_built_in_autotuned(bench: ModelBench) -> Prepared:
+    """
+    Prepare a forward pass of the built-in model with kernels that torch.compile has chosen by measuring.
+
+    Raises:
+        UnavailableError: for a device that is not CUDA.
+    """
+    _check_cuda("max-autotune is measured on", bench.device)
+    model = _in_dtype_of_case(bench, bench.built_in())
+    return _prepare_model(bench, torch.compile(model, dynamic=False, mode="max-autotune"))
+
+
+def _prepare_tensorrt(bench: ModelBench) -> Prepared:
+    """
+    Prepare a forward pass in TensorRT, of the built-in model, which torch-tensorrt compiles.
+
+    Raises:
+        ImportError: where torch-tensorrt is missing.
+        UnavailableError: for a device that is not CUDA, or a quantized dtype.
+    """
+    _check_cuda("TensorRT needs", bench.device)
+    if bench.case.dtype in QUANTIZED:
+        raise UnavailableError(f"TensorRT is measured in fp32, bf16 and fp16, not {bench.case.dtype}")
+    import torch_tensorrt  # noqa: F401  it registers the backend
+
+    return _prepare_model(bench, torch.compile(bench.built_in(), dynamic=False, backend="tensorrt"))
 
 
 def _prepare_unquantized(bench: ModelBench) -> Prepared:
@@ -218,6 +250,10 @@ PATHS = {
     "built-in-graphs": CodePath(
         "peer", "the same, torch.compile with CUDA graphs", _prepare_built_in_graphs, on_request=True
     ),
+    "built-in-max-autotune": CodePath(
+        "peer", "the same, torch.compile with max-autotune", _prepare_built_in_autotuned, on_request=True
+    ),
+    "tensorrt": CodePath("peer", "the same in TensorRT, by torch-tensorrt", _prepare_tensorrt, on_request=True),
     "built-in-unquantized": CodePath("peer", "the same, eager, not quantized", _prepare_unquantized),
     "onnxruntime": CodePath("peer", "ONNX Runtime, with our export", _prepare_onnxruntime),
     "openvino": CodePath("peer", "OpenVINO, with our export", _prepare_openvino),

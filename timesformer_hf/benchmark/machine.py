@@ -20,6 +20,7 @@ _PACKAGES = (
     "nncf",
     "torchao",
     "triton",
+    "torch-tensorrt",
     "numpy",
 )
 # Names in /proc/cpuinfo of CPU instructions for 16 and 8 bits. Without them fewer bits are not faster than float32.

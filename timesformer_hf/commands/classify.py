@@ -1,14 +1,29 @@
 """`timesformer-hf classify`: print the most likely labels of videos."""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 
-from ..output.terminal import loading_model, video_error
+from ..output.terminal import video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import add_quantize, choose_device, missing_videos, optimized, positive, to_json
+from .common import (
+    add_device,
+    add_engine,
+    add_model,
+    add_quantize,
+    add_sampling,
+    add_table,
+    add_videos,
+    add_workers,
+    check_no_table_options,
+    choose_device,
+    missing_videos,
+    positive,
+    to_json,
+)
+from .many_videos import check_table, read_inputs, run_many, worker_settings
 
 
 DESCRIPTION = """\
@@ -19,6 +34,7 @@ examples:
   timesformer-hf classify *.mp4 --model ./my-model --frame-sampling-rate 32 --views paper
   timesformer-hf classify *.mp4 --model ./my-model --device cuda --batch-size 32 --num-workers 16
   timesformer-hf classify videos/ --model ./my-model --json > predictions.jsonl
+  timesformer-hf classify corpus.csv --model ./my-model --out predictions.parquet
 
 Print the most likely labels of each video. A folder stands for all videos in it and below it. An unreadable video is
 reported, and the others are still classified; the exit code is then 1.
@@ -27,6 +43,9 @@ With several videos, threads decode the next ones while the model computes. At t
 what share of the time the model was busy. If that is far below 100%, decoding takes the time: use more
 --num-workers. If it is near 100%, the model takes it: use a larger --batch-size, --dtype bfloat16 or a faster
 device.
+
+With --out, write a table with a row for each video, in the order given, also for those that failed. The same command
+continues a run that was interrupted. docs/scale.md says how to label a large corpus.
 """
 
 _ACCELERATOR_BATCH = 8  # videos
@@ -46,57 +65,27 @@ def add_parser(commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
+    add_videos(parser)
+    add_model(parser)
     parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO", help="a video file, a folder of videos, or an http(s) URL"
+        "--top-k", type=positive, default=5, metavar="K", help="how many labels each video gets (default: 5)"
     )
-    parser.add_argument(
-        "--model",
-        metavar="DIR_OR_ID",
-        help="a model's folder or its name on the Hub (default: the shipped one, which tells how the camera moves)",
-    )
-    parser.add_argument(
-        "--top-k", type=positive, default=5, metavar="K", help="how many labels to print for each video (default: 5)"
-    )
-    parser.add_argument(
-        "--num-frames", type=positive, metavar="N", help="frames of a clip (default: the number in the model's config)"
-    )
-    parser.add_argument(
-        "--frame-sampling-rate",
-        type=positive,
-        metavar="R",
-        help="take every R-th frame around the middle of the video. The paper uses 32 for 8 frames, 16 for 16, 4 for "
-        "96 (default: the rate saved with the model, else frames spread over the whole video)",
-    )
+    add_sampling(parser)
     _add_views(parser)
-    parser.add_argument(
-        "--device", help="for example cpu, cuda, cuda:1 or mps (default: an accelerator if there is one)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="dtype of the model (default: auto, that of the checkpoint)",
-    )
+    add_device(parser)
     add_quantize(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        metavar="B",
-        help=f"videos that the model takes at once (default: {_ACCELERATOR_BATCH} on an accelerator, 1 on the CPU, "
-        "where only small models gain from more: the shipped one from 8). If a batch doesn't fit into memory, its "
-        "videos are classified one by one",
-    )
-    parser.add_argument(
-        "--num-workers",
-        type=positive,
-        metavar="W",
-        help="threads that decode the next videos (default: one for each core, at most 8)",
+    add_workers(
+        parser,
+        f"{_ACCELERATOR_BATCH} on an accelerator, 1 on the CPU, where only small models gain from more: the shipped "
+        "one from 8). If a batch doesn't fit into memory, its videos are classified one by one",
     )
     parser.add_argument(
         "--json",
         action="store_true",
         help='print one JSON object a line: {"video", "predictions": [{"label", "score"}]} or {"video", "error"}',
     )
+    add_table(parser, "write the labels to this Parquet file, a row a video, in a run that can be continued", False)
+    add_engine(parser)
 
 
 def _add_views(parser: argparse.ArgumentParser) -> None:
@@ -123,15 +112,51 @@ def _add_views(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """
-    Print the labels of each video. Return the exit code: 1 where a video failed, 2 where none exists or the model can't
-    be loaded.
+    Print or write the labels of each video. Return the exit code: 1 where a video failed, 2 where none exists or the
+    model can't be loaded.
     """
+    return _print_labels(args) if args.out is None else _write_labels(args)
+
+
+def _write_labels(args: argparse.Namespace) -> int:
+    """Write a table of labels. Return the exit code."""
+    if args.json:
+        raise ValueError("--json prints labels, and --out writes them to a table; give one of the two")
+    check_table(args)
+    corpus = read_inputs(args)
+    from ..scale.prediction_table import PredictionParts, count_errors
+
+    device = choose_device(args.device)
+    if args.model is None:
+        print(NO_MODEL, file=sys.stderr)
+    settings = worker_settings(args, device, batch_size=_batch_size(args, device), top_k=args.top_k)
+
+    def finish(parts, sources: list[str], failures: int, metadata: dict) -> int:
+        parts.merge(sources, args.out, metadata, args.overwrite or args.retry_errors)
+        failed = count_errors(args.out)
+        videos = f"{len(sources)} video{'s' if len(sources) > 1 else ''}"
+        print(f"{args.out}: {videos}, {failed} of them failed" if failed else f"{args.out}: {videos}")
+        if parts.folder.exists():
+            print(f"timesformer-hf: {parts.folder} is kept: it has other videos of an unfinished run", file=sys.stderr)
+        return 1 if failed else 0
+
+    return run_many(args, corpus, settings, partial(PredictionParts, retry_errors=args.retry_errors), finish)
+
+
+def _batch_size(args: argparse.Namespace, device: str) -> int:
+    return args.batch_size or (1 if device.startswith("cpu") else _ACCELERATOR_BATCH)
+
+
+def _print_labels(args: argparse.Namespace) -> int:
+    """Print the labels of each video. Return the exit code."""
+    check_no_table_options(args)
     from tqdm import tqdm
 
     from ..inference.file_classification import BusyTime
+    from ..scale.corpus import Corpus
     from ..video.video_folders import find_videos
 
-    videos, model_time, failures = find_videos(args.videos), BusyTime(), 0
+    videos, model_time, failures = find_videos(Corpus(args.videos, args.column)), BusyTime(), 0
     missing = missing_videos(videos)
     if len(missing) == len(videos):
         results = ({"video": video, "error": error} for video, error in missing.items())
@@ -163,46 +188,20 @@ def _classify(args: argparse.Namespace, videos: list[str], model_time) -> Iterat
     """
     from ..inference.feature_extraction import check_settings
     from ..inference.file_classification import classify_files
+    from ..inference.loading import load_fast_pipeline
 
     device = choose_device(args.device)
     if args.model is None:
         print(NO_MODEL, file=sys.stderr)
-    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype, args.quantize)
+    model = CAMERA_MOTION if args.model is None else args.model
+    classifier = load_fast_pipeline(model, device, args.dtype, args.quantize)
     names = ("num_frames", "frame_sampling_rate", "views", "num_clips", "num_crops")
     sampling = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     check_settings(classifier.model, classifier.video_processor, **sampling)
-    batch_size = args.batch_size or (1 if classifier.device.type == "cpu" else _ACCELERATOR_BATCH)
+    batch_size = _batch_size(args, classifier.device.type)
     settings = sampling | {"top_k": args.top_k, "num_workers": args.num_workers}
     model_time.restart()
     return classify_files(classifier, videos, batch_size, model_time, **settings)
-
-
-def load_classifier(name: str, device: str, dtype: str, quantization: str | None = None):
-    """
-    Return the pipeline of a model.
-
-    Raises:
-        ValueError: where it can't be loaded.
-    """
-    from transformers import AutoModelForVideoClassification, AutoVideoProcessor, pipeline
-
-    from ..inference.exported_models import find_export, load_export
-    from ..model.loading_checks import check_complete
-
-    if os.path.isdir(name) and find_export(name):
-        if dtype != "auto" or device != "cpu" or quantization is not None:
-            raise ValueError(
-                f"{name} is an exported model, which has its dtype and runs on the CPU: leave --dtype and --quantize "
-                "out, and give --device cpu"
-            )
-        processor = AutoVideoProcessor.from_pretrained(name)
-        return pipeline("video-classification", model=load_export(name), video_processor=processor, device="cpu")
-    with loading_model(name):
-        model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
-        check_complete(name, model, info)
-        model = optimized(model.to(device), quantization)
-        processor = AutoVideoProcessor.from_pretrained(name)
-        return pipeline("video-classification", model=model, video_processor=processor, device=device)
 
 
 def speed_line(num_videos: int, model_time) -> str:

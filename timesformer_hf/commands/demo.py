@@ -3,7 +3,7 @@
 import argparse
 import threading
 
-from .common import choose_device, positive
+from .common import add_device, choose_device, positive
 
 
 DESCRIPTION = """\
@@ -47,9 +47,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--max-upload", type=positive, default=500, metavar="MB", help="the largest clip, in megabytes (default: 500)"
     )
-    parser.add_argument(
-        "--device", help="for example cpu, cuda, cuda:1 or mps (default: an accelerator if there is one)"
-    )
+    add_device(parser, dtype=False)
 
 
 def _port(text: str) -> int:

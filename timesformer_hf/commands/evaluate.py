@@ -14,9 +14,10 @@ examples:
   accelerate launch --num_processes 8 -m timesformer_hf evaluate --model my-model --data videos/ --output_dir results
 
 Measure a classifier on labelled videos. This writes results.json (accuracies with intervals, every class, calibration),
-videos.parquet (path, label, prediction and scores of every video) and confusion_matrix.png. Any number of processes
-gives the same numbers, except for the last digits of float32, and the same command continues a run that was cut off.
-docs/evaluation.md says what it all means. --verbose shows the warnings of other packages too.
+videos.parquet (path, label, prediction and scores of every video), label_errors.csv (labels that are probably wrong)
+and confusion_matrix.png. Any number of processes gives the same numbers, except for the last digits of float32, and the
+same command continues a run that was cut off. docs/evaluation.md says what it all means. --verbose shows the warnings
+of other packages too.
 """
 
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from accelerate import Accelerator, InitProcessGroupKwargs
     from tqdm import tqdm
 
+    from ..evaluation.label_errors import label_error_text
     from ..evaluation.measuring import evaluate_model
     from ..evaluation.results import summary
     from ..evaluation.time_audit import time_audit_text
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if results is not None:
         print(f"{results['videos']} videos measured, {len(results['failed'])} failed")
         print(summary(results))
+        print(label_error_text(results["label_errors"]))
         if "time_audit" in results:
             print(time_audit_text(results["time_audit"]))
     accelerator.end_training()

@@ -8,7 +8,7 @@ from ..output.atomic import check_output_file, output_file
 from ..output.terminal import loading_model
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .common import choose_device, missing_videos, positive
+from .common import add_device, add_model, add_sampling, choose_device, missing_videos
 
 
 DESCRIPTION = """\
@@ -48,11 +48,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="the folder for the pictures; needed with VIDEO")
     parser.add_argument("--overwrite", action="store_true", help="replace the pictures if they exist")
-    parser.add_argument(
-        "--model",
-        metavar="DIR_OR_ID",
-        help="a model's folder or its name on the Hub (default: the shipped one, which tells how the camera moves)",
-    )
+    add_model(parser)
     parser.add_argument("--label", metavar="NAME", help="the label to explain (default: the predicted one)")
     parser.add_argument(
         "--method",
@@ -60,19 +56,8 @@ def add_parser(commands) -> None:
         help="how relevance is found. gradient_rollout: for this label. rollout: for every label the same (default: "
         "gradient_rollout; --score compares all)",
     )
-    parser.add_argument(
-        "--num-frames", type=positive, metavar="N", help="frames of a clip (default: the number in the model's config)"
-    )
-    parser.add_argument(
-        "--frame-sampling-rate",
-        type=positive,
-        metavar="R",
-        help="take every R-th frame around the middle of the video (default: the rate saved with the model, else "
-        "frames spread over the whole video)",
-    )
-    parser.add_argument(
-        "--device", help="for example cpu, cuda, cuda:1 or mps (default: an accelerator if there is one)"
-    )
+    add_sampling(parser)
+    add_device(parser, dtype=False)
 
 
 def run(args: argparse.Namespace) -> int:

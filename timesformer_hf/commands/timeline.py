@@ -9,8 +9,8 @@ from pathlib import Path
 from ..output.terminal import video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
-from .classify import NO_MODEL, load_classifier
-from .common import choose_device, missing_videos, positive, resumable, to_json
+from .classify import NO_MODEL
+from .common import add_device, add_model, choose_device, missing_videos, positive, resumable, to_json
 
 
 DESCRIPTION = """\
@@ -58,11 +58,7 @@ def add_parser(commands) -> None:
         metavar="VIDEO",
         help="a video file, an http(s) URL, or a folder to search for videos; with --live the source of the stream",
     )
-    parser.add_argument(
-        "--model",
-        metavar="DIR_OR_ID",
-        help="a model's folder or its name on the Hub (default: the shipped one, which tells how the camera moves)",
-    )
+    add_model(parser)
     parser.add_argument(
         "--out",
         action="append",
@@ -102,15 +98,7 @@ def add_parser(commands) -> None:
         metavar="B",
         help=f"windows that the model takes at once (default: {_BATCH}; with --live 1, because more delay the results)",
     )
-    parser.add_argument(
-        "--device", help="for example cpu, cuda, cuda:1 or mps (default: an accelerator if there is one)"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="dtype of the model (default: auto, that of the checkpoint)",
-    )
+    add_device(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -186,12 +174,13 @@ def _load(args: argparse.Namespace, batch_size: int) -> tuple:
         ValueError: if the model can't be loaded, or a setting is not allowed.
         ImportError: if a setting needs a package that is missing.
     """
+    from ..inference.loading import load_fast_pipeline
     from ..timeline.stream_classifier import StreamClassifier
 
     device = choose_device(args.device)
     if args.model is None:
         print(NO_MODEL, file=sys.stderr)
-    classifier = load_classifier(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
+    classifier = load_fast_pipeline(CAMERA_MOTION if args.model is None else args.model, device, args.dtype)
     names = ("window", "stride", "labels", "threshold", "shots")
     settings = {name: getattr(args, name) for name in names} | {"batch_size": batch_size}
     try:

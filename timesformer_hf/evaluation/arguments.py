@@ -15,7 +15,9 @@ class EvaluationArguments:
     data: str = field(
         metadata={"help": "A folder with a folder for each class; a .csv or .parquet with path and label; a Hub name."}
     )
-    output_dir: str = field(metadata={"help": "Folder for results.json, videos.parquet and confusion_matrix.png."})
+    output_dir: str = field(
+        metadata={"help": "Folder for results.json, videos.parquet, label_errors.csv and confusion_matrix.png."}
+    )
     overwrite: bool = option(False, "Replace the results of a finished run.")
     data_config: str | None = option(None, "Config of a Hub data set that has several.")
     split: str | None = option(None, "Split to measure, where --data has splits. (None: all of them)")

@@ -30,6 +30,7 @@ from ..video.decoding_plan import count_cores
 from ..video.video_processing_timesformer import TimesformerVideoProcessor
 from .arguments import EvaluationArguments
 from .confusion_plot import plot_confusion_matrix
+from .label_errors import label_error_results, list_label_errors, write_label_errors
 from .metrics import confusion_matrix
 from .results import multi_label_results, single_label_results, video_table
 from .scoring import SharedParts, VideosToScore, encode_labels, score_videos
@@ -169,10 +170,13 @@ def write_results(
         results["time_audit"] = time_audit_results(scores, targets)
         scores = scores[:, 0]
     results |= (single_label_results if targets.ndim == 1 else multi_label_results)(scores, targets, names)
+    paths = [parts.videos[index].name for index in done]
+    label_errors = list_label_errors(paths, scores, targets, names)
+    results["label_errors"] = label_error_results(label_errors, len(done))
     folder = Path(args.output_dir)
     with output_file(folder / "videos.parquet", overwrite=True) as path:
-        table = video_table([parts.videos[index].name for index in done], targets, scores, names)
-        import_pyarrow().parquet.write_table(table, path)
+        import_pyarrow().parquet.write_table(video_table(paths, targets, scores, names), path)
+    write_label_errors(folder / "label_errors.csv", label_errors)
     if targets.ndim == 1:
         counts = confusion_matrix(scores.argmax(axis=1), targets, len(names))
         with output_file(folder / "confusion_matrix.png", overwrite=True) as path:

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from ..data.label_matching import match_names
 from ..data.labelled_videos import LabelledVideo, LabelledVideos
 from ..inference.feature_extraction import EmbeddedVideo, compute_features, load_video
-from ..inference.feature_table import FeatureParts, read_rows, source_of
+from ..inference.feature_table import FeatureParts, source_of
+from ..output.table_parts import read_rows
 from ..output.terminal import video_error
 from ..video.multi_view import average_views, score_views
 from ..video.printable import printable

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ..model.attention_backends import emulated_dtypes
 from ..model.attention_schemes import ALL_TOKENS, SPACE, TIME, AttentionScheme, AttentionStep, Grid
+from ..model.backends import emulated_dtypes
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.model_outputs import TimesformerModelOutput
 from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid

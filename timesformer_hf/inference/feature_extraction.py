@@ -102,8 +102,8 @@ def describe_settings(model, processor, level: str, sampling: dict) -> dict:
     """
     Return all settings that decide the feature of a video, as values for JSON. A fingerprint stands for the weights.
     """
-    settings = {"level": level, "dtype": str(model.dtype).removeprefix("torch."), **sampling}
-    settings["weights"] = fingerprint(model)
+    settings = {"level": level, "dtype": str(model.dtype).removeprefix("torch."), "weights": fingerprint(model)}
+    settings |= sampling
     settings |= {f"config.{name}": value for name, value in model.config.to_dict().items() if name not in _NO_SETTINGS}
     settings |= {f"processor.{name}": value for name, value in processor.to_dict().items() if name not in _NO_SETTINGS}
     return json.loads(json.dumps(settings, default=str))
@@ -171,7 +171,7 @@ def read_ahead(load: Callable, batches: Iterable[list], num_workers: int) -> Ite
         pool.shutdown(cancel_futures=True)
 
 
-def _check_name(video: str) -> None:
+def check_name(video: str) -> None:
     """
     Check that a table can store the name of a video.
 
@@ -194,7 +194,7 @@ def load_video(processor, video: str, sampling: dict, fetch: Callable[[], VideoS
     """
     settings = {"do_sample_frames": True, "return_metadata": True, "return_tensors": "pt"}
     try:
-        _check_name(video)
+        check_name(video)
         inputs = processor(video if fetch is None else fetch(), **settings, **sampling)
     except ImportError:  # no decoder is installed, so every video would fail
         raise

@@ -12,15 +12,13 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..output.atomic import output_file, output_folder, remove_folder
 from ..output.parquet import import_pyarrow
+from ..output.table_parts import TableParts
 from ..video.video_sources import is_url
 from .feature_extraction import EmbeddedVideo
 
@@ -70,41 +68,17 @@ def read_features(path: str | os.PathLike[str]) -> FeatureTable:
     return FeatureTable(videos, features.to_numpy().reshape(len(videos), *shape), metadata)
 
 
-class FeatureParts:
-    """
-    The finished batches of a run, one file each.
-
-    Args:
-        folder: the folder of the files. It is created if it doesn't exist.
-        settings: all settings that decide the features. They must equal those that the folder was started with.
-
-    Raises:
-        ValueError: where the settings differ, or where the folder was not made by a run.
-    """
+class FeatureParts(TableParts):
+    """The finished batches of features, one part each. See [`TableParts`] for the arguments."""
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict):
-        self.folder = Path(folder)
-        self.settings = settings
-        if not self.folder.exists():
-            with output_folder(self.folder) as new:
-                (new / "settings.json").write_text(json.dumps(settings, indent=2))
-        _check_settings(self.folder, settings)
         self.shape: tuple[int, ...] | None = None  # of a feature
-        self.places: dict[str, tuple[Path, int]] = {}  # of each finished source, its part and the row in it
-        self.next_number = 0
-        for part in sorted(self.folder.glob(f"{'[0-9]' * 8}.parquet")):
-            self.register(part)
+        super().__init__(folder, settings)
 
     def register(self, part: Path) -> None:
         """Take the rows of a part into account."""
-        pa = import_pyarrow()
-        try:
-            sources = pa.parquet.read_table(part, columns=["source"]).column("source").to_pylist()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{part} is damaged ({error}); delete it, and its videos are embedded again") from error
-        self.places |= {source: (part, row) for row, source in enumerate(sources)}
-        self.shape = self.shape or _feature_shape(pa.parquet.read_schema(part))
-        self.next_number = int(part.stem) + 1
+        super().register(part)
+        self.shape = self.shape or _feature_shape(import_pyarrow().parquet.read_schema(part))
 
     def add(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
         """
@@ -126,63 +100,15 @@ class FeatureParts:
 
     def write(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
         """Write videos that all have features of one shape as the next part."""
-        part = self.folder / f"{self.next_number:08d}.parquet"
-        with output_file(part) as path:
-            import_pyarrow().parquet.write_table(_as_arrow(videos, sources), path)
-        self.register(part)
+        self.write_table(_as_arrow(videos, sources))
 
-    def merge(self, sources: list[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False) -> None:
-        """
-        Write the features of `sources` to one file, in that order, without those that have none. Then remove the parts,
-        unless they contain videos of another run, which was interrupted.
-        """
-        pa = import_pyarrow()
-        places = [self.places[source] for source in sources if source in self.places]
-        schema = pa.parquet.read_schema(places[0][0])
+    def merge(
+        self, sources: Sequence[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False
+    ) -> None:
+        """Write the features of `sources` to one file, see [`TableParts.merge_rows`]."""
         metadata = metadata | {"shape": self.shape, "settings": self.settings}
-        schema = schema.remove(schema.get_field_index("source")).with_metadata(
-            {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
-        )
         step = max(1, ROW_GROUP_BYTES // (4 * math.prod(self.shape)))
-        with output_file(path, overwrite) as new, pa.parquet.ParquetWriter(new, schema) as writer:
-            for start in range(0, len(places), step):
-                rows = read_rows(places[start : start + step], schema.names)
-                writer.write_table(rows.replace_schema_metadata(schema.metadata))
-        if self.places.keys() <= set(sources):
-            self.remove()
-
-    def remove(self) -> None:
-        """Delete the folder of parts."""
-        remove_folder(self.folder)
-
-
-def _check_settings(folder: Path, settings: dict) -> None:
-    """
-    Check that a folder of parts was started with these settings.
-
-    Raises:
-        ValueError: where the settings differ, or where the folder was not made by a run.
-    """
-    try:
-        begun = json.loads((folder / "settings.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is not a started run of timesformer-hf embed ({error}); move it away") from error
-    if not isinstance(begun, dict):
-        raise ValueError(f"{folder} is not a started run of timesformer-hf embed; move it away")
-    if changes := differences(begun, settings):
-        raise ValueError(
-            f"{folder} contains a run with other settings: {'; '.join(changes)}. Give the same settings to continue "
-            "it, delete that folder to start again, or choose another output"
-        )
-
-
-def differences(old: dict, new: dict) -> list[str]:
-    """Return one phrase for each setting that differs between two runs. A missing setting counts as `None`."""
-    return [
-        f"{name} was {old.get(name)!r} and now is {new.get(name)!r}"
-        for name in dict.fromkeys((*new, *old))
-        if old.get(name) != new.get(name)
-    ]
+        self.merge_rows(sources, path, metadata, step, overwrite)
 
 
 def source_of(video: str) -> str:
@@ -229,12 +155,3 @@ def _feature_shape(schema) -> tuple[int, ...]:
         shape.append(kind.list_size)
         kind = kind.value_type
     return tuple(shape)
-
-
-def read_rows(places: list[tuple[Path, int]], columns: list[str]):
-    """Return the rows at these places, (part, row), as an Arrow table. Consecutive rows of a part are read together."""
-    pa = import_pyarrow()
-    tables = []
-    for part, group in groupby(places, key=itemgetter(0)):
-        tables.append(pa.parquet.read_table(part, columns=columns).take([row for _, row in group]))
-    return pa.concat_tables(tables)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers.activations import GELUActivation
 
-from ..model.attention_backends import emulated_dtypes
+from ..model.backends import emulated_dtypes
 from .linear_kernels import InferenceLinear, RearrangedWeights
 
 

@@ -8,13 +8,14 @@ function after it, and the product added to the tokens. Each layer keeps its wei
 
 import functools
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
-from ..model.attention_backends import emulated_dtypes
+from ..model.backends import emulated_dtypes
 
 
 _MEASURED_ROWS = 256  # enough to tell kernels apart, in a few milliseconds
@@ -168,6 +169,23 @@ def _measure(
             if turn:  # the first turn warms up
                 seconds[name] = min(seconds[name], time.perf_counter() - start)
     return min(seconds, key=seconds.get)
+
+
+def list_kernels(model: nn.Module) -> dict[str, str]:
+    """Return the name of the kernel of each linear layer of an optimized model, by the name of the layer."""
+    return {name: module.kernel for name, module in model.named_modules() if isinstance(module, InferenceLinear)}
+
+
+def set_kernels(model: nn.Module, kernels: Mapping[str, str]) -> None:
+    """
+    Give the linear layers of an optimized model the kernels that [`list_kernels`] returned for a copy of it.
+
+    A kernel that is not on this machine is replaced by the fastest one that is.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, InferenceLinear) and name in kernels:
+            wanted = KERNELS.get(kernels[name])
+            module.set_kernel(wanted.name if wanted and wanted.supports(module.ordinary_weight()) else None)
 
 
 class ForInference(nn.Module):

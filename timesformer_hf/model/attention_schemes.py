@@ -287,4 +287,6 @@ ATTENTION_SCHEMES = {
     "sparse_local_global": AttentionScheme(steps=(LOCAL, GLOBAL)),
     "axial": AttentionScheme(steps=(TIME, WIDTH, HEIGHT)),
 }
+"""The attention schemes by name: the values that `attention_type` of a config can have."""
+
 ATTENTION_STEPS = tuple(dict.fromkeys(step for scheme in ATTENTION_SCHEMES.values() for step in scheme.steps))

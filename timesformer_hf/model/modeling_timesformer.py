@@ -24,7 +24,6 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, logging
 
 from .activation_recompute import DETERMINISTIC, hooks_on, is_untouched, recomputed
-from .attention_backends import faster_than_sdpa, padding_mask
 from .attention_schemes import (
     ATTENTION_SCHEMES,
     ATTENTION_STEPS,
@@ -33,6 +32,7 @@ from .attention_schemes import (
     Grid,
     frames_to_tokens,
 )
+from .backends import apply_linear, faster_than_sdpa, padding_mask
 from .classification_labels import Problem, check_labels, infer_problem_type
 from .configuration_timesformer import HUB_ARGUMENTS, TimesformerConfig, as_pair, stored_config_values
 from .embedding_tables import resize_position_table, resize_time_table, table_grid
@@ -271,7 +271,7 @@ class TimesformerSelfAttention(nn.Module):
         (groups, length) is False for padding. With `first_only`, only the first token of each group is a query, so the
         first entry is (groups, 1, hidden_size).
         """
-        qkv = self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim))
+        qkv = apply_linear(self.qkv, hidden_states).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (groups, heads, length, head_dim)
         query = query[:, :, :1] if first_only else query
         context, probabilities = self.attend(query, key, value, real_tokens, output_attentions, **kwargs)
@@ -322,7 +322,7 @@ class TimesformerSelfOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.dense(hidden_states))
+        return self.dropout(apply_linear(self.dense, hidden_states))
 
 
 class TimeSformerAttention(nn.Module):
@@ -351,7 +351,7 @@ class TimesformerIntermediate(nn.Module):
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.intermediate_act_fn(self.dense(hidden_states)))
+        return self.dropout(self.intermediate_act_fn(apply_linear(self.dense, hidden_states)))
 
 
 class TimesformerOutput(nn.Module):
@@ -363,7 +363,7 @@ class TimesformerOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.dense(hidden_states))
+        return self.dropout(apply_linear(self.dense, hidden_states))
 
 
 class TimesformerDropPath(nn.Module):
@@ -460,7 +460,7 @@ class TimesformerLayer(GradientCheckpointingLayer):
             return step.restore(residual, grid), *maps
         dense = getattr(self, step.dense)
         if is_untouched(dense, nn.Linear):  # it acts on each token alone, so the groups need no copy before it
-            return step.restore(dense(residual), grid), *maps
+            return step.restore(apply_linear(dense, residual), grid), *maps
         patches = dense(step.restore(residual, grid)[:, 1:].contiguous())
         return F.pad(patches, (0, 0, 1, 0)), *maps  # CLS took no part
 

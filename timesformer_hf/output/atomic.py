@@ -92,6 +92,24 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Keep every other run out of a folder in the block. The lock ends with the process at the latest.
+
+    Where the system or the file system has no such locks, nothing is kept out.
+
+    Raises:
+        BlockingIOError: if a live run is in the folder.
+    """
+    with _lock(Path(folder), wait=False) as is_locked:
+        if is_locked is False:
+            raise BlockingIOError(
+                f"{folder} belongs to a run that is still going on; wait for its end, or give another output"
+            )
+        yield
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a file can't grow: the disk is full, or a quota or a limit is reached."""
     return isinstance(error, OSError) and error.errno in _DISK_FULL
@@ -126,26 +144,28 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, wait: bool) -> Iterator[bool]:
+def _lock(folder: Path, wait: bool) -> Iterator[bool | None]:
     """
     Lock a folder in the block, and yield whether that was possible. The lock ends with the process at the latest.
 
-    It is not possible where the system or the file system has no such locks. Without `wait`, it is not possible either
-    if a live process has locked the folder.
+    It is `None` where the system or the file system has no such locks. Without `wait`, it is `False` if a live process
+    has locked the folder.
     """
     try:
         import fcntl
 
         opened = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
-        yield False
+        yield None
         return
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             is_locked = True
-        except OSError:
+        except BlockingIOError:
             is_locked = False
+        except OSError:
+            is_locked = None
         yield is_locked
     finally:
         os.close(opened)

@@ -100,6 +100,7 @@ RECIPES = {
         },
     ),
 }
+"""The recipes of `timesformer-hf finetune --recipe` by name: a description, and a default for each setting."""
 
 
 def find_recipe(name: str) -> _Recipe:

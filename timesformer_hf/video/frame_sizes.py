@@ -10,16 +10,14 @@ from .video_errors import VideoReadError, VideoWarning
 from .video_options import VideoOptions
 
 
-def equalize_sizes(frames: list[np.ndarray], name: str, options: VideoOptions) -> list[np.ndarray]:
+def equalize_sizes(frames: list[np.ndarray], name: str, options: VideoOptions) -> np.ndarray:
     """
-    Return frames (height, width, 3) in the size of the first one, and warn if others had to be scaled.
+    Return frames (height, width, 3) of several sizes as one array, in the size of the first one, with a warning.
 
     Raises:
-        VideoReadError: if sizes differ and `options.strict` is set, or if the result would exceed a limit.
+        VideoReadError: if `options.strict` is set, or the result would exceed a limit.
     """
     sizes = {frame.shape[:2] for frame in frames}
-    if len(sizes) == 1:
-        return frames
     listing = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
     about = f"{name}: the frames change size half-way, {listing} (height x width)"
     if options.strict:
@@ -29,7 +27,7 @@ def equalize_sizes(frames: list[np.ndarray], name: str, options: VideoOptions) -
     warnings.warn(
         f"{about}; all are scaled to {height}x{width}. strict=True refuses such a video", VideoWarning, stacklevel=3
     )
-    return [scale_frame(frame, height, width) for frame in frames]
+    return np.stack([scale_frame(frame, height, width) for frame in frames])
 
 
 def scale_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def open_frame_stream(
             check_complete(container, video, name)
         use_all_cores(video)
         damage = Damage(name, options)
-        decoded = _counted(decode_undamaged(demux(container, video), video.codec_context, damage), damage)
+        decoded = _counted(decode_undamaged(demux(container, video, options), video.codec_context, damage), damage)
         frames = timed_frames(decoded, video, container.format.name, name, options)
         with callers.remembered():
             yield FrameStream(name, header_rate(video), _header_duration(container, video), frames)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -102,10 +103,19 @@ def _open(file: str | io.IOBase, options: VideoOptions, probe_size: int = 0):
     return av.open(file, "r", options=_find_settings(options, probe_size), metadata_errors="replace")
 
 
-def demux(container, stream) -> Iterator:
-    """Yield the packets of a stream. The last one is empty and tells the decoder to give its last frames."""
+def demux(container, stream, options: VideoOptions | None = None) -> Iterator:
+    """
+    Yield the packets of a stream. The last one is empty and tells the decoder to give its last frames.
+
+    Raises:
+        TimeoutError: at the first packet after the deadline of the options.
+    """
+    deadline = (options or VideoOptions()).deadline
     try:
-        yield from container.demux(stream)
+        for packet in container.demux(stream):
+            if time.monotonic() > deadline:
+                raise TimeoutError("reading it takes longer than is allowed for a file")
+            yield packet
     except IndexError:  # PyAV also looks for the packets of streams that began after the file was opened
         return
 

@@ -11,7 +11,7 @@ from .video_errors import VideoReadError, describe_error
 
 def read_with_torchcodec(
     file: str | io.IOBase, name: str, choose: Callable[[VideoMetadata], list[int]], device: str, stream: int
-) -> tuple[list[np.ndarray], VideoMetadata]:
+) -> tuple[np.ndarray, VideoMetadata]:
     """
     Decode with torchcodec.
 
@@ -35,7 +35,7 @@ def read_with_torchcodec(
     return read_decoder(decoder, choose)
 
 
-def read_decoder(decoder, choose: Callable[[VideoMetadata], list[int]]) -> tuple[list[np.ndarray], VideoMetadata]:
+def read_decoder(decoder, choose: Callable[[VideoMetadata], list[int]]) -> tuple[np.ndarray, VideoMetadata]:
     """Take frames from a `VideoDecoder` of torchcodec. It may give the channels first or last."""
     about = decoder.metadata
     metadata = VideoMetadata(
@@ -50,4 +50,4 @@ def read_decoder(decoder, choose: Callable[[VideoMetadata], list[int]]) -> tuple
     frames = decoder.get_frames_at(metadata.frames_indices).data.cpu().numpy()
     if frames.shape[1] == 3 and frames.shape[1:] != (about.height, about.width, 3):
         frames = frames.transpose(0, 2, 3, 1)
-    return list(frames), metadata
+    return frames, metadata

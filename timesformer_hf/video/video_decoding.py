@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .clip_buffer import ClipBuffer
 from .damaged_packets import Damage, decode_undamaged
 from .decoder_output import ContradictionError, DecoderOutput
 from .decoding_plan import Stretch, choose_threads, cores_for_decoding, make_plan
@@ -103,18 +104,11 @@ def decode_frames(
             frames, metadata = read_decoder(source, choose)
         else:
             frames, metadata = _BACKENDS[backend](open_source(source, options), name, choose, stream, options)
-        frames = equalize_sizes(frames, name, options)
-        metadata.height, metadata.width = frames[0].shape[:2]  # upright
+        if isinstance(frames, list):
+            frames = equalize_sizes(frames, name, options)
+        metadata.height, metadata.width = frames.shape[1:3]  # upright
         vars(metadata).pop("find_frame_times", None)
-        return _stack(frames), metadata
-
-
-def _stack(frames: list[np.ndarray]) -> np.ndarray:
-    """Return frames as one array. Each is dropped from the list when it is copied, so that none is in memory twice."""
-    clip = np.empty((len(frames), *frames[0].shape), frames[0].dtype)
-    for number in range(len(frames)):
-        clip[number], frames[number] = frames[number], None
-    return clip
+        return frames, metadata
 
 
 def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, metadata: VideoMetadata) -> list[int]:
@@ -137,14 +131,14 @@ def _choose_frames(choose: _ChooseIndices, name: str, options: VideoOptions, met
 
 def _read_with_pyav(
     file: str | io.IOBase, name: str, choose: _ChooseIndices, number: int | None, options: VideoOptions
-) -> tuple[list[np.ndarray], VideoMetadata]:
+) -> tuple[np.ndarray | list[np.ndarray], VideoMetadata]:
     frames, damage = None, Damage(name, options)
     with open_pyav(file, name, number, options) as opened:
         container, stream = opened
         if container.format.name == MP4:
             check_complete(container, stream, name)
-        packets = _keep_packets(container, stream)
-        scan = scan_packets(packets or demux(container, stream), stream)
+        packets = _keep_packets(container, stream, options)
+        scan = scan_packets(packets or demux(container, stream, options), stream)
         metadata = describe_stream(stream, scan)
         metadata.find_frame_times = partial(frame_times, stream, scan)
         is_sparse = scan.pts is not None and _is_timed(container, stream)
@@ -155,20 +149,24 @@ def _read_with_pyav(
         reopen = partial(open_pyav, file, name, number, options)
         if scan.is_exact and is_sparse:
             shareable = isinstance(file, (str, io.BytesIO))
-            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable)
+            frames = _decode_sparsely(opened, packets, scan, metadata.frames_indices, reopen, shareable, options)
     if frames is not None:
         return frames, metadata
     if scan.is_exact and not is_sparse:
-        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage)
+        frames, _ = decode_in_order(reopen, metadata.frames_indices, damage, options)
     if frames is None:
-        frames = _decode_and_count(reopen, metadata, choose, damage)
+        frames = _decode_and_count(reopen, metadata, choose, damage, options)
     damage.report()
     return frames, metadata
 
 
 def _decode_and_count(
-    reopen: Callable[[], _Opened], metadata: VideoMetadata, choose: _ChooseIndices, damage: Damage
-) -> list[np.ndarray]:
+    reopen: Callable[[], _Opened],
+    metadata: VideoMetadata,
+    choose: _ChooseIndices,
+    damage: Damage,
+    options: VideoOptions,
+) -> np.ndarray | list[np.ndarray]:
     """
     Return the wanted frames of a video by decoding all of it, and write the number of its frames into the metadata.
 
@@ -178,12 +176,12 @@ def _decode_and_count(
         wanted = choose(metadata)
     except ValueError:  # it may be right for the number that is counted
         wanted = [sys.maxsize]
-    frames, decoded = decode_in_order(reopen, wanted, damage, True)
+    frames, decoded = decode_in_order(reopen, wanted, damage, options, True)
     damage.check_any_frame(decoded)
     if frames is None or decoded != metadata.total_num_frames:
         metadata.total_num_frames = decoded
         wanted = choose(metadata)
-        frames, _ = decode_in_order(reopen, wanted, damage)
+        frames, _ = decode_in_order(reopen, wanted, damage, options)
     metadata.frames_indices = wanted
     return frames
 
@@ -232,7 +230,7 @@ def _is_timed(container, stream) -> bool:
     return container.format.name in _TIMED_FORMATS
 
 
-def _keep_packets(container, stream) -> list | None:
+def _keep_packets(container, stream, options: VideoOptions) -> list | None:
     """
     Return the packets of a small file without an index, and `None` for other files.
 
@@ -240,7 +238,7 @@ def _keep_packets(container, stream) -> list | None:
     """
     if container.format.name in _SEEKABLE_FORMATS or not 0 < container.size <= KEPT_BYTES:
         return None
-    return list(demux(container, stream))
+    return list(demux(container, stream, options))
 
 
 def _decode_sparsely(
@@ -250,7 +248,8 @@ def _decode_sparsely(
     indices: Sequence[int],
     reopen: Callable[[], _Opened],
     shareable: bool,
-) -> list[np.ndarray] | None:
+    options: VideoOptions,
+) -> np.ndarray | list[np.ndarray] | None:
     """
     Return the frames at `indices`, decoded from the key frames before them.
 
@@ -266,38 +265,38 @@ def _decode_sparsely(
     # The scan has read the container to its end, so without seeking or kept packets it must be opened again.
     first = partial(nullcontext, opened) if seekable or packets else reopen
     others = len(plan.shares) - 1
-    decode = partial(_decode_share, frozenset(scan.pts))
+    clip = ClipBuffer([scan.pts[index] for index in indices])
+    decode = partial(_decode_share, clip, frozenset(scan.pts), options)
     tasks = ([first] + [reopen] * others, plan.shares, [plan.threads] * (1 + others), [packets] + [None] * others)
-    frames: dict[int, np.ndarray] = {}
     try:
         with ThreadPoolExecutor(len(plan.shares)) as pool:
-            for part in (pool.map if others else map)(decode, *tasks):
-                frames |= part
-        return [frames[scan.pts[index]] for index in indices]
-    except (KeyError, ContradictionError, VideoReadError, FFmpegError):
+            for _ in (pool.map if others else map)(decode, *tasks):
+                pass
+    except (ContradictionError, VideoReadError, FFmpegError):
         return None
+    return clip.frames() if clip.is_complete else None
 
 
 def _decode_share(
+    clip: ClipBuffer,
     promised: frozenset[int],
+    options: VideoOptions,
     opener: Callable[[], _Opened],
     stretches: list[Stretch],
     threads: int,
     kept: list | None,
-) -> dict[int, np.ndarray]:
-    """Return the targets of some stretches by timestamp. `kept` contains all packets if they were kept in memory."""
-    frames: dict[int, np.ndarray] = {}
+) -> None:
+    """Decode the targets of some stretches into the clip. `kept` contains all packets if they were kept in memory."""
     with opener() as (container, stream):
         _set_threads(stream, threads)
-        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream))
+        inspector, packets = PacketInspector(stream), iter(kept or demux(container, stream, options))
         for stretch in stretches:
             if container.format.name in _SEEKABLE_FORMATS:
                 container.seek(stretch.key, stream=stream)
-                packets = demux(container, stream)
+                packets = demux(container, stream, options)
             output = DecoderOutput(stretch, promised, inspector.codec)
-            decoded = _decode_stretch(stream.codec_context, packets, inspector, output)
-            frames |= {frame.pts: to_rgb(frame) for frame in decoded}
-    return frames
+            for frame in _decode_stretch(stream.codec_context, packets, inspector, output):
+                clip.put(frame.pts, to_rgb(frame))
 
 
 def _decode_stretch(context, packets: Iterator, inspector: PacketInspector, output: DecoderOutput) -> Iterator:
@@ -332,8 +331,12 @@ def decode_packet(context, packet) -> list:
 
 
 def decode_in_order(
-    reopen: Callable[[], _Opened], indices: Sequence[int], damage: Damage, to_end: bool = False
-) -> tuple[list[np.ndarray] | None, int]:
+    reopen: Callable[[], _Opened],
+    indices: Sequence[int],
+    damage: Damage,
+    options: VideoOptions,
+    to_end: bool = False,
+) -> tuple[np.ndarray | list[np.ndarray] | None, int]:
     """
     Decode in one pass from the start, and return the frames at `indices` and the number of decoded frames.
 
@@ -342,17 +345,18 @@ def decode_in_order(
 
     The frames are `None` if the video has fewer frames than the indices need.
     """
-    wanted, frames, decoded = set(indices), {}, 0
+    clip, decoded = ClipBuffer(indices), 0
     with reopen() as (container, stream):
         cores = cores_for_decoding() if _gains_from_threads(stream) else 1
         _set_threads(stream, choose_threads(stream.width * stream.height, max(indices) + 1, cores))
-        for index, frame in enumerate(decode_undamaged(demux(container, stream), stream.codec_context, damage)):
+        packets = demux(container, stream, options)
+        for index, frame in enumerate(decode_undamaged(packets, stream.codec_context, damage)):
             decoded = index + 1
-            if index in wanted:
-                frames[index] = to_rgb(frame)
-            if len(frames) == len(wanted) and not to_end:
+            if index in clip:
+                clip.put(index, to_rgb(frame))
+            if clip.is_complete and not to_end:
                 break
-    return [frames[index] for index in indices] if len(frames) == len(wanted) else None, decoded
+    return clip.frames() if clip.is_complete else None, decoded
 
 
 def use_all_cores(stream) -> None:
@@ -396,7 +400,7 @@ def _read_with_torchcodec(
     number: int | None,
     options: VideoOptions,
     device: str = "cpu",
-) -> tuple[list[np.ndarray], VideoMetadata]:
+) -> tuple[np.ndarray, VideoMetadata]:
     """Decode with torchcodec the same stream of the same formats as with PyAV, within the same limits."""
     with open_pyav(file, name, number, options) as (_, stream):
         index = stream.index  # counts the streams of all kinds
@@ -404,7 +408,7 @@ def _read_with_torchcodec(
     def find_frame_times() -> list[float] | None:
         position = None if isinstance(file, str) else file.tell()  # torchcodec reads on from there
         with open_pyav(file, name, number, options) as (container, stream):
-            times = frame_times(stream, scan_packets(demux(container, stream), stream))
+            times = frame_times(stream, scan_packets(demux(container, stream, options), stream))
         if position is not None:
             file.seek(position)
         return times

@@ -17,7 +17,7 @@ from .video_errors import VideoReadError
 from .video_options import VideoOptions
 
 
-_SILENCE = 30  # seconds without a byte after which a server counts as gone
+_SILENCE = 20  # seconds without a byte after which a server counts as gone
 _CHUNK = 2**16  # bytes
 
 

@@ -1,5 +1,6 @@
 """What of a video is accepted: limits against files that take all memory, and what happens to damaged ones."""
 
+import math
 from dataclasses import dataclass, replace
 
 
@@ -21,6 +22,8 @@ class VideoOptions:
         max_index_frames: the most frames that the index of a file may promise.
         max_bytes: the most bytes of a download, a pipe, or an open file that can't seek. They are kept in memory.
         max_seconds: the longest time for a download.
+        deadline: the value of `time.monotonic()` after which reading the file is an error. It is checked at each
+            packet.
     """
 
     strict: bool = False
@@ -30,6 +33,7 @@ class VideoOptions:
     max_index_frames: int = 2**23  # 38 hours at 60 frames a second
     max_bytes: int = 2**30
     max_seconds: float = 600.0
+    deadline: float = math.inf
 
     def for_frames(self, frames: int) -> "VideoOptions":
         """Return the options for decoding this many frames, which together stay below the limit of a clip."""

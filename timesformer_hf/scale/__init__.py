@@ -1,0 +1,6 @@
+"""
+Labels and features of many videos: on this machine, or on the machines of a Ray cluster.
+
+May import: `inference`, `model`, `output`, `shipped_models`, `version` and `video`. Start with `corpus_run.py`, then
+see `video_worker.py` for what happens to a video and `ray_engine.py` for many machines.
+"""
