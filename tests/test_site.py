@@ -28,6 +28,12 @@ def test_the_first_page_leads_to_every_page(page):
     assert f"({page})" in (DOCS / "index.md").read_text()
 
 
+def test_the_first_page_shows_what_the_first_command_prints():
+    """As the README does, whose text is compared with what is printed (tests/test_readme.py)."""
+    (shown,) = re.findall(r"```text\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)
+    assert shown in (REPOSITORY / "README.md").read_text()
+
+
 def test_code_in_lists_is_indented_as_both_github_and_the_site_need_it():
     """With four spaces. With fewer, the site ends the list there, and the next number is 1 again."""
     pages = [*DOCS.glob("*.md"), *(REPOSITORY / ".github").glob("*.md")]
