@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 REPOSITORY = Path(__file__).parents[1]
-START, END = "<!-- written by: python docs/comparison.py -->\n", "<!-- end -->\n"
+START, END = "<!-- written by: python docs/comparison.py -->\n", "<!-- end of the table -->\n"
 COLUMNS = (
     "timesformer_hf",
     "transformers",

@@ -1,12 +1,15 @@
 """The warning that validation videos are near-duplicates of training videos."""
 
 import itertools
+import warnings
 
 import pytest
 from altered_copies import write_altered_copies
 
 from timesformer_hf import LabelledVideo
+from timesformer_hf.data import frame_signatures
 from timesformer_hf.data.split_check import _in_turn, near_duplicates_warning
+from timesformer_hf.video.video_errors import VideoWarning
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +18,16 @@ def copies(tmp_path_factory) -> dict[str, LabelledVideo]:
     return {name: LabelledVideo(str(path), ("run",), str(path)) for name, path in paths.items()}
 
 
-def test_an_altered_copy_is_named_with_its_original(copies, corrupt):
+def test_an_altered_copy_is_named_with_its_original(copies, corrupt, monkeypatch):
+    read, signature = [], frame_signatures.frame_signature
+    monkeypatch.setattr(frame_signatures, "frame_signature", lambda source: read.append(source) or signature(source))
     broken = LabelledVideo(corrupt, ("run",), corrupt)
     away = LabelledVideo("http://192.0.2.1/a.mp4", ("run",), "away")  # which nobody waits for
     train, validation = [copies["original"], broken, away], [copies["another"], copies["half the size"], broken]
     warning = near_duplicates_warning(train, validation)
     one, other = copies["half the size"].name, copies["original"].name
     assert warning.startswith("1 of 2 validation videos")
+    assert away.name not in read
     assert f"are near-duplicates of training videos, for example {one} of {other}: the accuracy" in warning
 
 
@@ -38,6 +44,18 @@ def test_after_twenty_seconds_it_says_how_many_were_compared(copies):
     train, validation = [copies["original"]] * 5, [copies["brighter"]] * 5
     warning = near_duplicates_warning(train, validation, clock=lambda: next(clock))
     assert warning.startswith("1 of 1 validation videos, compared with 2 of 5 training videos, are near-duplicates")
+
+
+def test_damaged_videos_are_not_warned_of_here(copies, monkeypatch, recwarn):
+    signature = frame_signatures.frame_signature
+
+    def damaged(source):
+        warnings.warn("a damaged packet", VideoWarning, stacklevel=2)
+        return signature(source)
+
+    monkeypatch.setattr(frame_signatures, "frame_signature", damaged)
+    assert near_duplicates_warning([copies["original"]], [copies["brighter"]]) is not None
+    assert not recwarn.list
 
 
 def test_sides_are_read_in_turn_in_an_order_that_the_seed_decides():

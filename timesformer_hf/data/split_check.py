@@ -1,12 +1,14 @@
 """The search for validation videos that are near-duplicates of training videos, in the seconds before a training."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import zip_longest
 
 import numpy as np
 
+from ..video.video_errors import VideoWarning
 from ..video.video_sources import is_url
 from .frame_signatures import frame_signatures
 from .labelled_videos import LabelledVideo
@@ -34,7 +36,8 @@ def near_duplicates_warning(
     """
     videos = list(_in_turn(train, validation, seed))
     end, read, signatures = clock() + _MOST_SECONDS, [], []
-    with closing(frame_signatures(video for video, _ in videos)) as outcomes:
+    with warnings.catch_warnings(), closing(frame_signatures(video for video, _ in videos)) as outcomes:
+        warnings.simplefilter("ignore", VideoWarning)  # the training has its own say about damaged videos
         for entry, outcome in zip(videos, outcomes, strict=False):
             if not isinstance(outcome, Exception):
                 read.append(entry)

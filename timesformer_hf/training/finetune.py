@@ -98,17 +98,20 @@ def _load_validation_data(args: DataArguments, train: LabelledVideos) -> Labelle
 
 def _load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:
     """
-    The data with `--streaming`.
+    The data with `--streaming`. From the number of epochs it decides how many steps to train, if that isn't given.
 
     Raises:
-        ValueError: where it isn't said how many steps to train.
+        ValueError: where it isn't known how many steps to train.
     """
-    if training.max_steps <= 0:
-        raise ValueError("--streaming needs --max_steps: the length of a stream is not known")
     multi_label = bool(args.multi_label)
     settings = {"label_names": names, "config": args.data_config, "multi_label": multi_label}
+    settings |= {"process_index": training.process_index, "num_processes": training.world_size}
     shuffling = {"buffer_size": args.shuffle_buffer, "seed": training.seed}
     train = VideoStream(args.data, args.train_split, **settings, **shuffling)
+    if training.max_steps <= 0:
+        if not train.num_videos:
+            raise ValueError(f"--streaming needs --max_steps: {args.data} doesn't say how many videos it has")
+        training.max_steps = math.ceil(training.num_train_epochs * train.num_videos / training.total_batch_size)
     known = LabelledVideos([], train.label_names, multi_label)
     if args.validation_data is not None:
         validation = _load_validation_data(args, known)
@@ -249,7 +252,8 @@ def _first_clips(dataset: ClipDataset | ClipStream, number: int = 64) -> torch.T
     if isinstance(dataset, ClipDataset):  # they may be sorted by class
         items = (dataset[index] for index in range(0, len(dataset), math.ceil(len(dataset) / number)))
     else:
-        items = itertools.islice(dataset, number)
+        same_in_every_process = ClipStream(dataset.videos.of_all_processes(), dataset.load)
+        items = itertools.islice(same_in_every_process, number)
     return torch.stack([item["pixel_values"] for item in items])
 
 
@@ -378,7 +382,7 @@ def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmen
     training.remove_unused_columns = False
     training.label_names = ["labels"]
     is_stream = isinstance(data.train, VideoStream)
-    if is_stream or not training.dataloader_num_workers:  # those of a stream would repeat the first epoch's order
+    if not training.dataloader_num_workers:
         training.dataloader_persistent_workers = False
     if not is_stream and training.logging_steps >= 1:  # often enough for a curve
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))
