@@ -124,7 +124,8 @@ def test_the_page_of_messages_has_what_troubleshooting_explains(messages):
         ),
         ("warnings.warn(TEXT, stacklevel=2)", [("warning", "The clip is short")]),
         ('error = VideoReadError("can\'t be read: " + reason)', [("VideoReadError", "can't be read: ...")]),
-        ("raise OSError(str(other))", [("OSError", "")]),
+        ("raise OSError(other)", [("OSError", "")]),
+        ("raise OSError(str(outcome.exception()))", []),
         ("raise StopIteration", []),
         ("try:\n    pass\nexcept OSError as error:\n    raise ValueError(str(error))", []),
         (
