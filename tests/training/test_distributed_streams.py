@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers.trainer_callback import TrainerState
 
 from timesformer_hf import TimesformerForVideoClassification
-from timesformer_hf.data.shards import write_shards
+from timesformer_hf.scale.shards import write_shards
 from timesformer_hf.training.streams import StreamOrder
 
 
