@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finetuning import OVERRIDES, REPOSITORY, assert_same_weights, flags, load_example, losses
 
-from timesformer_hf.data.shards import write_shards
+from timesformer_hf.scale.shards import write_shards
 
 
 pytest.importorskip("datasets")
