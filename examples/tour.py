@@ -27,12 +27,14 @@
 # The text of the notebook is `examples/tour.py`. The tests run it.
 
 # %%
+import io
 import tempfile
 from pathlib import Path
 
 import av
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import torch
 from IPython.display import Image
 from transformers import logging, pipeline
@@ -43,7 +45,7 @@ import timesformer_hf
 work = Path(tempfile.mkdtemp())  # everything is written there
 torch.manual_seed(0)
 logging.set_verbosity_error()
-logging.disable_progress_bar()  # of loading weights
+logging.disable_progress_bar()  # for loading weights
 plt.rcParams["figure.dpi"] = 72
 
 
@@ -56,6 +58,15 @@ def show(frames: np.ndarray, title: str) -> None:
         axis.axis("off")
     figure.suptitle(title, y=1.05, fontsize=10)
     plt.show()
+
+
+def picture(path: Path, width: int) -> Image:
+    """A picture from a file, made so small that the notebook stays small."""
+    with PIL.Image.open(path) as image:
+        small = image.convert("RGB").resize((width, width * image.height // image.width), PIL.Image.Resampling.LANCZOS)
+    data = io.BytesIO()
+    small.save(data, "jpeg", quality=85)
+    return Image(data.getvalue())
 
 
 # %% [markdown]
@@ -188,6 +199,7 @@ trainer = timesformer_hf.ClipTrainer(
         label_names=["labels"],
         remove_unused_columns=False,
         report_to="none",
+        disable_tqdm=False,
         use_cpu=True,
     ),
     train_dataset=timesformer_hf.ClipDataset(
@@ -201,13 +213,14 @@ trainer = timesformer_hf.ClipTrainer(
 )
 trainer.train()
 timesformer_hf.plot_training_curves(work / "curves.png", trainer.state.log_history)
-Image(work / "curves.png", width=800)
+picture(work / "curves.png", width=800)
 
 # %% [markdown]
 # ## 5. Evaluate
 #
 # How good is it on clips that it has not been trained with? With few clips the accuracy itself is uncertain, so we
-# print Wilson's interval too. The confusion matrix shows which classes are mistaken for which.
+# print Wilson's interval too. The confusion matrix shows which classes are mistaken for which. All clips here are of
+# one kind, so don't expect as much on real videos.
 
 # %%
 prediction = trainer.predict(trainer.eval_dataset)
@@ -218,7 +231,7 @@ print(f"accuracy {right / len(labels):.1%} ({right} of {len(labels)}), 95% inter
 names = [model.config.id2label[number] for number in range(4)]
 counts = timesformer_hf.confusion_matrix(guesses, labels, num_labels=4)
 timesformer_hf.plot_confusion_matrix(work / "confusion.png", counts, names)
-Image(work / "confusion.png", width=380)
+picture(work / "confusion.png", width=380)
 
 # %% [markdown]
 # Does it really use time? A test that every video model should pass: give it the same frames backwards. A ball that
@@ -244,14 +257,14 @@ write_video(clip, draw_clip(DIRECTIONS["right"], np.random.default_rng(7)))
 explanation = timesformer_hf.explain_video(model, processor, clip)
 timesformer_hf.draw_sheet(work / "sheet.png", explanation)
 print(f"{explanation.label} {explanation.score:.1%}")
-Image(work / "sheet.png", width=900)
+picture(work / "sheet.png", width=900)
 
 # %% [markdown]
 # ## 7. What happens when?
 #
-# Last, a longer video: a ball rolls to the right, then another up, then one to the left. `make_timeline` classifies
-# windows of the video and joins equal ones. It writes subtitles, markers for video editors, spreadsheets and
-# pictures.
+# Last, a longer video: eight scenes, two for each direction, one after the other. `make_timeline` classifies windows
+# of the video and joins equal ones. With `shots=True` no window reaches across a cut. `write_timeline` writes
+# pictures, as here, and also subtitles, markers for video editors, and spreadsheets.
 
 # %%
 film = work / "film.mp4"
@@ -262,8 +275,7 @@ timeline = timesformer_hf.make_timeline(model, processor, film, stride=0.32, sho
 for segment in timeline.segments:
     print(f"{segment.start:5.2f} s to {segment.end:5.2f} s  {segment.label:6} {segment.score:.1%}")
 timesformer_hf.write_timeline(work / "timeline.png", timeline)
-timesformer_hf.write_timeline(work / "film.srt", timeline)
-Image(work / "timeline.png", width=900)
+picture(work / "timeline.png", width=900)
 
 # %% [markdown]
 # ## Where to go on
