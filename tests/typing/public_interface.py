@@ -85,6 +85,8 @@ def embed(videos: list[str]) -> None:
         assert_type(batch[0].error, str | None)
     table = assert_type(t.read_features("features.parquet"), t.FeatureTable)
     assert_type(table.videos, list[str])
+    duplicates = assert_type(t.find_near_duplicates(table.features, threshold=0.97), t.NearDuplicates)
+    print(len(duplicates.members()), t.find_label_errors(table.features, np.zeros(3)).shape)
 
 
 def look(model: t.TimesformerForVideoClassification, processor: t.TimesformerVideoProcessor, path: Path) -> None:

@@ -8,6 +8,7 @@ connected component: each of its videos is a near-duplicate of another one in it
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -78,9 +79,9 @@ class NearDuplicates:
 def find_near_duplicates(
     features: np.ndarray,
     threshold: float = THRESHOLD,
-    splits: Sequence | None = None,
+    splits: Sequence[Any] | None = None,
     approximate: bool = False,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> NearDuplicates:
     """
     Find the near-duplicates among videos by the cosines of their features.

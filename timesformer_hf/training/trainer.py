@@ -146,7 +146,7 @@ class ClipTrainer(Trainer):
         self.add_callback(EpochCallback(sampler))
         return sampler
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         stream = self.train_dataset
         if not isinstance(stream, ClipStream):
             return super().get_train_dataloader()
@@ -154,11 +154,11 @@ class ClipTrainer(Trainer):
         self.add_callback(StreamOrder(self._stream_order()))
         return make_stream_loader(stream, self._train_batch_size, self.data_collator, self.args)
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader | EvenBatches:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any] | EvenBatches:
         stream = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._even_batches(stream) if isinstance(stream, ClipStream) else super().get_eval_dataloader(stream)
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader | EvenBatches:
+    def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any] | EvenBatches:
         is_stream = isinstance(test_dataset, ClipStream)
         return self._even_batches(test_dataset) if is_stream else super().get_test_dataloader(test_dataset)
 
@@ -180,7 +180,9 @@ class ClipTrainer(Trainer):
         sizes = {name: getattr(self.args, name) for name in names}
         return self.train_dataset.videos.order | sizes | {"per_device_train_batch_size": self._train_batch_size}
 
-    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple:
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
         """
         The batches of a step. A pass over a stream ends when no process has clips left. Until then, blank batches take
         the place of those that a process lacks, so that no process waits for another.
