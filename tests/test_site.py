@@ -28,6 +28,12 @@ def test_the_first_page_leads_to_every_page(page):
     assert f"({page})" in (DOCS / "index.md").read_text()
 
 
+def test_the_first_page_shows_what_the_first_command_prints():
+    """As the README does, whose text is compared with what is printed (tests/test_readme.py)."""
+    (shown,) = re.findall(r"```text\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)
+    assert shown in (REPOSITORY / "README.md").read_text()
+
+
 def test_code_in_lists_is_indented_as_both_github_and_the_site_need_it():
     """With four spaces. With fewer, the site ends the list there, and the next number is 1 again."""
     pages = [*DOCS.glob("*.md"), *(REPOSITORY / ".github").glob("*.md")]
@@ -118,7 +124,8 @@ def test_the_page_of_messages_has_what_troubleshooting_explains(messages):
         ),
         ("warnings.warn(TEXT, stacklevel=2)", [("warning", "The clip is short")]),
         ('error = VideoReadError("can\'t be read: " + reason)', [("VideoReadError", "can't be read: ...")]),
-        ("raise OSError(str(other))", [("OSError", "")]),
+        ("raise OSError(other)", [("OSError", "")]),
+        ("raise OSError(str(outcome.exception()))", []),
         ("raise StopIteration", []),
         ("try:\n    pass\nexcept OSError as error:\n    raise ValueError(str(error))", []),
         (

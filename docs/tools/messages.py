@@ -23,7 +23,6 @@ PASSED_ON = {
     ("benchmark/imports.py", "RuntimeError"): "the last line of another process",
     ("benchmark/memory.py", "RuntimeError"): "the last line of another process",
     ("checkpoints/keys.py", "KeyError"): "a missing key, which the reader of the table turns into a message",
-    ("demo/analysis.py", "ClipError"): "an error of a video, without the folder",
     ("scale/ray_engine.py", "ValueError"): "an error of a worker",
 }
 
@@ -107,7 +106,7 @@ def _read(package: Path) -> list[tuple[Message, int]]:
             makers = [functions[name] for name in names & functions.keys()]
             if not text and makers:
                 called |= {maker.name: (path, maker) for path, maker in makers}
-            elif text or not names & caught:  # the text of an error that was caught is that of another one
+            elif text or not names & (caught | {"str"}):  # else it is the text of another error: `str(error)`
                 found.append((Message(file, kind, text), node.lineno))
     for file, function in called.values():
         known = {message.text for message, _ in found if message.file == file}

@@ -42,12 +42,12 @@ ROWS = [
 
 
 class TestText:
-    def test_groups_across_splits_come_first_then_several_labels(self):
+    def test_groups_across_splits_come_first_then_different_labels(self):
         lines = make_report(ROWS).summary().splitlines()
         assert lines == [
             "3 groups of near-duplicates (cosine 0.9 or more): 6 of 8 videos",
             "1 of 2 videos of validation have one in another split",
-            "1 group with several labels: at most one of them is right",
+            "1 group with different labels",
             "group 1:",
             "  1.0000  validation  run  f.mp4",
             "  1.0000  train  run  g.mp4",
@@ -160,7 +160,7 @@ class TestPage:
         assert "\u202e" not in page.text
         assert page.text.count("\\u202e") == 4  # in the heading, and as split, label and name
         assert "gone<b>.mp4" in page.text
-        assert "Group 1: 2 videosacross splitsseveral labels" in page.text
+        assert "Group 1: 2 videosacross splitsdifferent labels" in page.text
 
     def test_large_groups_are_cut(self, tmp_path, monkeypatch):
         monkeypatch.setattr(duplicate_report, "_MOST_SHOWN", (1, 2))

@@ -1,10 +1,15 @@
 """Streams of shards in several processes, by gloo. What runs in them is in stream_worker.py."""
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from distributed_worker import launch
+from finetuning import OVERRIDES, REPOSITORY, assert_same_weights, flags, losses
 from stream_worker import (
     NUM_CLASSES,
     number_shards,
@@ -19,6 +24,7 @@ from torch.nn import functional as F
 from transformers.trainer_callback import TrainerState
 
 from timesformer_hf import TimesformerForVideoClassification
+from timesformer_hf.data.shards import write_shards
 from timesformer_hf.training.streams import StreamOrder
 
 
@@ -156,3 +162,34 @@ def test_a_stream_without_clips_is_an_error(model_folder, tmp_path):
     shards = number_shards(tmp_path / "shards", 0)
     with pytest.raises(ValueError, match="train has no clip to train with"):
         train_on_numbers(model_folder, shards, tmp_path / "out", max_steps=2)
+
+
+@pytest.mark.slow
+def test_torchrun_on_shards(data, tmp_path):
+    """`timesformer-hf finetune` in three processes with two workers each, and its end once more from a checkpoint."""
+    write_shards(data, tmp_path / "shards", shard_size=2, validation_share=0.3)
+    settings = {"data": tmp_path / "shards", "streaming": True, "epochs": 3, "batch_size": 1, "logging_steps": 1}
+    settings |= {"config_overrides": OVERRIDES, "use_cpu": True, "dataloader_num_workers": 2, "report_to": "none"}
+    settings |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 100}
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "3")
+
+    def run(out, **more) -> None:
+        words = [
+            sys.executable,
+            *torchrun,
+            "-m",
+            "timesformer_hf",
+            "finetune",
+            *flags(**settings, output_dir=out, **more),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(words, env=environment, timeout=300, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+    run(tmp_path / "whole")
+    resumed = tmp_path / "resumed" / "checkpoint-4"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", resumed)
+    run(tmp_path / "resumed", resume=True)
+    assert len(losses(tmp_path / "whole")) > 6
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")

@@ -7,7 +7,7 @@ connected component: each of its videos is a near-duplicate of another one in it
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class NearDuplicates:
 
     groups: np.ndarray
     nearest: _Nearest
-    nearest_elsewhere: _Nearest | None = field(default=None)
+    nearest_elsewhere: _Nearest | None
 
     def members(self) -> list[np.ndarray]:
         """Return the indices of the videos of each group, in ascending order."""
@@ -81,7 +81,7 @@ def find_near_duplicates(
     threshold: float = THRESHOLD,
     splits: Sequence[Any] | None = None,
     approximate: bool = False,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> NearDuplicates:
     """
     Find the near-duplicates among videos by the cosines of their features.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..model.cost import count_multiply_accumulates
 from ..video.decoding_plan import count_cores
+from ..video.printable import printable
 from .plan import Measurement
 from .video_worker import VideoRow, VideoWorker, WorkerSettings, cpu_name
 
@@ -101,7 +102,7 @@ def _decoded(worker: VideoWorker, video: str) -> Future:
     """
     _, outcome = worker.decode(VideoRow(video, video))
     if outcome.exception() is not None:
-        raise ValueError(str(outcome.exception()))
+        raise ValueError(f"{printable(video)} can't be measured: {outcome.exception()}")
     return outcome
 
 
@@ -109,7 +110,7 @@ def _compute(worker: VideoWorker, inputs: Sequence[Future]) -> None:
     batch = list(itertools.islice(itertools.cycle(inputs), worker.settings.batch_size))
     rows = worker.compute([(VideoRow("", ""), outcome) for outcome in batch])
     if rows[0].error is not None:
-        raise ValueError(rows[0].error)
+        raise ValueError(f"the model can't be measured: {rows[0].error}")
 
 
 def _decode_core_seconds(worker: VideoWorker, videos: Sequence[str], seconds: float) -> float:

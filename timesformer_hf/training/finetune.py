@@ -25,7 +25,7 @@ from ..data.label_lists import read_labels
 from ..data.labelled_videos import LabelledVideos, name_split
 from ..data.mirrored_labels import find_mirrored_labels
 from ..data.reading import read_labelled_videos
-from ..data.split_check import near_duplicates_warning
+from ..data.split_check import warn_of_near_duplicates
 from ..data.training_splits import choose_splits
 from ..model.configuration_timesformer import TimesformerConfig
 from ..output.extras import check_packages
@@ -334,7 +334,7 @@ def prepare_training(
     if trainer.is_world_process_zero():
         _look_at_first_video(data, trainer.processing_class)
         if checkpoint is None:
-            _look_for_near_duplicates(data, data_args.split_seed)
+            _compare_splits(data, data_args.split_seed)
     return _Preparation(trainer, data, checkpoint, augmentation, mirrored or ())
 
 
@@ -345,12 +345,10 @@ def _look_at_first_video(data: Data, processor) -> None:
             processor(data.train[0].source)
 
 
-def _look_for_near_duplicates(data: Data, seed: int) -> None:
+def _compare_splits(data: Data, seed: int) -> None:
     """Warn if validation videos are nearly the same as training videos. Streams are not compared."""
-    if not isinstance(data.train, LabelledVideos) or not isinstance(data.validation, LabelledVideos):
-        return
-    if warning := near_duplicates_warning(data.train, data.validation, seed):
-        logger.warning(warning)
+    if isinstance(data.train, LabelledVideos) and isinstance(data.validation, LabelledVideos):
+        warn_of_near_duplicates(data.train, data.validation, seed)
 
 
 def check_extras(args: ModelArguments, training: ClipTrainingArguments) -> None:
