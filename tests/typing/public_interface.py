@@ -86,13 +86,8 @@ def embed(videos: list[str]) -> None:
         assert_type(batch[0].error, str | None)
     table = assert_type(t.read_features("features.parquet"), t.FeatureTable)
     assert_type(table.videos, list[str])
-<<<<<<< HEAD
-    duplicates = assert_type(t.find_near_duplicates(table.features, threshold=0.97), t.NearDuplicates)
-    print(len(duplicates.members()), t.find_label_errors(table.features, np.zeros(3)).shape)
-=======
     found = assert_type(t.find_near_duplicates(table.features, 0.9, splits=["train"] * 9), t.NearDuplicates)
     print(found.groups, found.nearest.videos, found.members())
->>>>>>> main
 
 
 def look(model: t.TimesformerForVideoClassification, processor: t.TimesformerVideoProcessor, path: Path) -> None:
