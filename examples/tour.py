@@ -248,8 +248,9 @@ print(f"backwards, {turned} of {len(labels)} clips get the opposite label")
 # %% [markdown]
 # ## 6. What does it look at?
 #
-# `explain_video` says how much each place of each frame speaks for an answer. Nobody told the model where the ball
-# is. The colours are multiples of the mean: at 2, a patch counts twice as much as if all were alike.
+# `explain_video` says how much each place of each frame speaks for an answer. Nobody told the model where the ball is.
+# The colours are multiples of the mean: at 2, a patch counts twice as much as if all were alike. This model has only
+# 4 x 4 patches in a frame, so the map is coarse. `timesformer-hf explain --score` measures what such maps are worth.
 
 # %%
 clip = work / "test.mp4"

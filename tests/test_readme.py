@@ -130,7 +130,7 @@ def test_the_moving_pictures_are_small_and_move():
 def test_the_moving_pictures_are_those_of_the_command(tmp_path):
     """The pixels may differ as much as another release of a codec makes them differ."""
     pytest.importorskip("scenedetect", reason="the timeline ends at cuts")
-    run_path(str(REPOSITORY / "docs" / "readme_pictures.py"))["main"](tmp_path)
+    run_path(str(REPOSITORY / "docs" / "tools" / "readme_pictures.py"))["main"](tmp_path)
     for name in ("overlay.webp", "timeline.webp"):
         with PIL.Image.open(tmp_path / name) as made, PIL.Image.open(REPOSITORY / "docs" / name) as kept:
             assert made.n_frames == kept.n_frames

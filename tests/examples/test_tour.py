@@ -13,7 +13,7 @@ jupytext = pytest.importorskip("jupytext", reason="needs jupytext, which reads t
 pytest.importorskip("nbclient", reason="needs nbclient, which runs a notebook")
 
 NOTEBOOK = EXAMPLES / "tour.ipynb"
-TOUR = run_path(str(REPOSITORY / "docs" / "tour_notebook.py"))
+TOUR = run_path(str(REPOSITORY / "docs" / "tools" / "tour_notebook.py"))
 
 
 def outputs(notebook: dict) -> list[dict]:
@@ -30,7 +30,7 @@ def kept() -> dict:
 
 
 def test_it_has_the_cells_of_its_text(kept):
-    """Otherwise run: python docs/tour_notebook.py"""
+    """Otherwise run: python docs/tools/tour_notebook.py"""
     cells = [(cell["id"], cell["cell_type"], "".join(cell["source"])) for cell in kept["cells"]]
     assert cells == [(cell["id"], cell["cell_type"], cell["source"]) for cell in TOUR["read_text"]().cells]
 

@@ -9,11 +9,12 @@ nor in the metrics.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate.data_loader import DataLoaderShard, prepare_data_loader
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import send_to_device
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, TrainerState
 
@@ -51,19 +52,20 @@ class EvenBatches:
         has_any: function that returns whether a condition holds in any process. Every process must call it.
     """
 
-    def __init__(self, loader: DataLoaderShard, blank: dict, has_any: Callable[[bool], bool]):
-        self.loader, self.dataset, self.blank, self.has_any = loader, loader.dataset, blank, has_any
+    def __init__(self, loader: DataLoader[Any], blank: dict[str, torch.Tensor], has_any: Callable[[bool], bool]):
+        self.dataset: Dataset[Any] = loader.dataset
+        self._loader, self._blank, self._has_any = loader, blank, has_any
 
-    def __iter__(self) -> Iterator[dict]:
-        batches = iter(self.loader)
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        batches = iter(self._loader)
         while True:
             batch = next(batches, None)
-            if not self.has_any(batch is not None):
+            if not self._has_any(batch is not None):
                 return
-            yield self.blank if batch is None else self._fill(batch)
+            yield self._blank if batch is None else self._fill(batch)
 
-    def _fill(self, batch: dict) -> dict:
-        return {name: torch.cat([values, self.blank[name][len(values) :]]) for name, values in batch.items()}
+    def _fill(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: torch.cat([values, self._blank[name][len(values) :]]) for name, values in batch.items()}
 
 
 class StreamOrder(TrainerCallback, ExportableState):

@@ -1,7 +1,7 @@
 """
 Writes the notebook examples/tour.ipynb from its text, examples/tour.py, with the outputs of running it.
 
-    python docs/tour_notebook.py
+    python docs/tools/tour_notebook.py
 
 It needs jupytext, nbclient and ipykernel, and takes some minutes on two cores.
 """
@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TEXT = REPOSITORY / "examples" / "tour.py"
 NOTEBOOK = TEXT.with_suffix(".ipynb")
 
