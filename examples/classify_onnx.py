@@ -4,6 +4,8 @@ Classify a video with onnxruntime alone, without torch and transformers.
     timesformer-hf export ./my-model --format onnx
     python examples/classify_onnx.py ./my-model-onnx clip.mp4
 
+It prints the most likely labels, a line each: the probability and the label.
+
 Needs: pip install onnxruntime av numpy pillow
 """
 

@@ -4,8 +4,9 @@ Measure the memory of an explanation beside that of a forward pass that returns 
     python examples/explain_memory.py maps
     python examples/explain_memory.py gradient_rollout
 
-The model is ViT-Base with random weights and divided space-time attention, like TimeSformer-L of the paper.
-Each call measures one thing, because a process only knows the most memory that it ever had.
+It prints one line: the most memory, the memory before, and the time. The model is ViT-Base with random weights and
+divided space-time attention, like TimeSformer-L of the paper. Each call measures one thing, because a process only
+knows the most memory that it ever had.
 """
 
 import argparse

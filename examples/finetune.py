@@ -3,7 +3,8 @@ Fine-tuning in Python, to copy and make your own. `timesformer-hf finetune` does
 
     python examples/finetune.py --data videos/ --model facebook/timesformer-base-finetuned-k400 --output_dir my-model
 
-videos/ has a folder for each class. A fifth of the videos of each class is held out to validate with.
+videos/ has a folder for each class. A fifth of the videos of each class is held out to validate with. It prints the
+accuracy on these, and writes the model and the training curves to my-model/.
 """
 
 import argparse

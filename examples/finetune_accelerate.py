@@ -4,8 +4,9 @@ Fine-tuning as a bare loop with accelerate, to copy and make your own:
     python examples/finetune_accelerate.py --data videos/ --model my-checkpoint --output_dir my-model
     accelerate launch --num_processes 8 examples/finetune_accelerate.py ...
 
-There is one recipe (AdamW, warm-up and cosine, crop and flip), no logging service, and a run that is cut off starts
-anew. `timesformer-hf finetune` has the rest, and goes on where it was cut off.
+It prints the accuracy after each epoch, and writes the model to my-model/. There is one recipe (AdamW, warm-up and
+cosine, crop and flip), no logging service, and a run that is cut off starts anew. `timesformer-hf finetune` has the
+rest, and goes on where it was cut off.
 """
 
 import argparse

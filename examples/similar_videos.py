@@ -4,7 +4,8 @@ Find the videos in a table of features that are most similar to one video, by th
     timesformer-hf embed videos/ --out features.parquet --model facebook/timesformer-base-finetuned-k400
     python examples/similar_videos.py features.parquet videos/a.mp4 --top-k 5
 
-The query is a video in the table or another one, which is then embedded with the model and settings of the table.
+It prints the most similar videos, a line each: the cosine and the path. The query is a video in the table or another
+one, which is then embedded with the model and settings of the table.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 
 # Imported once, by the process that the others are forked from.
-PRELOADED = ["transformers.trainer", "torch.distributed.fsdp", "torch.distributed.checkpoint", "accelerate"]
+PRELOADED = ["datasets", "transformers.trainer", "torch.distributed.fsdp", "torch.distributed.checkpoint", "accelerate"]
 PRELOADED += [
     "transformers.distributed.mixin",
     "timesformer_hf.training.trainer",
@@ -30,10 +30,17 @@ PRELOADED += [
 ]
 
 
-def launch(num_processes: int, function, *arguments, environment: dict[str, str] | None = None, timeout: float = 120):
+def launch(
+    num_processes: int,
+    function,
+    *arguments,
+    environment: dict[str, str] | None = None,
+    timeout: float = 120,
+    **settings,
+):
     """
-    What `function(*arguments)` returns in the first of so many processes, each with the environment that torchrun gives
-    it, and `environment` besides.
+    What `function(*arguments, **settings)` returns in the first of so many processes, each with the environment that
+    torchrun gives it, and `environment` besides.
 
     Raises:
         ProcessRaisedException: what one of them raised; the others are stopped.
@@ -46,7 +53,11 @@ def launch(num_processes: int, function, *arguments, environment: dict[str, str]
         variables |= {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
         variables |= {"CUDA_VISIBLE_DEVICES": ""}  # where there is a GPU, it isn't one for each
         started = start_processes(
-            run, (variables, result, function, arguments), num_processes, join=False, start_method="forkserver"
+            run,
+            (variables, result, function, arguments, settings),
+            num_processes,
+            join=False,
+            start_method="forkserver",
         )
         deadline = time.monotonic() + timeout
         while not started.join(timeout=1, grace_period=5):
@@ -57,14 +68,14 @@ def launch(num_processes: int, function, *arguments, environment: dict[str, str]
         return torch.load(result, weights_only=True)
 
 
-def run(rank: int, variables: dict[str, str], result: Path, function, arguments: tuple) -> None:
+def run(rank: int, variables: dict[str, str], result: Path, function, arguments: tuple, settings: dict) -> None:
     os.environ.update(variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         take_cpus_for_gpus()
-    returned = function(*arguments)
+    returned = function(*arguments, **settings)
     if rank == 0:
         torch.save(returned, result)
     if dist.is_initialized():

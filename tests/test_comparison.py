@@ -1,4 +1,4 @@
-"""The table of features beside other code: it is as docs/comparison.py writes it, and what it says here is true."""
+"""The table beside other code: it is as docs/tools/comparison.py writes it, and what it says here is true."""
 
 import ast
 import importlib.util
@@ -25,7 +25,7 @@ from timesformer_hf.timeline.formats import check_timeline_file
 
 
 def load_comparison():
-    spec = importlib.util.spec_from_file_location("comparison", REPOSITORY / "docs" / "comparison.py")
+    spec = importlib.util.spec_from_file_location("comparison", REPOSITORY / "docs" / "tools" / "comparison.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,7 +35,7 @@ comparison = load_comparison()
 
 
 def test_the_pages_have_the_table():
-    """Otherwise run: python docs/comparison.py"""
+    """Otherwise run: python docs/tools/comparison.py"""
     readme = (REPOSITORY / "README.md").read_text()
     assert readme == comparison.with_table(readme)
     assert (REPOSITORY / "docs" / "comparison.md").read_text() == comparison.comparison_page()

@@ -85,19 +85,35 @@ def test_the_other_lines_of_python_run(tmp_path, monkeypatch):
     exec(block.replace(shown, save_classifier(tmp_path / "model")), {"pipeline": pipeline})
 
 
-def test_on_pypi_no_link_is_relative():
+def page_at_pypi() -> str:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     page = README
     for substitution in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        assert re.search(substitution["pattern"], page), substitution
         page = re.sub(substitution["pattern"], substitution["replacement"], page)
+    assert settings["project"]["dynamic"] == ["readme", "version"]
+    return page
+
+
+def test_on_pypi_nothing_leads_into_the_repository():
+    page = page_at_pypi()
     assert re.findall(r"\]\((?!https://)", README)
     assert not re.findall(r"\]\((?!https://)", page)
     assert "https://arxiv.org/abs/2102.05095" in page
-    assert "<!--" not in page
-    assert "![" not in page
-    assert "Five results" not in page  # it is about a picture
-    assert "\n\n\n" not in page.replace("\n\n\n## ", "")
-    assert settings["project"]["dynamic"] == ["readme", "version"]
+    for words in ("<!--", "![", "clone", "docs/", "pip install .", '".[', "\n\n\n"):
+        assert words not in page, words
+    for heading in ("## Start", "## Train on your own videos", "## Beside other code", "## Licence"):
+        assert heading in page
+
+
+def test_on_pypi_the_first_command_names_the_sample():
+    """In words that a shell turns into its path."""
+    (command,) = re.findall(r"^python3 -m venv \.venv .*$", page_at_pypi(), re.MULTILINE)
+    install, classify = command.split(" && ")[2:]
+    assert shlex.split(install) == ["pip", "install", "timesformer_hf"]
+    assert shlex.split(classify)[:2] == ["timesformer-hf", "classify"]
+    (code,) = re.findall(r"python -c '(.*)'", classify)
+    assert eval(code.partition("print(")[2].removesuffix(")")) == str(SAMPLE)
 
 
 def test_the_moving_pictures_are_small_and_move():
@@ -114,7 +130,7 @@ def test_the_moving_pictures_are_small_and_move():
 def test_the_moving_pictures_are_those_of_the_command(tmp_path):
     """The pixels may differ as much as another release of a codec makes them differ."""
     pytest.importorskip("scenedetect", reason="the timeline ends at cuts")
-    run_path(str(REPOSITORY / "docs" / "readme_pictures.py"))["main"](tmp_path)
+    run_path(str(REPOSITORY / "docs" / "tools" / "readme_pictures.py"))["main"](tmp_path)
     for name in ("overlay.webp", "timeline.webp"):
         with PIL.Image.open(tmp_path / name) as made, PIL.Image.open(REPOSITORY / "docs" / name) as kept:
             assert made.n_frames == kept.n_frames

@@ -10,12 +10,15 @@ from .data.label_lists import read_labels as read_labels
 from .data.labelled_videos import LabelledVideo as LabelledVideo
 from .data.labelled_videos import LabelledVideos as LabelledVideos
 from .data.mirrored_labels import find_mirrored_labels as find_mirrored_labels
+from .data.near_duplicates import NearDuplicates as NearDuplicates
+from .data.near_duplicates import find_near_duplicates as find_near_duplicates
 from .data.reading import read_labelled_videos as read_labelled_videos
 from .data.training_splits import choose_splits as choose_splits
 from .evaluation.confusion_plot import plot_confusion_matrix as plot_confusion_matrix
 from .evaluation.evaluate_metrics import ExpectedCalibrationError as ExpectedCalibrationError
 from .evaluation.evaluate_metrics import MeanClassAccuracy as MeanClassAccuracy
 from .evaluation.evaluate_metrics import TopKAccuracy as TopKAccuracy
+from .evaluation.label_errors import find_label_errors as find_label_errors
 from .evaluation.metrics import confusion_matrix as confusion_matrix
 from .evaluation.metrics import expected_calibration_error as expected_calibration_error
 from .evaluation.metrics import mean_average_precision as mean_average_precision

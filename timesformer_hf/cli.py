@@ -22,6 +22,8 @@ from .commands import (
     export,
     finetune,
     info,
+    plan,
+    shard,
     timeline,
 )
 from .commands.common import escaped_output, only_own_warnings
@@ -35,9 +37,11 @@ COMMANDS = (
     timeline,
     explain,
     demo,
+    shard,
     finetune,
     evaluate,
     embed,
+    plan,
     duplicates,
     annotate,
     convert,

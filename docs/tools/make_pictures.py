@@ -29,7 +29,7 @@ CLIP = {
     "video/video_processing_timesformer.py": "a video -> pixel_values",
     "model/attention_schemes.py": "tokens -> the groups that attend, and back",
     "model/configuration_timesformer.py": "config.json -> checked settings",
-    "model/attention_backends.py": "queries, keys, values -> attention, by a kernel",
+    "model/backends.py": "queries, keys, values -> attention, by a kernel",
     "model/embedding_tables.py": "embeddings -> embeddings of another size",
     "model/modeling_timesformer.py": "pixel_values -> logits (batch, labels)",
     "inference/encoder.py": "tokens -> the same tokens, faster",

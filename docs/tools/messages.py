@@ -7,7 +7,7 @@ lines, with `...` for what is filled in.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,23 +18,12 @@ from public_names import REPOSITORY, folder_title
 _PACKAGE = REPOSITORY / "timesformer_hf"
 _EXCEPTION = re.compile(r"_?[A-Z]\w*(Error|Exit)")
 _WARNING = {"warn", "warning", "warning_once", "warn_once"}
-# Functions that return the text of an error, which another file raises.
-_RETURNING_TEXT = {
-    "commands/common.py": ("missing_videos",),
-    "output/extras.py": ("missing_package",),
-    "output/terminal.py": ("loading_error",),
-}
-# Errors whose text isn't written where they are raised, and where it is.
+# Errors that pass on a text of another process or of another part of the code, and which.
 PASSED_ON = {
     ("benchmark/imports.py", "RuntimeError"): "the last line of another process",
     ("benchmark/memory.py", "RuntimeError"): "the last line of another process",
     ("checkpoints/keys.py", "KeyError"): "a missing key, which the reader of the table turns into a message",
-    ("commands/embed.py", "FileNotFoundError"): "from missing_videos",
-    ("commands/explain.py", "FileNotFoundError"): "from missing_videos",
-    ("commands/timeline.py", "_UnreadableError"): "from missing_videos, and what reading a video says",
-    ("demo/analysis.py", "ClipError"): "another error of this list, without the folder",
-    ("inference/export.py", "ExportError"): "from loading_error",
-    ("output/terminal.py", "ValueError"): "from loading_error",
+    ("scale/ray_engine.py", "ValueError"): "an error of a worker",
 }
 
 
@@ -96,17 +85,48 @@ def _all() -> list[tuple[Message, int]]:
 @cache
 def _read(package: Path) -> list[tuple[Message, int]]:
     trees = {path.relative_to(package).as_posix(): ast.parse(path.read_text()) for path in package.rglob("*.py")}
-    found = []
-    assigned = [node for tree in trees.values() for node in tree.body if isinstance(node, ast.Assign)]
-    constants = {ast.unparse(node.targets[0]): node.value for node in assigned}
+    constants, functions = {}, {}
+    for file, tree in trees.items():
+        constants |= _assignments(tree.body)
+        functions |= {node.name: (file, node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    found, called = [], {}
     for file, tree in sorted(trees.items()):
+        values = constants | _assignments(ast.walk(tree))
+        caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and node.args and (kind := _kind(node.func)):
-                argument = node.args[0]
-                found.append((Message(file, kind, fill(constants.get(ast.unparse(argument), argument))), node.lineno))
-            elif isinstance(node, ast.FunctionDef) and node.name in _RETURNING_TEXT.get(file, ()):
-                found += [(Message(file, "error", text), node.lineno) for text in _texts(node)]
-    return found
+            if isinstance(node, ast.Raise) and _is_plain_call(node.exc) and node.exc.func.id in functions:
+                path, maker = functions[node.exc.func.id]  # it makes the error
+                called[maker.name] = (path, maker)
+            if not isinstance(node, ast.Call) or not node.args or not (kind := _kind(node.func)):
+                continue
+            text = fill(node.args[0]) or fill(values.get(ast.unparse(node.args[0])))
+            names = {name.id for name in ast.walk(node.args[0]) if isinstance(name, ast.Name)}
+            # A name may stand for what a function returns: `missing = missing_videos(...)`.
+            names |= {part.func.id for name in names if (part := values.get(name)) and _is_plain_call(part)}
+            makers = [functions[name] for name in names & functions.keys()]
+            if not text and makers:
+                called |= {maker.name: (path, maker) for path, maker in makers}
+            elif text or not names & (caught | {"str"}):  # else it is the text of another error: `str(error)`
+                found.append((Message(file, kind, text), node.lineno))
+    for file, function in called.values():
+        known = {message.text for message, _ in found if message.file == file}
+        found += [(Message(file, "error", text), function.lineno) for text in _texts(function) if text not in known]
+    return sorted(found, key=lambda message: (message[0].file, message[1]))
+
+
+def _assignments(nodes: Iterable[ast.AST]) -> dict[str, ast.expr]:
+    """Names and the values that are assigned to them, by `=` or `:=`."""
+    values = {}
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            values[ast.unparse(node.targets[0])] = node.value
+        elif isinstance(node, ast.NamedExpr):
+            values[node.target.id] = node.value
+    return values
+
+
+def _is_plain_call(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
 def _kind(function: ast.expr) -> str | None:
@@ -127,7 +147,7 @@ def _texts(function: ast.FunctionDef) -> Iterator[str]:
                     yield text
 
 
-def fill(node: ast.expr) -> str:
+def fill(node: ast.expr | None) -> str:
     """A text of the source with `...` for what is filled in; empty if the node isn't a text."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""

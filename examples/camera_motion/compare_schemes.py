@@ -11,7 +11,7 @@ pretext task of pretrain.py, except for space-only attention, which can't see mo
 pictures that no model has seen, and both tasks on new movements. Movements are easier than the last ones of
 pretrain.py, so that short trainings succeed.
 
-The results are results.json and table1.md. An interrupted run continues when the command is given again.
+It writes results.json and table1.md, and prints the table. The same command continues an interrupted run.
 """
 
 import argparse

@@ -4,7 +4,8 @@ Render the sample clip of the package: the camera pans to the right over a photo
     pip download --no-deps scikit-learn==1.3.2 && unzip scikit_learn-*.whl sklearn/datasets/images/china.jpg
     python examples/camera_motion/make_sample.py sklearn/datasets/images/china.jpg camera_pan.mp4
 
-timesformer_hf/samples/README.md says who took the photograph. The shipped model was not trained with it.
+It writes the clip, 132 frames of 320 x 180 pixels. timesformer_hf/samples/README.md says who took the photograph. The
+shipped model was not trained with it.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Train the first stage of the camera-motion model: from random weights to a model
     python examples/camera_motion/pretrain.py pictures/ motion-32 --size 32 --steps 3000
     python examples/camera_motion/pretrain.py pictures/ motion-64 --size 64 --steps 3000 --model motion-32
 
-Clips are rendered during training, so no clip is used twice.
+It writes the model, and prints losses and accuracy. Clips are rendered during training, so no clip is used twice.
 
 Besides the label, the model learns a pretext task: how far the content of each patch moves from one frame to the next.
 The virtual camera knows this. So a clip has dozens to hundreds of targets instead of one. With the label alone, the

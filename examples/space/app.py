@@ -1,4 +1,10 @@
-"""The page of `timesformer-hf demo` as a Space of the Hub. Everybody can open it, so clips must be small."""
+"""
+The page of `timesformer-hf demo` as a Space of the Hub. Everybody can open it, so clips must be small.
+
+    python examples/space/app.py
+
+This prints the address of the page.
+"""
 
 import sys
 

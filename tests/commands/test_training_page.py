@@ -50,6 +50,9 @@ def test_the_command_makes_a_model(command, place, data, monkeypatch):
         monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
         save_data_set(data, place / "me" / "my-data-set")
         command = command.replace("20000", "2")
+    if "--data shards" in command:
+        (shard,) = re.findall(r"^timesformer-hf (shard .*)$", PAGE, re.MULTILINE)
+        assert main(shlex.split(shard)) == 0
     program, script, *arguments = shlex.split(command)
     if "--image_size" in arguments and "448" in arguments:
         arguments[arguments.index("448")] = "48"

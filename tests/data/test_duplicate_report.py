@@ -42,12 +42,12 @@ ROWS = [
 
 
 class TestText:
-    def test_groups_across_splits_come_first_then_several_labels(self):
+    def test_groups_across_splits_come_first_then_different_labels(self):
         lines = make_report(ROWS).summary().splitlines()
         assert lines == [
             "3 groups of near-duplicates (cosine 0.9 or more): 6 of 8 videos",
-            "1 of 2 videos of validation have one in another split",
-            "1 group with several labels: at most one of them is right",
+            "1 of 2 validation videos have a near-duplicate in another split",
+            "1 group with different labels",
             "group 1:",
             "  1.0000  validation  run  f.mp4",
             "  1.0000  train  run  g.mp4",
@@ -157,9 +157,10 @@ class TestPage:
             assert "https:" not in value
         assert any("default-src 'none'" in attributes.get("content", "") for _, attributes in page.elements)
         assert "<script>alert(1)</script>" in page.text
-        assert "\\u202e" in page.text
+        assert "\u202e" not in page.text
+        assert page.text.count("\\u202e") == 4  # in the heading, and as split, label and name
         assert "gone<b>.mp4" in page.text
-        assert "Group 1: 2 videosacross splitsseveral labels" in page.text
+        assert "Group 1: 2 videosacross splitsdifferent labels" in page.text
 
     def test_large_groups_are_cut(self, tmp_path, monkeypatch):
         monkeypatch.setattr(duplicate_report, "_MOST_SHOWN", (1, 2))
@@ -172,6 +173,30 @@ class TestPage:
     def test_without_near_duplicates(self, tmp_path):
         make_report(ROWS[:1]).write(tmp_path / "page.html")
         assert "no near-duplicates among 1 videos" in (tmp_path / "page.html").read_text()
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser_it_asks_for_nothing_and_runs_nothing(width, hostile_report, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser")
+    hostile_report.write(tmp_path / "page.html")
+    asked, said = [], []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("[...document.images].map(image => image.naturalWidth > 0)") == [True]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert [url for url in asked if not url.startswith("data:")] == [(tmp_path / "page.html").as_uri()]
+    assert said == []
 
 
 class TestFiles:

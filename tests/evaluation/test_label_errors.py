@@ -165,7 +165,7 @@ class TestOutput:
     def test_text_and_table(self, tmp_path):
         scores, labels, _ = noisy()
         rows = list_label_errors([f"{number}.mp4" for number in range(400)], scores, labels, list("abcdef"))
-        results = json.loads(json.dumps(label_error_results(rows)))
+        results = json.loads(json.dumps(label_error_results(rows, 400)))
         assert (results["found"], len(results["most_probable"])) == (len(rows), 20)
         lines = label_error_text(results).splitlines()
         assert lines[0] == f"labels that are most probably wrong; all {len(rows)} are in label_errors.csv:"
@@ -184,10 +184,18 @@ class TestOutput:
     def test_labels_to_add_and_to_remove_in_words(self):
         row = {"path": "a.mp4", "label": "run", "suggestion": "", "label_score": 0.1, "suggestion_score": 0.9}
         other = {"path": "b.mp4", "label": "", "suggestion": "sit", "label_score": 0.2, "suggestion_score": 0.8}
-        assert label_error_text(label_error_results([row, other])).splitlines()[1:] == [
+        assert label_error_text(label_error_results([row, other], 9)).splitlines()[1:] == [
             "  a.mp4: run 10.0%, but not run 90.0%",
             "  b.mp4: not sit 20.0%, but sit 80.0%",
         ]
 
+    def test_many_are_not_believed(self):
+        row = {"path": "a.mp4", "label": "run", "suggestion": "sit", "label_score": 0.1, "suggestion_score": 0.2}
+        assert label_error_text(label_error_results([row] * 2, 8)).startswith("labels that are most probably wrong")
+        assert label_error_text(label_error_results([row] * 3, 8)) == (
+            "label_errors.csv has 3 labels of 8 videos, too many to trust: a model that is often wrong can't tell "
+            "which labels are"
+        )
+
     def test_none(self):
-        assert label_error_text(label_error_results([])) == "no label is probably wrong"
+        assert label_error_text(label_error_results([], 9)) == "no label is probably wrong"

@@ -1,5 +1,6 @@
 """What stands between the options and a training: data, splits, the folder, the settings, all without a step."""
 
+import math
 import os
 import re
 import shutil
@@ -7,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetuning import TINY, read_table, save_model, training_arguments
+from finetuning import TINY, read_table, save_data_set, save_model, training_arguments
 
 from timesformer_hf import ClipAugmentation, TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.data.clip_dataset import SkippedClips
+from timesformer_hf.scale.shards import write_shards
 from timesformer_hf.training.adapters import add_lora
 from timesformer_hf.training.arguments import DataArguments, ModelArguments
 from timesformer_hf.training.callbacks import UnreadableClipsCallback, UnreadableClipsError
@@ -83,9 +85,18 @@ class TestData:
         with pytest.raises(ValueError, match=r"validat.* has a label"):
             load_data(DataArguments(str(tmp_path / "videos.csv"), multi_label=True), training)
 
-    def test_a_stream_needs_a_number_of_steps(self, training):
-        with pytest.raises(ValueError, match="--streaming needs --max_steps"):
-            load_data(DataArguments("set", streaming=True), training)
+    def test_a_stream_needs_a_number_of_steps(self, data, training, tmp_path):
+        save_data_set(data, tmp_path / "set")
+        with pytest.raises(ValueError, match=r"--streaming needs --max_steps: .*set doesn't say how many videos"):
+            load_data(DataArguments(str(tmp_path / "set"), streaming=True), training)
+
+    @pytest.mark.parametrize(("batch", "epochs"), [(8, 3), (3, 1.5)])
+    def test_shards_say_how_many_steps_there_are(self, batch, epochs, data, training, tmp_path):
+        pytest.importorskip("datasets")
+        count = write_shards(data, tmp_path / "shards", validation_share=0.3).videos["train"]
+        training.num_train_epochs, training.per_device_train_batch_size = epochs, batch
+        load_data(DataArguments(str(tmp_path / "shards"), streaming=True), training)
+        assert training.max_steps == math.ceil(epochs * count / batch)
 
 
 class TestFolder:

@@ -74,6 +74,7 @@ def score(model: t.TimesformerForVideoClassification, views: torch.Tensor, label
     t.plot_confusion_matrix("confusion.png", counts, t.read_labels("kinetics400"))
     assert_type(t.single_label_results(scores, labels, ["a", "b"]), dict[str, Any])
     assert_type(t.multi_label_results(scores, labels, ["a", "b"]), dict[str, Any])
+    assert_type(t.find_label_errors(scores, labels), np.ndarray)
     # Their base class is one of the library evaluate, which has no types.
     for metric in (t.TopKAccuracy(), t.MeanClassAccuracy(), t.ExpectedCalibrationError()):
         print(metric.description)
@@ -85,6 +86,8 @@ def embed(videos: list[str]) -> None:
         assert_type(batch[0].error, str | None)
     table = assert_type(t.read_features("features.parquet"), t.FeatureTable)
     assert_type(table.videos, list[str])
+    found = assert_type(t.find_near_duplicates(table.features, 0.9, splits=["train"] * 9), t.NearDuplicates)
+    print(found.groups, found.nearest.videos, found.members())
 
 
 def look(model: t.TimesformerForVideoClassification, processor: t.TimesformerVideoProcessor, path: Path) -> None:

@@ -13,6 +13,7 @@ of the loss and the metrics.
 
 import csv
 import io
+import math
 import os
 import warnings
 import zlib
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from transformers.video_utils import VideoMetadata
 
 from ..video.random_sampling import random_frame_indices
@@ -210,6 +211,12 @@ class ClipLoader:
         targets[[self.label2id[label] for label in labels]] = 1
         return targets
 
+    def blank_sample(self) -> dict[str, torch.Tensor | int]:
+        """Return a sample of the same shape that counts neither in the loss nor in the metrics."""
+        pixel_values, labels = self.blank()
+        sample = {"pixel_values": pixel_values, "labels": labels}
+        return sample if self.transform is None else sample | {"seed": 0}
+
     def blank(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a blank clip and the label -100, which stand for an unreadable clip."""
         channels = len(self.processor.image_mean)
@@ -284,12 +291,42 @@ class ClipStream(IterableDataset):
 
     def __init__(self, videos: VideoStream, load: ClipLoader):
         self.videos, self.load, self.epoch = videos, load, 0
+        self._start = (0, 0, 1)  # epoch, batches that are left blank in it, and their size
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order and the random choices."""
         self.epoch = epoch
         self.videos.set_epoch(epoch)
 
+    def start_at(self, epoch: int, batches: int, batch_size: int) -> None:
+        """
+        Let a pass begin with blank clips, for a training that goes on and drops its first batches.
+
+        So their videos are read, but not decoded.
+
+        Args:
+            epoch: the number of the pass.
+            batches: how many batches a `DataLoader` drops.
+            batch_size: the number of clips in a batch.
+        """
+        self._start = (epoch, batches, batch_size)
+
     def __iter__(self) -> Iterator[dict]:
-        for video in self.videos:
-            yield self.load(video, (self.epoch, zlib.crc32(video.name.encode(errors="replace"))))
+        blank = self._number_of_blank_clips()
+        for index, video in enumerate(self.videos):
+            if index < blank:
+                yield self.load.blank_sample()
+            else:
+                yield self.load(video, (self.epoch, zlib.crc32(video.name.encode(errors="replace"))))
+
+    def _number_of_blank_clips(self) -> int:
+        """
+        Return how many clips this worker doesn't decode.
+
+        The workers of a `DataLoader` make batches in turn, and one that has no more is left out. So batch i of worker
+        w of n is batch i * n + w of the pass, or an earlier one.
+        """
+        worker = get_worker_info()
+        index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        epoch, batches, batch_size = self._start
+        return max(0, math.ceil((batches - index) / count)) * batch_size if epoch == self.epoch else 0

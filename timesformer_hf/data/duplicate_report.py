@@ -40,7 +40,7 @@ class DuplicateReport:
 
     @cached_property
     def groups(self) -> list[np.ndarray]:
-        """The indices of the videos of each group: first those across splits, then those with several labels."""
+        """The indices of the videos of each group: first those across splits, then those with different labels."""
 
         def interest(members: np.ndarray) -> tuple:
             return not self._splits(members), len(self._labels(members)) < 2, -len(members)
@@ -68,7 +68,7 @@ class DuplicateReport:
         ]
         contradictions = sum(len(self._labels(members)) > 1 for members in self.groups)
         if contradictions:
-            lines.append(f"{_count(contradictions, 'group')} with several labels: at most one of them is right")
+            lines.append(f"{_count(contradictions, 'group')} with different labels")
         for number, members in enumerate(self.groups[:_MOST_PRINTED], start=1):
             lines += [f"group {number}:", *map(self._line, members[:_MOST_PRINTED])]
             if len(members) > _MOST_PRINTED:
@@ -87,7 +87,9 @@ class DuplicateReport:
             inside = [index for index, video in enumerate(self.videos) if video.split == split]
             leaked = int((nearest.videos[inside] >= 0).sum())
             if leaked:
-                lines.append(f"{leaked} of {len(inside)} videos of {printable(split)} have one in another split")
+                lines.append(
+                    f"{leaked} of {len(inside)} {printable(split)} videos have a near-duplicate in another split"
+                )
         return lines
 
     def _line(self, member: int) -> str:
@@ -163,7 +165,7 @@ class DuplicateReport:
         shown = []
         for members in self.groups[:groups]:
             notes = ["across splits"] if self._splits(members) else []
-            notes += ["several labels"] if len(self._labels(members)) > 1 else []
+            notes += ["different labels"] if len(self._labels(members)) > 1 else []
             cards = [
                 PageVideo(self.videos[member], float(self.found.nearest.cosines[member])) for member in members[:videos]
             ]

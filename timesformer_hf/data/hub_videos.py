@@ -1,5 +1,6 @@
 """Labelled videos of data sets on the Hub, by the library `datasets`: all at once, or as a stream."""
 
+import copy
 import os
 import re
 import zlib
@@ -132,11 +133,24 @@ def _fetch_value(value: dict | str | bytes) -> VideoSource:
         return file.read()
 
 
+def _part_of_process(rows, process_index: int, num_processes: int):
+    """Return the rows that one of several processes reads: whole shards, or every n-th row where these don't divide."""
+    if num_processes == 1:
+        return rows
+    from datasets.distributed import split_dataset_by_node
+
+    return split_dataset_by_node(rows, process_index, num_processes)
+
+
 class VideoStream:
     """
     The labelled videos of a split of a data set, for data sets larger than the disk.
 
     Videos are read when they are needed, and never stored.
+
+    Attributes:
+        num_videos: the number of videos of all processes, or `None` if the data set doesn't say it.
+        order: the settings on which the order of the videos depends, by name.
 
     Args:
         source, config, label_names, multi_label: the same as in [`read_labelled_videos`]. `label_names` is required if
@@ -144,6 +158,8 @@ class VideoStream:
         split: name of the split.
         buffer_size, seed: number of videos that are shuffled at a time, and seed of the order. A size of 0 keeps the
             order.
+        process_index, num_processes: the stream gives only the part of this process. The parts of all processes
+            together are the whole split, and share no video. They may differ in length.
 
     Raises:
         ValueError: if the class names are unknown, the split doesn't exist, or the source is a table. Iterating raises
@@ -159,6 +175,8 @@ class VideoStream:
         buffer_size: int = 0,
         seed: int = 0,
         multi_label: bool = False,
+        process_index: int = 0,
+        num_processes: int = 1,
     ):
         if Path(source).suffix.lower() in (*TEXT_TABLES, ".parquet") and Path(source).is_file():
             raise ValueError(
@@ -178,7 +196,18 @@ class VideoStream:
         self.label_names = list(label_names or names)
         self.known = frozenset(self.label_names)
         self.name_of = partial(name_class, names or self.label_names)
-        self.rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
+        about = (splits[found].info.splits or {}).get(found)
+        self.num_videos: int | None = about.num_examples if about else None
+        self.order: dict[str, int] = {"shards": rows.num_shards, "shuffle_buffer": buffer_size, "seed": seed}
+        self.order |= {"processes": num_processes}
+        self.all_rows = rows.shuffle(seed=seed, buffer_size=buffer_size) if buffer_size else rows
+        self.rows = _part_of_process(self.all_rows, process_index, num_processes)
+
+    def of_all_processes(self) -> "VideoStream":
+        """Return the stream of all videos, which is the same in every process."""
+        stream = copy.copy(self)
+        stream.rows = self.all_rows
+        return stream
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order if the stream is shuffled."""

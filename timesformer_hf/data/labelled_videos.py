@@ -15,7 +15,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _PATH_COLUMNS = ("path", "video", "file_name", "clip", "file")
-_LABEL_COLUMNS = ("label", "labels", "class")
+_LABEL_COLUMNS = ("label", "labels", "class", "cls", "labels.json")  # the last two as in WebDataset
 _COLUMNS = (_PATH_COLUMNS, _LABEL_COLUMNS)
 
 # File names of UCF101 and Kinetics, which contain the name of the film that a clip was cut from.

@@ -1,13 +1,13 @@
 """Labelled videos in folders and tables on this machine."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..video.printable import printable
 from ..video.video_folders import VIDEO_EXTENSIONS, contains, is_hidden, is_video_file, walk_folder
-from ..video.video_sources import is_url
 from .labelled_videos import (
     SPLIT_NAMES,
     LabelledVideo,
@@ -17,7 +17,10 @@ from .labelled_videos import (
     name_group,
     name_split,
 )
-from .text_tables import TEXT_TABLES, read_text_table
+from .text_tables import TEXT_TABLES, iterate_text_table
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
@@ -27,21 +30,26 @@ def read_class_folders(folder: Path) -> list[LabelledVideo]:
     Raises:
         ValueError: if there is no class folder, a class folder contains no video, or classes lie beside splits.
     """
+    return list(iterate_class_folders(folder))
+
+
+def iterate_class_folders(folder: Path) -> Iterator[LabelledVideo]:
+    """Yield the videos of [`read_class_folders`] one by one."""
     folders = _class_folders(folder)
     splits = {path: SPLIT_NAMES[path.name.lower()] for path in folders if path.name.lower() in SPLIT_NAMES}
     if "train" not in splits.values():  # `test` alone may be the name of a class
-        return [video for path in folders for video in _read_class_folder(path)]
+        for path in folders:
+            yield from _read_class_folder(path)
+        return
     if others := [path.name for path in folders if path not in splits]:
         raise ValueError(
             f"{folder} contains both splits ({', '.join(path.name for path in splits)}) and other folders "
             f"({', '.join(others[:5])}); put the class folders into the splits"
         )
-    return [
-        replace(video, split=split)
-        for path, split in splits.items()
-        for class_folder in _class_folders(path)
-        for video in _read_class_folder(class_folder)
-    ]
+    for path, split in splits.items():
+        for class_folder in _class_folders(path):
+            for video in _read_class_folder(class_folder):
+                yield replace(video, split=split)
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -91,23 +99,29 @@ def read_table(path: Path) -> list[LabelledVideo]:
         FileNotFoundError: if the table doesn't exist, or none of the files that it names.
         ValueError: if a column is missing, there is no row, or a row has no path.
     """
+    videos = list(iterate_table(path))
+    _check_some_exist(path, [video.name for video in videos if not _URL.match(video.name)])
+    return videos
+
+
+def iterate_table(path: Path) -> Iterator[LabelledVideo]:
+    """Yield the videos of [`read_table`] one by one, without looking for the files."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}")
-    rows = read_text_table(path) if path.suffix.lower() in TEXT_TABLES else _read_parquet(path)
-    rows = [_lower_names(path, row) for row in rows]
-    if not rows:
-        raise ValueError(f"{path} has no rows; it must have one for each video")
-    path_column, label_column = find_columns(path, rows[0].keys())
-    videos = []
-    for number, row in enumerate(rows, start=1):
+    rows = iterate_text_table(path) if path.suffix.lower() in TEXT_TABLES else _iterate_parquet(path)
+    path_column = label_column = None
+    for number, original in enumerate(rows, start=1):
+        row = _lower_names(path, original)
+        if path_column is None:
+            path_column, label_column = find_columns(path, list(row))
         name = row[path_column]
         if not name:
             raise ValueError(f"{path}: row {number} has no {path_column}")
-        name = name if is_url(name) else str(path.parent / name)
+        name = name if _URL.match(name) else str(path.parent / name)
         group, split = name_group(row.get("group"), name), name_split(row.get("split"))
-        videos.append(LabelledVideo(name, as_labels(row[label_column]), group, split))
-    _check_some_exist(path, [video.name for video in videos if not is_url(video.name)])
-    return videos
+        yield LabelledVideo(name, as_labels(row[label_column]), group, split)
+    if path_column is None:
+        raise ValueError(f"{path} has no rows; it must have one for each video")
 
 
 def _lower_names(path: Path, row: dict) -> dict:
@@ -118,7 +132,7 @@ def _lower_names(path: Path, row: dict) -> dict:
     return lowered
 
 
-def _read_parquet(path: Path) -> list[dict]:
+def _iterate_parquet(path: Path) -> Iterator[dict]:
     from ..output.parquet import import_pyarrow
 
     pa = import_pyarrow()
@@ -127,7 +141,9 @@ def _read_parquet(path: Path) -> list[dict]:
         videos = [name for name in schema.names if pa.types.is_struct(schema.field(name).type)]
         if videos:
             raise ValueError(f"{path} contains the videos themselves ({', '.join(videos)}); give its folder instead")
-        return pa.parquet.read_table(path).to_pylist()
+        with pa.parquet.ParquetFile(path) as file:
+            for rows in file.iter_batches():
+                yield from rows.to_pylist()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file ({error})") from error
 

@@ -7,7 +7,8 @@ connected component: each of its videos is a near-duplicate of another one in it
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class NearDuplicates:
 
     groups: np.ndarray
     nearest: _Nearest
-    nearest_elsewhere: _Nearest | None = field(default=None)
+    nearest_elsewhere: _Nearest | None
 
     def members(self) -> list[np.ndarray]:
         """Return the indices of the videos of each group, in ascending order."""
@@ -78,9 +79,9 @@ class NearDuplicates:
 def find_near_duplicates(
     features: np.ndarray,
     threshold: float = THRESHOLD,
-    splits: Sequence | None = None,
+    splits: Sequence[Any] | None = None,
     approximate: bool = False,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> NearDuplicates:
     """
     Find the near-duplicates among videos by the cosines of their features.

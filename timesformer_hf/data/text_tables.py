@@ -6,8 +6,9 @@ of Kinetics and Something-Something that the authors' code reads.
 """
 
 import csv
-import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from ..video.printable import printable
 from ..video.video_folders import VIDEO_EXTENSIONS
@@ -26,15 +27,22 @@ def read_text_table(path: Path) -> list[dict[str, str]]:
     Raises:
         ValueError: if the file is not text in UTF-8, or a row doesn't fit the header.
     """
+    return list(iterate_text_table(path))
+
+
+def iterate_text_table(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of [`read_text_table`] one by one, so that a table of any size needs no memory."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "").strip("\r\n")
+            file.seek(0)
+            separator = next((separator for separator in _SEPARATORS if _is_header(_split(first, separator))), None)
+            if separator is None and _is_list_entry(first):
+                yield from (_split_entry(path, line) for line in file if line.strip())
+            else:
+                yield from _iterate_rows(path, file, separator or _SEPARATORS[0])
     except UnicodeDecodeError as error:
         raise ValueError(f"{printable(path)} is not text in UTF-8 ({error}); save it in that encoding") from error
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = next((separator for separator in _SEPARATORS if _is_header(_split(first, separator))), None)
-    if separator is None and _is_list_entry(first):
-        return [_split_entry(path, line) for line in text.splitlines() if line.strip()]
-    return _read_rows(path, text, separator or _SEPARATORS[0])
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -65,18 +73,18 @@ def _cut(line: str) -> tuple[str, str]:
 def _split_entry(path: Path, line: str) -> dict[str, str]:
     name, label = _cut(line)
     if not label:
-        raise ValueError(f"{printable(path)}: the line {printable(line)} has no label behind the path")
+        raise ValueError(f"{printable(path)}: the line {printable(line.strip())} has no label behind the path")
     return {"path": name, "label": label}
 
 
-def _read_rows(path: Path, text: str, separator: str) -> list[dict[str, str]]:
-    """Return the rows below a header."""
+def _iterate_rows(path: Path, file: TextIO, separator: str) -> Iterator[dict[str, str]]:
+    """Yield the rows below a header."""
+    reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
     try:
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
+        for number, row in enumerate(reader, start=1):
+            if None in row or None in row.values():
+                names = printable(", ".join(reader.fieldnames or ()))
+                raise ValueError(f"{printable(path)}: row {number} has more or fewer columns than the header ({names})")
+            yield row
     except csv.Error as error:
         raise ValueError(f"{printable(path)} is not a table ({error})") from error
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            names = printable(", ".join(name for name in rows[0] if name is not None))
-            raise ValueError(f"{printable(path)}: row {number} has more or fewer columns than the header ({names})")
-    return rows

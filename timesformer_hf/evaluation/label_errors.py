@@ -19,6 +19,7 @@ from .metrics import check_scores
 
 
 _SURE = 0.9
+_MOST_CREDIBLE = 0.25  # errors a video
 _MOST_IN_RESULTS, _MOST_PRINTED = 20, 10
 _COLUMNS = ("path", "label", "suggestion", "label_score", "suggestion_score")
 
@@ -101,9 +102,9 @@ def _row(video: str, label: str, suggestion: str, label_score: float, suggestion
     return dict(zip(_COLUMNS, values, strict=True))
 
 
-def label_error_results(rows: list[dict]) -> dict:
+def label_error_results(rows: list[dict], num_videos: int) -> dict:
     """Return the number of label errors and the first of them, for JSON."""
-    return {"found": len(rows), "most_probable": rows[:_MOST_IN_RESULTS]}
+    return {"found": len(rows), "videos": num_videos, "most_probable": rows[:_MOST_IN_RESULTS]}
 
 
 def write_label_errors(path: Path, rows: list[dict]) -> None:
@@ -119,6 +120,11 @@ def label_error_text(results: dict) -> str:
     shown = results["most_probable"][:_MOST_PRINTED]
     if not shown:
         return "no label is probably wrong"
+    if results["found"] > _MOST_CREDIBLE * results["videos"]:
+        return (
+            f"label_errors.csv has {results['found']} labels of {results['videos']} videos, too many to trust: a model "
+            "that is often wrong can't tell which labels are"
+        )
     others = f"; all {results['found']} are in label_errors.csv" if results["found"] > len(shown) else ""
     lines = [f"labels that are most probably wrong{others}:"]
     for row in shown:

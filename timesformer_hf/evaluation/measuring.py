@@ -172,7 +172,7 @@ def write_results(
     results |= (single_label_results if targets.ndim == 1 else multi_label_results)(scores, targets, names)
     paths = [parts.videos[index].name for index in done]
     label_errors = list_label_errors(paths, scores, targets, names)
-    results["label_errors"] = label_error_results(label_errors)
+    results["label_errors"] = label_error_results(label_errors, len(done))
     folder = Path(args.output_dir)
     with output_file(folder / "videos.parquet", overwrite=True) as path:
         import_pyarrow().parquet.write_table(video_table(paths, targets, scores, names), path)

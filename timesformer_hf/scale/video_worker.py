@@ -183,7 +183,7 @@ class VideoWorker:
         """
         return {
             "device": str(self.model.device),
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "batch_size": self.settings.batch_size,
@@ -197,15 +197,15 @@ class VideoWorker:
         """
         sizes = deque()  # of the batches whose decoding has begun
         workers = self.settings.num_workers or default_workers()
-        decoded = prefetch(self._decode, _flat(batches, sizes), workers, ahead=self.settings.batch_size + workers)
+        decoded = prefetch(self.decode, _flat(batches, sizes), workers, ahead=self.settings.batch_size + workers)
         try:
             for first in decoded:
                 rest = islice(decoded, sizes.popleft() - 1)
-                yield self._compute([future.result() for future in (first, *rest)])
+                yield self.compute([future.result() for future in (first, *rest)])
         finally:
             decoded.close()
 
-    def _decode(self, row: VideoRow) -> tuple[VideoRow, Future]:
+    def decode(self, row: VideoRow) -> tuple[VideoRow, Future]:
         """Decode a video. The future has what the task makes of it, or the error."""
         start, outcome = time.perf_counter(), Future()
         try:
@@ -220,7 +220,8 @@ class VideoWorker:
         row.decode_seconds = time.perf_counter() - start
         return row, outcome
 
-    def _compute(self, decoded: list[tuple[VideoRow, Future]]) -> list[VideoRow]:
+    def compute(self, decoded: list[tuple[VideoRow, Future]]) -> list[VideoRow]:
+        """Fill in the rows of decoded videos, as one batch of the model."""
         rows = [row for row, _ in decoded]
         with self._model_is_free:
             start = time.perf_counter()
@@ -356,7 +357,7 @@ def _outcome(name: str, future: Future) -> EmbeddedVideo:
     return future.result() if error is None else EmbeddedVideo(name, error=str(error) or type(error).__name__)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """Return the name of this machine's processor."""
     with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else open(os.devnull) as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

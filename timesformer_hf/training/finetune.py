@@ -25,7 +25,7 @@ from ..data.label_lists import read_labels
 from ..data.labelled_videos import LabelledVideos, name_split
 from ..data.mirrored_labels import find_mirrored_labels
 from ..data.reading import read_labelled_videos
-from ..data.split_check import near_duplicates_warning
+from ..data.split_check import warn_of_near_duplicates
 from ..data.training_splits import choose_splits
 from ..model.configuration_timesformer import TimesformerConfig
 from ..output.extras import check_packages
@@ -98,17 +98,20 @@ def _load_validation_data(args: DataArguments, train: LabelledVideos) -> Labelle
 
 def _load_streams(args: DataArguments, training: ClipTrainingArguments, names: list[str] | None) -> Data:
     """
-    The data with `--streaming`.
+    The data with `--streaming`. From the number of epochs it decides how many steps to train, if that isn't given.
 
     Raises:
-        ValueError: where it isn't said how many steps to train.
+        ValueError: where it isn't known how many steps to train.
     """
-    if training.max_steps <= 0:
-        raise ValueError("--streaming needs --max_steps: the length of a stream is not known")
     multi_label = bool(args.multi_label)
     settings = {"label_names": names, "config": args.data_config, "multi_label": multi_label}
+    settings |= {"process_index": training.process_index, "num_processes": training.world_size}
     shuffling = {"buffer_size": args.shuffle_buffer, "seed": training.seed}
     train = VideoStream(args.data, args.train_split, **settings, **shuffling)
+    if training.max_steps <= 0:
+        if not train.num_videos:
+            raise ValueError(f"--streaming needs --max_steps: {args.data} doesn't say how many videos it has")
+        training.max_steps = math.ceil(training.num_train_epochs * train.num_videos / training.total_batch_size)
     known = LabelledVideos([], train.label_names, multi_label)
     if args.validation_data is not None:
         validation = _load_validation_data(args, known)
@@ -249,7 +252,8 @@ def _first_clips(dataset: ClipDataset | ClipStream, number: int = 64) -> torch.T
     if isinstance(dataset, ClipDataset):  # they may be sorted by class
         items = (dataset[index] for index in range(0, len(dataset), math.ceil(len(dataset) / number)))
     else:
-        items = itertools.islice(dataset, number)
+        same_in_every_process = ClipStream(dataset.videos.of_all_processes(), dataset.load)
+        items = itertools.islice(same_in_every_process, number)
     return torch.stack([item["pixel_values"] for item in items])
 
 
@@ -330,7 +334,7 @@ def prepare_training(
     if trainer.is_world_process_zero():
         _look_at_first_video(data, trainer.processing_class)
         if checkpoint is None:
-            _look_for_near_duplicates(data, data_args.split_seed)
+            _compare_splits(data, data_args.split_seed)
     return _Preparation(trainer, data, checkpoint, augmentation, mirrored or ())
 
 
@@ -341,12 +345,10 @@ def _look_at_first_video(data: Data, processor) -> None:
             processor(data.train[0].source)
 
 
-def _look_for_near_duplicates(data: Data, seed: int) -> None:
+def _compare_splits(data: Data, seed: int) -> None:
     """Warn if validation videos are nearly the same as training videos. Streams are not compared."""
-    if not isinstance(data.train, LabelledVideos) or not isinstance(data.validation, LabelledVideos):
-        return
-    if warning := near_duplicates_warning(data.train, data.validation, seed):
-        logger.warning(warning)
+    if isinstance(data.train, LabelledVideos) and isinstance(data.validation, LabelledVideos):
+        warn_of_near_duplicates(data.train, data.validation, seed)
 
 
 def check_extras(args: ModelArguments, training: ClipTrainingArguments) -> None:
@@ -378,7 +380,7 @@ def adjust(training: ClipTrainingArguments, data: Data, augmentation: ClipAugmen
     training.remove_unused_columns = False
     training.label_names = ["labels"]
     is_stream = isinstance(data.train, VideoStream)
-    if is_stream or not training.dataloader_num_workers:  # those of a stream would repeat the first epoch's order
+    if not training.dataloader_num_workers:
         training.dataloader_persistent_workers = False
     if not is_stream and training.logging_steps >= 1:  # often enough for a curve
         training.logging_steps = min(training.logging_steps, math.ceil(len(data.train) / training.total_batch_size))

@@ -58,7 +58,7 @@ def check_same_model(model, checkpoint: str) -> None:
     """
     stored = TimesformerConfig.from_json_file(Path(checkpoint, "config.json"))
     before, now = (json.loads(config.to_json_string(use_diff=False)) for config in (stored, base_model(model).config))
-    names = ["id2label", "problem_type", *TimesformerConfig.__annotations__]
+    names = ["id2label", "problem_type", *(name for name in TimesformerConfig.__annotations__ if name in now)]
     changed = [name for name in names if before[name] != now[name] and name not in _MAY_CHANGE]
     if changed:
         differences = "".join(f"\n  {name}: {before[name]}, now {now[name]}" for name in changed)

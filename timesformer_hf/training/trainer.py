@@ -4,6 +4,7 @@ checkpoints that are whole or not there.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -32,6 +34,7 @@ from .callbacks import (
 from .losses import ClipLoss
 from .parameter_order import name_parameters
 from .recipes import drop_factor, parameter_groups, scaled_learning_rate
+from .streams import EvenBatches, StreamOrder, blank_batch, make_stream_loader
 
 
 class CheckpointError(OSError):
@@ -127,9 +130,13 @@ class ClipTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
             self._interruption.restore()
+        if isinstance(self.train_dataset, ClipStream) and not self.state.global_step:
+            videos = self.train_dataset.videos
+            raise ValueError(f"{videos.source}, {videos.split} has no clip to train with")
+        return output
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -138,6 +145,58 @@ class ClipTrainer(Trainer):
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        stream = self.train_dataset
+        if not isinstance(stream, ClipStream):
+            return super().get_train_dataloader()
+        self.pop_callback(StreamOrder)
+        self.add_callback(StreamOrder(self._stream_order()))
+        return make_stream_loader(stream, self._train_batch_size, self.data_collator, self.args)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any] | EvenBatches:
+        stream = self.eval_dataset if eval_dataset is None else eval_dataset
+        is_stream = isinstance(stream, ClipStream)
+        return self._even_batches(stream) if is_stream else super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any] | EvenBatches:
+        is_stream = isinstance(test_dataset, ClipStream)
+        return self._even_batches(test_dataset) if is_stream else super().get_test_dataloader(test_dataset)
+
+    def _even_batches(self, stream: ClipStream) -> DataLoader | EvenBatches:
+        """The batches of a stream to validate with, as many in each process."""
+        size = self.args.eval_batch_size
+        loader = make_stream_loader(stream, size, self.data_collator, self.args)
+        if self.args.world_size == 1:
+            return loader
+        return EvenBatches(loader, blank_batch(stream, size, self.data_collator, self.args.device), self._has_any)
+
+    def _has_any(self, value: bool) -> bool:
+        """Whether `value` is true in any process. Every process must call it."""
+        return bool(self.accelerator.gather(torch.tensor([value], device=self.args.device)).any())
+
+    def _stream_order(self) -> dict[str, int]:
+        """What the batches of a stream depend on, by name."""
+        names = ("dataloader_num_workers", "gradient_accumulation_steps")
+        sizes = {name: getattr(self.args, name) for name in names}
+        return self.train_dataset.videos.order | sizes | {"per_device_train_batch_size": self._train_batch_size}
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """
+        The batches of a step. A pass over a stream ends when no process has clips left. Until then, blank batches take
+        the place of those that a process lacks, so that no process waits for another.
+        """
+        if not isinstance(self.train_dataset, ClipStream):
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        if not self._has_any(bool(batches)):
+            self.control.should_epoch_stop = True
+            return [], None
+        missing = num_batches - len(batches)
+        batches += [blank_batch(self.train_dataset, 1, self.data_collator, device) for _ in range(missing)]
+        return super().get_batch_samples(iter(batches), num_batches, device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -182,8 +241,12 @@ class ClipTrainer(Trainer):
             return place
         stored = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))  # its max_steps may be another
         passes, part = divmod(stored.epoch, 1)
+        if self.args.ignore_data_skip:
+            return int(passes), 0
+        StreamOrder(self._stream_order()).check(stored, checkpoint)
         batches = round(part * stored.max_steps * self.args.gradient_accumulation_steps)
-        return int(passes), 0 if self.args.ignore_data_skip else batches
+        self.train_dataset.start_at(int(passes), batches, self._train_batch_size)
+        return int(passes), batches
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's evaluation, with a loss that is the mean over all readable clips and not over batches."""

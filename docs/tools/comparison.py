@@ -1,7 +1,7 @@
 """
 The table of features in README.md and docs/comparison.md, with the evidence for each cell.
 
-    python docs/comparison.py
+    python docs/tools/comparison.py
 
 writes both anew. Evidence is a test of this repository, as `tests/file.py::Class::test`, or the place where something
 was read.
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-REPOSITORY = Path(__file__).parents[1]
-START, END = "<!-- written by: python docs/comparison.py -->\n", "<!-- end -->\n"
+REPOSITORY = Path(__file__).parents[2]
+START, END = "<!-- written by: python docs/tools/comparison.py -->\n", "<!-- end of the table -->\n"
 COLUMNS = (
     "timesformer_hf",
     "transformers",

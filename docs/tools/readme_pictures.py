@@ -1,7 +1,7 @@
 """
 Makes the two moving pictures of README.md: what the model looks at, and what happens when.
 
-    python docs/readme_pictures.py [FOLDER]
+    python docs/tools/readme_pictures.py [FOLDER]
 
 The first is the film that `timesformer-hf explain tests/film/big_buck_bunny.mp4` writes. The second shows the sample
 clip and that film, one after the other, with the labels that `timesformer-hf timeline` burns into them; below are its
@@ -22,7 +22,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 import timesformer_hf as t
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 FILM = REPOSITORY / "tests" / "film" / "big_buck_bunny.mp4"
 WIDTH, FILM_HEIGHT, STRIP_HEIGHT = 400, 226, 124  # pixels; two pictures fit beside each other on a page
 COLOURS = {"pan_right": "#0072B2", "tilt_up": "#D55E00", "static": "#009E73"}
