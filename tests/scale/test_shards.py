@@ -77,6 +77,25 @@ class TestContents:
             about = json.load(tar.extractfile(names_of(first)[2]))
             assert Path(about["path"]).read_bytes() == tar.extractfile(names_of(first)[0]).read()
 
+    @pytest.mark.parametrize("processes", [2, 3])
+    def test_processes_share_a_stream(self, processes, table, tmp_path):
+        """Five shards: their parts are the whole together. The stream of all processes is the same in each of them."""
+        write_shards(table, tmp_path / "shards", shard_size=4)
+        streams = [
+            VideoStream(tmp_path / "shards", "train", buffer_size=3, process_index=index, num_processes=processes)
+            for index in range(processes)
+        ]
+        for epoch in range(2):
+            parts = []
+            for stream in streams:
+                stream.set_epoch(epoch)
+                parts.append([(video.source, video.labels) for video in stream])
+            assert all(parts)
+            assert sorted(row for part in parts for row in part) == expected(table, "train")
+        whole = [[video.source for video in stream.of_all_processes()] for stream in streams]
+        assert all(names == whole[0] for names in whole)
+        assert len(whole[0]) == len(set(whole[0])) == 18
+
     def test_the_seed_decides_the_order(self, table, tmp_path):
         orders = []
         for number, seed in enumerate((0, 0, 1)):
