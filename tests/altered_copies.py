@@ -8,7 +8,7 @@ from clips import decode_all, write_video
 from repository import FILM, SAMPLE
 
 
-def write_altered_copies(folder: Path, number: int = 60) -> dict[str, Path]:
+def write_altered_copies(folder: Path, number: int = 24) -> dict[str, Path]:
     """The film's first frames and altered copies of them, and another clip, by names."""
     frames = decode_all(FILM)[:number]
     height, width = frames[0].shape[:2]

@@ -200,6 +200,18 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(site, check
 
 
 @pytest.mark.slow
+def test_lists_and_tables_are_read_as_on_github(site):
+    """Where the site reads Markdown otherwise, its marks are left in a paragraph."""
+    found = []
+    for path in [*site.glob("*.html"), *(site / "files").rglob("index.html")]:
+        article = re.search(r"<article.*?</article>", path.read_text(), re.DOTALL)[0]
+        text = re.sub(r"<pre.*?</pre>|<code>.*?</code>", "", article, flags=re.DOTALL)
+        marks = re.compile(r"(^|\n)\s*([-*] |\d+\. |\|)|```|\]\(|\*\*")
+        found += [f"{path.name}: {part}" for part in re.findall(r"<p>(.*?)</p>", text, re.DOTALL) if marks.search(part)]
+    assert found == []
+
+
+@pytest.mark.slow
 def test_the_reference_has_every_public_name(site):
     text = "".join(path.read_text() for path in (site / "api").glob("*.html"))
     names = set(timesformer_hf.__all__) - {"__version__"}

@@ -5,7 +5,7 @@ Each such file becomes a page of the site, below `files/`. So a link works on th
 the site needs nothing from elsewhere:
 
 - Markdown stays Markdown. What it links to becomes pages too.
-- A picture is copied.
+- A picture or a notebook is copied.
 - A folder shows its README, or else all its files.
 - Other files are shown as code.
 
@@ -31,7 +31,7 @@ _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
 _CODE = re.compile(r"^(```+|~~~+).*?^\1", re.DOTALL | re.MULTILINE)
 # `name`, `timesformer_hf.name` or `name(...)` that is no link yet, and not in a heading.
 _NAME = re.compile(r"(?<!\[)(?<!^### )(?<!^## )`(?:timesformer_hf\.)?(\w+)(?:\([^`]*\))?`(?!\])", re.MULTILINE)
-_PICTURES = {".gif", ".jpg", ".png", ".svg"}
+_COPIED = {".gif", ".ipynb", ".jpg", ".png", ".svg", ".webp"}
 _LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml"}
 _FENCE = "~" * 12  # longer than any in a file that is shown
 
@@ -52,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if target is None or target in known or target.is_relative_to("docs"):
                 continue
             known.add(target)
-            if target.suffix in _PICTURES:
+            if target.suffix in _COPIED:
                 files.append(File.generated(config, _page(target), abs_src_path=str(_REPOSITORY / target)))
             elif target.suffix == ".md":
                 content = (_REPOSITORY / target).read_text()
@@ -138,7 +138,7 @@ def _page(target: PurePosixPath) -> str:
     if target.is_relative_to("docs"):
         return str(target.relative_to("docs"))
     visible = PurePosixPath("files", *(part.lstrip(".") for part in target.parts))  # mkdocs leaves out hidden files
-    return str(visible) if target.suffix in {*_PICTURES, ".md"} else f"{visible}.md"
+    return str(visible) if target.suffix in {*_COPIED, ".md"} else f"{visible}.md"
 
 
 def _as_code(target: PurePosixPath) -> str:

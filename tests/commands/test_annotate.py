@@ -15,7 +15,7 @@ def predictions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     video = write_video(folder / "a.mp4", moving_pattern(9))
     (folder / "broken.mp4").write_text("no video at all")
-    model = save_classifier(tmp_path_factory.mktemp("model"))
+    model = save_classifier(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("tqdm.tqdm.write", lambda text, file=None: printed.append(text))
@@ -37,6 +37,24 @@ def test_predictions_become_tasks(tool, names, predictions, tmp_path, capsys):
         (task,) = json.loads((tmp_path / "out" / "tasks.json").read_text())
         assert task["data"]["path"] == str(video)
         assert task["predictions"][0]["result"][0]["value"]["choices"][0] in LABELS
+
+
+def test_a_table_of_classify_gives_the_same_tasks(predictions, tmp_path):
+    pytest.importorskip("pyarrow", reason="writes Parquet")
+    table, video = predictions
+    model = str(table.parent / "model")
+    words = ["classify", str(table.parent), "--model", model, "--top-k", "2", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "p.parquet")]) == 1
+    tasks = []
+    for name in (str(table), str(tmp_path / "p.parquet")):
+        out = tmp_path / f"out{len(tasks)}"
+        assert main(["annotate", name, "--format", "label-studio", "--out", str(out)]) == 0
+        tasks.append(json.loads((out / "tasks.json").read_text()))
+    (one,), (other,) = tasks
+    assert one["data"] == other["data"] == {"video": str(video), "path": str(video)}
+    (one,), (other,) = (task["predictions"] for task in (one, other))
+    assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+    assert one["result"][0]["value"] == other["result"][0]["value"]
 
 
 def test_all_labels_can_be_given(predictions, tmp_path, capsys):

@@ -37,7 +37,7 @@ def test_a_folder_is_compared_without_a_model(copies, tmp_path, capsys):
     folder = copies["folder"]
     assert lines == [
         "1 group of near-duplicates (cosine 0.95 or more): 3 of 4 videos",
-        "1 of 1 videos of validation have one in another split",
+        "1 of 1 validation videos have a near-duplicate in another split",
         "1 group with different labels",
         "group 1:",
         f"  COSINE  train  panning  {folder}/train/panning/smaller.mp4",

@@ -46,7 +46,7 @@ class TestText:
         lines = make_report(ROWS).summary().splitlines()
         assert lines == [
             "3 groups of near-duplicates (cosine 0.9 or more): 6 of 8 videos",
-            "1 of 2 videos of validation have one in another split",
+            "1 of 2 validation videos have a near-duplicate in another split",
             "1 group with different labels",
             "group 1:",
             "  1.0000  validation  run  f.mp4",

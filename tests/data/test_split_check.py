@@ -14,7 +14,7 @@ from timesformer_hf.video.video_errors import VideoWarning
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory) -> dict[str, LabelledVideo]:
-    paths = write_altered_copies(tmp_path_factory.mktemp("copies"), 30)
+    paths = write_altered_copies(tmp_path_factory.mktemp("copies"))
     return {name: LabelledVideo(str(path), ("run",), str(path)) for name, path in paths.items()}
 
 

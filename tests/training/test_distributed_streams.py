@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 from distributed_worker import launch
-from finetuning import OVERRIDES, REPOSITORY, assert_same_weights, flags, losses
+from finetuning import OVERRIDES, REPOSITORY, flags, losses
+from safetensors.torch import load_file
 from stream_worker import (
     NUM_CLASSES,
     number_shards,
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from transformers.trainer_callback import TrainerState
 
 from timesformer_hf import TimesformerForVideoClassification
-from timesformer_hf.data.shards import write_shards
+from timesformer_hf.scale.shards import write_shards
 from timesformer_hf.training.streams import StreamOrder
 
 
@@ -191,5 +192,7 @@ def test_torchrun_on_shards(data, tmp_path):
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", resumed)
     run(tmp_path / "resumed", resume=True)
     assert len(losses(tmp_path / "whole")) > 6
-    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
-    assert_same_weights(tmp_path / "resumed", tmp_path / "whole")
+    assert losses(tmp_path / "resumed") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    # DDP packs the gradients of its first step in another order, so the sums of three processes may differ in rounding.
+    resumed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
+    torch.testing.assert_close(resumed, whole, rtol=1e-5, atol=1e-7)

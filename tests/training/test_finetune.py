@@ -12,7 +12,7 @@ from finetuning import TINY, read_table, save_data_set, save_model, training_arg
 
 from timesformer_hf import ClipAugmentation, TimesformerConfig, TimesformerForVideoClassification
 from timesformer_hf.data.clip_dataset import SkippedClips
-from timesformer_hf.data.shards import write_shards
+from timesformer_hf.scale.shards import write_shards
 from timesformer_hf.training.adapters import add_lora
 from timesformer_hf.training.arguments import DataArguments, ModelArguments
 from timesformer_hf.training.callbacks import UnreadableClipsCallback, UnreadableClipsError

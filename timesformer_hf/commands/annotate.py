@@ -7,13 +7,13 @@ import sys
 
 DESCRIPTION = """\
 examples:
-  timesformer-hf classify videos/ --model my-model --json > predictions.jsonl
-  timesformer-hf annotate predictions.jsonl --format label-studio --out tasks --document-root videos/
+  timesformer-hf annotate predictions.parquet --format label-studio --out tasks --document-root videos/
   timesformer-hf annotate predictions.parquet --format cvat --out tasks
   timesformer-hf annotate results/label_errors.csv --format label-studio --out doubtful
 
 Write a folder that an annotation tool imports. In it, each video has the likeliest label as a suggestion, which people
-accept or correct. A video without a prediction is left out and counted.
+accept or correct. `timesformer-hf classify videos/ --model my-model --out predictions.parquet` makes predictions. A
+video without one is left out and counted.
 
 docs/data_quality.md says how each tool imports the folder.
 """

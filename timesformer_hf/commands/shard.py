@@ -37,7 +37,7 @@ def add_parser(commands) -> None:
         "source",
         metavar="VIDEOS",
         help="a folder with a folder for each class, or a .csv, .tsv, .txt or .parquet table with the columns path and "
-        "label, and if you like group and split; a path may be an http(s) URL",
+        "label, and if you like group and split; a path may be a URL (https://, s3://, gs://)",
     )
     parser.add_argument("--out", required=True, metavar="FOLDER", help="the folder for the shards")
     parser.add_argument(
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..data.label_lists import read_labels
-    from ..data.shards import LEFT_OUT_FILE, write_shards
+    from ..scale.shards import LEFT_OUT_FILE, write_shards
 
     names = None if args.labels is None else read_labels(args.labels)
     about = (args.shard_size, args.seed, args.validation_share, names, args.num_workers)

@@ -87,7 +87,9 @@ class DuplicateReport:
             inside = [index for index, video in enumerate(self.videos) if video.split == split]
             leaked = int((nearest.videos[inside] >= 0).sum())
             if leaked:
-                lines.append(f"{leaked} of {len(inside)} videos of {printable(split)} have one in another split")
+                lines.append(
+                    f"{leaked} of {len(inside)} {printable(split)} videos have a near-duplicate in another split"
+                )
         return lines
 
     def _line(self, member: int) -> str:

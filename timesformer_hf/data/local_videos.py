@@ -1,13 +1,13 @@
 """Labelled videos in folders and tables on this machine."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..video.printable import printable
 from ..video.video_folders import VIDEO_EXTENSIONS, contains, is_hidden, is_video_file, walk_folder
-from ..video.video_sources import is_url
 from .labelled_videos import (
     SPLIT_NAMES,
     LabelledVideo,
@@ -18,6 +18,9 @@ from .labelled_videos import (
     name_split,
 )
 from .text_tables import TEXT_TABLES, iterate_text_table
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def read_class_folders(folder: Path) -> list[LabelledVideo]:
@@ -97,7 +100,7 @@ def read_table(path: Path) -> list[LabelledVideo]:
         ValueError: if a column is missing, there is no row, or a row has no path.
     """
     videos = list(iterate_table(path))
-    _check_some_exist(path, [video.name for video in videos if not is_url(video.name)])
+    _check_some_exist(path, [video.name for video in videos if not _URL.match(video.name)])
     return videos
 
 
@@ -114,7 +117,7 @@ def iterate_table(path: Path) -> Iterator[LabelledVideo]:
         name = row[path_column]
         if not name:
             raise ValueError(f"{path}: row {number} has no {path_column}")
-        name = name if is_url(name) else str(path.parent / name)
+        name = name if _URL.match(name) else str(path.parent / name)
         group, split = name_group(row.get("group"), name), name_split(row.get("split"))
         yield LabelledVideo(name, as_labels(row[label_column]), group, split)
     if path_column is None:

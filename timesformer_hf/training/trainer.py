@@ -156,7 +156,8 @@ class ClipTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any] | EvenBatches:
         stream = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._even_batches(stream) if isinstance(stream, ClipStream) else super().get_eval_dataloader(stream)
+        is_stream = isinstance(stream, ClipStream)
+        return self._even_batches(stream) if is_stream else super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any] | EvenBatches:
         is_stream = isinstance(test_dataset, ClipStream)

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging
 
+from ..data.labelled_videos import LabelledVideo, check_number_of_labels, check_text, name_classes, sort_names
+from ..data.local_videos import iterate_class_folders, iterate_table
+from ..data.text_tables import TEXT_TABLES
 from ..output.parquet import import_pyarrow
 from ..video.video_folders import VIDEO_EXTENSIONS
-from ..video.video_sources import is_url
-from .labelled_videos import LabelledVideo, check_number_of_labels, check_text, name_classes, sort_names
-from .local_videos import iterate_class_folders, iterate_table
-from .text_tables import TEXT_TABLES
+from .remote_files import is_remote
 
 
 _ROWS, _ABOUT = "list.arrow", "list.json"
@@ -100,7 +100,7 @@ def write_list(
         for video in _hold_out(videos, source, validation_share, seed) if validation_share else videos:
             check_text((video.name, *video.labels))
             summary.add(video)
-            name = video.name if is_url(video.name) else os.path.abspath(video.name)
+            name = video.name if is_remote(video.name) else os.path.abspath(video.name)
             rows.append({"path": name, "labels": video.labels, "split": video.split})
             if len(rows) == _ROWS_AT_ONCE:
                 write()

@@ -9,6 +9,7 @@ Every shard is written as a whole, checked and moved to its place. The list of v
 folder until all shards are there. So a run that was killed is continued by the same command.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -25,9 +26,12 @@ import numpy as np
 import yaml
 
 from ..output.atomic import alone_in, output_file, output_folder, remove_folder, remove_leftovers
+from ..video.printable import printable
+from ..video.video_downloads import read_limited
 from ..video.video_errors import VideoReadError
 from ..video.video_options import VideoOptions
 from ..video.video_sources import open_source
+from .remote_files import opened_video, without_secrets
 from .shard_list import ShardList, write_list
 
 
@@ -81,7 +85,7 @@ def write_shards(
 
     Args:
         source: a folder with a folder for each class, or a .csv, .tsv, .txt or .parquet table with the columns `path`
-            and `label`, and optionally `group` and `split`. A path may be an http(s) URL.
+            and `label`, and optionally `group` and `split`. A path may be a URL of http(s), or of a store as `s3://`.
         folder: the folder of the shards.
         shard_size: the most videos in a shard.
         seed: seed of the order, and of what is held out.
@@ -201,13 +205,13 @@ def _write_shard(shard: _Shard, videos: ShardList, stop: threading.Event) -> Non
                 try:
                     content = _read(path)
                 except (VideoReadError, OSError) as error:
-                    left_out.append((path, str(error)))
+                    left_out.append((without_secrets(path), without_secrets(str(error))))
                     continue
                 key = f"{row:09d}"
                 written |= {
                     f"{key}.{videos.extension}": _add(tar, f"{key}.{videos.extension}", content),
                     **_add_labels(tar, key, classes, videos.multi_label),
-                    f"{key}.json": _add(tar, f"{key}.json", json.dumps({"path": path}).encode()),
+                    f"{key}.json": _add(tar, f"{key}.json", json.dumps({"path": without_secrets(path)}).encode()),
                 }
         _check_written(new, written, shard.path)
         with output_file(_left_out_path(shard), overwrite=True) as table:
@@ -222,14 +226,10 @@ def _read(path: str) -> bytes:
         VideoReadError, OSError: if it can't be read, or has more bytes than are allowed.
     """
     options = VideoOptions()
-    file = open_source(path, options)
-    if not isinstance(file, str):
-        return file.read()
-    with open(file, "rb") as opened:
-        content = opened.read(options.max_bytes + 1)
-    if len(content) > options.max_bytes:
-        raise VideoReadError(f"{path}: has more bytes than the limit of a video in a shard, {options.max_bytes:,}")
-    return content
+    with opened_video(path, options) as source:
+        file = open_source(source, options)
+        with open(file, "rb") if isinstance(file, str) else contextlib.nullcontext(file) as opened:
+            return read_limited(opened.read, printable(without_secrets(path)), options.max_bytes).getvalue()
 
 
 def _add_labels(tar: tarfile.TarFile, key: str, classes: list[int], multi_label: bool) -> dict[str, int]:

@@ -15,16 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from timesformer_hf.data import shards as shards_module
 from timesformer_hf.data.hub_videos import VideoStream
 from timesformer_hf.data.labelled_videos import group_of_name
-from timesformer_hf.data.shard_list import iterate_labelled_videos
-from timesformer_hf.data.shards import Shards, write_shards
 from timesformer_hf.output.atomic import alone_in
+from timesformer_hf.scale import shards as shards_module
+from timesformer_hf.scale.shard_list import iterate_labelled_videos
+from timesformer_hf.scale.shards import Shards, write_shards
 
 
-pytest.importorskip("datasets")
-pytestmark = pytest.mark.usefixtures("quick_streams")
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def quick_streams(monkeypatch):
+    """`datasets` sleeps for five seconds at the end of a stream that it shuffles, for the sake of its threads."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.05)
 
 
 @pytest.fixture
@@ -72,6 +77,25 @@ class TestContents:
             about = json.load(tar.extractfile(names_of(first)[2]))
             assert Path(about["path"]).read_bytes() == tar.extractfile(names_of(first)[0]).read()
 
+    @pytest.mark.parametrize("processes", [2, 3])
+    def test_processes_share_a_stream(self, processes, table, tmp_path):
+        """Five shards: their parts are the whole together. The stream of all processes is the same in each of them."""
+        write_shards(table, tmp_path / "shards", shard_size=4)
+        streams = [
+            VideoStream(tmp_path / "shards", "train", buffer_size=3, process_index=index, num_processes=processes)
+            for index in range(processes)
+        ]
+        for epoch in range(2):
+            parts = []
+            for stream in streams:
+                stream.set_epoch(epoch)
+                parts.append([(video.source, video.labels) for video in stream])
+            assert all(parts)
+            assert sorted(row for part in parts for row in part) == expected(table, "train")
+        whole = [[video.source for video in stream.of_all_processes()] for stream in streams]
+        assert all(names == whole[0] for names in whole)
+        assert len(whole[0]) == len(set(whole[0])) == 18
+
     def test_the_seed_decides_the_order(self, table, tmp_path):
         orders = []
         for number, seed in enumerate((0, 0, 1)):
@@ -116,7 +140,7 @@ class TestContents:
         assert sorted(contents(tmp_path / "shards", "train")) == expected(table, "train")
 
     def test_a_folder_of_classes_and_urls(self, table, tmp_path):
-        """A folder; and the same videos from a server, of which one isn't there."""
+        """A folder; and the same videos from a server, of which one isn't there. No signature of a URL is stored."""
         folder = tmp_path / "videos"
         for number, video in enumerate(sorted(tmp_path.glob("*.mp4"))):
             (folder / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
@@ -129,13 +153,27 @@ class TestContents:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             address = f"http://127.0.0.1:{server.server_address[1]}"
             urls = tmp_path / "urls.csv"
-            urls.write_text("\n".join(["path,label", *(f"{address}/{row}" for row in [*rows, "a/gone.mp4,a"])]))
+            urls.write_text(
+                "\n".join(
+                    ["path,label", *(f"{address}/{row.replace(',', '?sig=1,')}" for row in [*rows, "a/gone.mp4,a"])]
+                )
+            )
             result = write_shards(urls, tmp_path / "of_urls")
             server.shutdown()
         ((left_out, reason),) = result.left_out
-        assert left_out == f"{address}/a/gone.mp4"
+        assert left_out == f"{address}/a/gone.mp4?..."
+        assert not any(b"sig=1" in path.read_bytes() for path in (tmp_path / "of_urls").iterdir())
         assert "404" in reason
         assert sorted(contents(tmp_path / "of_urls", "train")) == sorted(contents(tmp_path / "of_folder", "train"))
+
+    def test_videos_of_a_store(self, tmp_path):
+        fsspec = pytest.importorskip("fsspec")
+        fsspec.filesystem("memory").pipe({"/bucket/a.mp4": b"a", "/bucket/b.mp4": b"b"})
+        rows = ["path,label", *(f"memory://bucket/{name}" for name in ("a.mp4,cat", "b.mp4,dog", "c.mp4,dog"))]
+        (tmp_path / "videos.csv").write_text("\n".join(rows))
+        result = write_shards(tmp_path / "videos.csv", tmp_path / "shards")
+        assert sorted(contents(tmp_path / "shards", "train")) == [(b"a", ("cat",)), (b"b", ("dog",))]
+        assert [path for path, _ in result.left_out] == ["memory://bucket/c.mp4"]
 
 
 class TestRuns:
@@ -144,7 +182,7 @@ class TestRuns:
         write_shards(table, tmp_path / "whole", shard_size=4)
         code = f"""
 import os, signal, tarfile
-from timesformer_hf.data.shards import write_shards
+from timesformer_hf.scale.shards import write_shards
 
 addfile, calls = tarfile.TarFile.addfile, []
 
