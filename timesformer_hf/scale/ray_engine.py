@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from ..inference.feature_extraction import EmbeddedVideo
 from ..output.extras import missing_package
 from ..version import __version__
 from ..video.decoding_plan import count_cores
-from .corpus_run import Chunk
+from .corpus_run import CHUNK_VIDEOS, Chunk
 from .video_worker import VideoRow, VideoWorker, WorkerSettings
 
 
@@ -336,3 +337,22 @@ def _noted(results: Iterable[list[VideoRow]], missing: dict[str, VideoRow]) -> I
         for row in rows:
             del missing[row.source]
         yield rows
+
+
+def score_on_ray(ray, actors: Actors, settings: WorkerSettings, names: Sequence[str], batches: Iterable[list[int]]):
+    """
+    Score the videos of an evaluation.
+
+    Args:
+        settings: with `scoring`.
+        names: paths or URLs of all videos.
+        batches: of the indices of those to score.
+
+    Yields:
+        lists of an index and an [`EmbeddedVideo`] with the scores or the error.
+    """
+    rows = ([VideoRow(str(index), names[index]) for index in batch] for batch in batches)
+    size = max(1, CHUNK_VIDEOS // settings.batch_size)
+    chunks = iter(lambda: list(islice(rows, size)), [])
+    for some in RayEngine(ray, actors, settings).run(chunks):
+        yield [(int(row.source), EmbeddedVideo(row.video, row.feature, row.frame_indices, row.error)) for row in some]
