@@ -52,13 +52,13 @@ def rows_of(out: Path) -> list[dict]:
 
 def decoded_videos(monkeypatch) -> list[str]:
     """The videos that are decoded from now on."""
-    decoded, decode = [], VideoWorker._decode
+    decoded, decode = [], VideoWorker.decode
 
     def counted(self, row):
         decoded.append(row.video)
         return decode(self, row)
 
-    monkeypatch.setattr(VideoWorker, "_decode", counted)
+    monkeypatch.setattr(VideoWorker, "decode", counted)
     return decoded
 
 
@@ -270,14 +270,14 @@ class TestLimits:
 class TestFaults:
     def test_a_file_that_disappears(self, folder, videos, tmp_path, monkeypatch):
         """After the run has looked at it, before it is decoded."""
-        gone, decode = str(shutil.copy(videos[0], tmp_path / "gone.mp4")), VideoWorker._decode
+        gone, decode = str(shutil.copy(videos[0], tmp_path / "gone.mp4")), VideoWorker.decode
 
         def decode_later(self, row):
             if row.video == gone:
                 os.unlink(gone)
             return decode(self, row)
 
-        monkeypatch.setattr(VideoWorker, "_decode", decode_later)
+        monkeypatch.setattr(VideoWorker, "decode", decode_later)
         assert classify(tmp_path / "out.parquet", folder, videos[1], gone, videos[2]) == 1
         rows = rows_of(tmp_path / "out.parquet")
         assert [row["path"] for row in rows] == [videos[1], gone, videos[2]]

@@ -1,12 +1,16 @@
 """What the Ray engine does besides Ray: its actor, how many of them, chunks that are lost, addresses that are wrong."""
 
+import os
 import pickle
 import socket
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
 from clips import moving_pattern, write_video
-from tiny_models import save_classifier
+from tiny_models import LABELS, save_classifier
 
 from timesformer_hf.cli import main
 from timesformer_hf.scale import ray_engine
@@ -16,6 +20,7 @@ from timesformer_hf.scale.video_worker import VideoRow, VideoWorker, WorkerSetti
 
 
 pa = pytest.importorskip("pyarrow", reason="Ray Data hands out Arrow tables")
+pq = pytest.importorskip("pyarrow.parquet", reason="tables of labels are Parquet files")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,76 @@ class FakeEngine(RayEngine):
             self.sizes.append(len(rows))
             if not self.deadly & {row.video for row in rows}:
                 yield [VideoRow(row.source, row.video, predictions=[{"label": "a", "score": 1}]) for row in rows]
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    """The actors compute in this process, which is a cluster of two cores."""
+
+    def compute(self, chunks, alone=False):
+        actor = RayActor(self.settings, os.getcwd(), Attempts().add)
+        for chunk in chunks:
+            (row,) = actor(pa.table({"chunk": [pickle.dumps(chunk)]})).to_pylist()
+            if row["failure"]:
+                raise ValueError(row["failure"])
+            yield pickle.loads(row["rows"])
+
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray_engine, "connected", lambda address: nullcontext(cluster))
+    monkeypatch.setattr(ray_engine, "check_machines", lambda ray, model: None)
+    monkeypatch.setattr(RayEngine, "_compute", compute)
+
+
+ON_RAY = ["--engine", "ray", "--num-actors", "2"]
+
+
+class TestCommands:
+    """Each gives the same with the engine, but for the times."""
+
+    def test_classify(self, folder, videos, tmp_path, without_ray):
+        for name, more in (("here", ["--threads", "1"]), ("ray", ON_RAY)):
+            out = ["--out", str(tmp_path / f"{name}.parquet"), "--batch-size", "3"]
+            assert main(["classify", *videos, "--model", folder, "--device", "cpu", *out, *more]) == 1
+        tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("here", "ray")]
+        here, there = (table.drop_columns(["decode_seconds", "model_seconds"]) for table in tables)
+        assert here.schema.equals(there.schema, check_metadata=True)
+        assert here.equals(there)
+
+    def test_embed(self, folder, videos, tmp_path, without_ray):
+        for name, more in (("here", ["--threads", "1"]), ("ray", ON_RAY)):
+            out = ["--out", str(tmp_path / f"{name}.parquet"), "--batch-size", "3"]
+            assert main(["embed", *videos, "--model", folder, "--device", "cpu", *out, *more]) == 1
+        assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "ray.parquet").read_bytes()
+
+    @pytest.mark.parametrize("more", [[], ["--time_audit", "--views", "paper"]])
+    def test_evaluate(self, folder, videos, tmp_path, without_ray, more):
+        lines = [f"{video},{LABELS[i % 2]}" for i, video in enumerate(videos)]
+        (tmp_path / "t.csv").write_text("\n".join(["path,label", *lines]))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for name, engine in (("here", []), ("ray", ["--engine", "ray", "--num_actors", "2"])):
+            options = ["--model", folder, "--data", str(tmp_path / "t.csv"), "--output_dir", str(tmp_path / name)]
+            options += ["--use_cpu", "--batch_size", "3", "--frame_sampling_rate", "2", "--num_workers", "0"]
+            assert main(["evaluate", *options, *more, *engine]) == 0
+        torch.set_num_threads(threads)
+        for name in ("results.json", "videos.parquet"):
+            assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+        assert "2.mp4: can't be decoded" in (tmp_path / "ray" / "results.json").read_text()
+
+    def test_timeline(self, folder, videos, tmp_path, without_ray, capsys):
+        """Of whole films, the batches of whose windows are the same."""
+        found = {}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for name, engine in (("here", []), ("ray", ON_RAY)):
+            out = ["--out", str(tmp_path / name / "{name}.json"), "--out", str(tmp_path / name / "{name}.csv")]
+            options = ["--model", folder, "--device", "cpu", "--window", "0.2", "--batch-size", "2"]
+            assert main(["timeline", *videos, *options, *out, *engine]) == 1
+            assert "2.mp4: can't be decoded" in capsys.readouterr().err
+            found[name] = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        torch.set_num_threads(threads)
+        assert len(found["here"]) == 12
+        assert found["here"] == found["ray"]
 
 
 class TestLostChunks:

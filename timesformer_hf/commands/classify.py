@@ -126,10 +126,11 @@ def _write_labels(args: argparse.Namespace) -> int:
     corpus = read_inputs(args)
     from ..scale.prediction_table import PredictionParts, count_errors
 
-    device = choose_device(args.device)
     if args.model is None:
         print(NO_MODEL, file=sys.stderr)
-    settings = worker_settings(args, device, batch_size=_batch_size(args, device), top_k=args.top_k)
+
+    def make_settings(device: str):
+        return worker_settings(args, device, batch_size=_batch_size(args, device), top_k=args.top_k)
 
     def finish(parts, sources: list[str], failures: int, metadata: dict) -> int:
         parts.merge(sources, args.out, metadata, args.overwrite or args.retry_errors)
@@ -140,7 +141,7 @@ def _write_labels(args: argparse.Namespace) -> int:
             print(f"timesformer-hf: {parts.folder} is kept: it has other videos of an unfinished run", file=sys.stderr)
         return 1 if failed else 0
 
-    return run_many(args, corpus, settings, partial(PredictionParts, retry_errors=args.retry_errors), finish)
+    return run_many(args, corpus, make_settings, partial(PredictionParts, retry_errors=args.retry_errors), finish)
 
 
 def _batch_size(args: argparse.Namespace, device: str) -> int:

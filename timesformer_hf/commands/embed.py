@@ -12,7 +12,6 @@ from .common import (
     add_table,
     add_videos,
     add_workers,
-    choose_device,
 )
 from .many_videos import check_table, read_inputs, run_many, worker_settings
 
@@ -62,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     corpus = read_inputs(args)
     from ..scale.feature_rows import FeatureRows
 
-    batch_size = args.batch_size or _BATCH
-    settings = worker_settings(args, choose_device(args.device), batch_size=batch_size, level=args.level)
+    def make_settings(device: str):
+        return worker_settings(args, device, batch_size=args.batch_size or _BATCH, level=args.level)
 
     def finish(parts, sources: list[str], failures: int, metadata: dict) -> int:
         return _finish(args, parts, sources, failures, metadata)
 
-    return run_many(args, corpus, settings, FeatureRows, finish)
+    return run_many(args, corpus, make_settings, FeatureRows, finish)
 
 
 def _finish(args: argparse.Namespace, parts, sources: list[str], failures: int, metadata: dict) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..output.atomic import check_output_file, output_file
 from ..output.terminal import video_error
 from ..video.printable import printable
-from .common import missing_videos, resumable
+from .common import choose_device, missing_videos, resumable
 
 
 _SHOWN_ERRORS = 20
@@ -69,12 +69,12 @@ def worker_settings(args: argparse.Namespace, device: str, **more):
     )
 
 
-def run_many(args: argparse.Namespace, corpus, settings, open_parts: Callable, finish: Callable) -> int:
+def run_many(args: argparse.Namespace, corpus, make_settings: Callable, open_parts: Callable, finish: Callable) -> int:
     """
     Compute the rows that are missing, store them as parts, say which videos failed, and finish the table.
 
     Args:
-        settings: of the worker.
+        make_settings: device -> the settings of a worker.
         open_parts: (folder, settings) -> the parts of a run, a [`TableParts`] with the methods `add_rows` and
             `take_over`.
         finish: (parts, sources of all videos in order, number of videos that failed in this run, metadata) -> exit
@@ -90,10 +90,11 @@ def run_many(args: argparse.Namespace, corpus, settings, open_parts: Callable, f
     from ..version import __version__
 
     folder = Path(f"{args.out}.parts")
-    with _engine(args, settings, folder) as (worker, run_chunks):
-        parts = open_parts(folder, worker.description)
+    with _engine(args, make_settings, folder) as (worker, settings, run_chunks):
+        more = {} if settings.quantize is None else {"quantize": settings.quantize}
+        parts = open_parts(folder, worker.description | more)
         with parts.alone(), resumable("Finished batches are kept; the same command goes on from there."):
-            execution = worker.describe_execution()
+            execution = worker.describe_execution() | {"device": settings.device}
             _write_execution(folder, execution)
             if args.retry_errors and os.path.exists(args.out):
                 parts.take_over(args.out)
@@ -110,9 +111,10 @@ def run_many(args: argparse.Namespace, corpus, settings, open_parts: Callable, f
 
 
 @contextlib.contextmanager
-def _engine(args: argparse.Namespace, settings, folder: Path) -> Iterator[tuple]:
+def _engine(args: argparse.Namespace, make_settings: Callable, folder: Path) -> Iterator[tuple]:
     """
-    Yield a worker in this process, which says what the rows depend on, and the function that computes chunks.
+    Yield a worker in this process, which says what the rows depend on, the settings of the workers that compute, and
+    the function by which they compute chunks.
 
     Raises:
         ValueError, OSError, ImportError: if the model can't be loaded, or Ray can't be reached or lacks something.
@@ -124,19 +126,23 @@ def _engine(args: argparse.Namespace, settings, folder: Path) -> Iterator[tuple]
         for name in ("address", "num_actors"):
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is for Ray; give --engine ray too")
+        settings = make_settings(choose_device(args.device))
         worker = VideoWorker(replace(settings, threads=args.threads, kernels=_read_kernels(folder)))
-        yield worker, partial(run_here, worker)
+        yield worker, settings, partial(run_here, worker)
         return
     from ..scale.ray_engine import RayEngine, check_machines, connected, plan_actors
 
     with connected(args.address) as ray:
         there = ray.cluster_resources()
         actors = plan_actors(int(there.get("CPU", 1)), int(there.get("GPU", 0)), args.num_actors, args.device)
+        settings = make_settings(actors.device)
         check_machines(ray, settings.model)
         settings = replace(settings, threads=args.threads or actors.cores, kernels=_read_kernels(folder))
-        worker = VideoWorker(replace(settings, device="cpu"))
+        on_cpu = actors.device == "cpu"  # this machine may lack the device
+        worker = VideoWorker(replace(settings, device="cpu", quantize=settings.quantize if on_cpu else None))
         known = {"weights": worker.weights, "kernels": worker.describe_execution()["kernels"]}
-        yield worker, RayEngine(ray, actors, replace(settings, **known), in_order=settings.level is not None).run
+        engine = RayEngine(ray, actors, replace(settings, **known), in_order=settings.level is not None)
+        yield worker, engine.settings, engine.run
 
 
 def _read_kernels(folder: Path) -> dict[str, str] | None:

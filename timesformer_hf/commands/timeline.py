@@ -4,13 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..output.terminal import video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
 from .classify import NO_MODEL
-from .common import add_device, add_model, choose_device, missing_videos, positive, resumable, to_json
+from .common import add_device, add_engine, add_model, choose_device, missing_videos, positive, resumable, to_json
 
 
 DESCRIPTION = """\
@@ -35,6 +36,9 @@ The name of an output says its format:
 
 With --out, an interrupted run goes on where it was: repeat the same command. Until then, the scores of finished windows
 are in a file beside the first output, with the ending .scores.
+
+With --engine ray, actors of Ray make the timelines of many films side by side. Then a film that was interrupted begins
+again.
 
 With --live, print a line as soon as a segment ends. The source is a camera (camera:0), an RTSP, HTTP, UDP or TCP
 stream, or - for the standard input.
@@ -99,6 +103,7 @@ def add_parser(commands) -> None:
         help=f"windows that the model takes at once (default: {_BATCH}; with --live 1, because more delay the results)",
     )
     add_device(parser)
+    add_engine(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -120,6 +125,22 @@ def run(args: argparse.Namespace) -> int:
     for paths in outputs.values():
         for path in paths:
             check_timeline_file(path, args.overwrite)
+    if len(missing) < len(videos) and args.engine is not None:
+        failures = _run_on_ray(args, videos, outputs)
+    else:
+        failures = _run_here(args, videos, missing, outputs)
+    if failures and len(videos) > 1:
+        print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _run_here(
+    args: argparse.Namespace, videos: Sequence[str], missing: dict[str, str], outputs: dict[str, list[str]]
+) -> int:
+    """Make the timelines in this process, one after the other. Return the number of videos that failed."""
+    for name in ("address", "num_actors", "threads"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is for Ray; give --engine ray too")
     if len(missing) < len(videos):
         model, processor, settings = _load(args, args.batch_size or _BATCH)
     failures = 0
@@ -132,16 +153,41 @@ def run(args: argparse.Namespace) -> int:
         except _UnreadableError as error:
             failures += 1
             _report_failure(args, video, error)
-    if failures and len(videos) > 1:
-        print(f"timesformer-hf: {failures} of {len(videos)} videos failed", file=sys.stderr)
-    return 1 if failures else 0
+    return failures
+
+
+def _run_on_ray(args: argparse.Namespace, videos: Sequence[str], outputs: dict[str, list[str]]) -> int:
+    """Make the timelines by actors of Ray, in any order. Return the number of videos that failed."""
+    from ..scale.ray_engine import RayEngine, check_machines, connected, plan_actors
+    from ..scale.video_worker import VideoRow, VideoWorker, WorkerSettings
+
+    with connected(args.address) as ray:
+        there = ray.cluster_resources()
+        actors = plan_actors(int(there.get("CPU", 1)), int(there.get("GPU", 0)), args.num_actors, args.device)
+        check_machines(ray, args.model)
+        here = argparse.Namespace(**vars(args) | {"device": "cpu"})  # this machine may lack the device
+        _, _, timeline = _load(here, args.batch_size or _BATCH)
+        threads = args.threads or actors.cores
+        settings = WorkerSettings(args.model, dtype=args.dtype, timeline=timeline, threads=threads)
+        worker = VideoWorker(settings)
+        known = {"weights": worker.weights, "kernels": worker.describe_execution()["kernels"]}
+        chunks = ([[VideoRow(str(number), video)]] for number, video in enumerate(videos))
+        failures = 0
+        for rows in RayEngine(ray, actors, replace(settings, **known)).run(chunks):
+            for row in rows:
+                if row.error is None:
+                    _deliver(args, row.video, row.timeline, outputs[row.video])
+                else:
+                    failures += 1
+                    _report_failure(args, row.video, row.error)
+        return failures
 
 
 class _UnreadableError(Exception):
     """Raised if a video is unreadable. The others are still processed."""
 
 
-def _report_failure(args: argparse.Namespace, video: str, error: Exception) -> None:
+def _report_failure(args: argparse.Namespace, video: str, error: Exception | str) -> None:
     if args.json:
         print(to_json({"video": video, "error": str(error)}), flush=True)
     else:
@@ -197,7 +243,6 @@ def _make_timeline(
     import torch
     from tqdm import tqdm
 
-    from ..timeline.formats import write_timeline
     from ..timeline.video_timeline import make_timeline
     from ..video.video_errors import VideoReadError
 
@@ -214,13 +259,20 @@ def _make_timeline(
             raise _UnreadableError(error) from error
         except torch.OutOfMemoryError as error:
             raise ValueError(f"out of memory: give a smaller --batch-size ({error})") from error
+    _deliver(args, video, found, outputs)
+    if scores is not None:
+        Path(scores).unlink(missing_ok=True)
+
+
+def _deliver(args: argparse.Namespace, video: str, found, outputs: Sequence[str]) -> None:
+    """Write and print the timeline of a video."""
+    from ..timeline.formats import write_timeline
+
     if found.is_shorter_than_window:
         note = f"is shorter than a window of {found.window:g} s, so it is one window"
         print(f"timesformer-hf: {printable(video)} {note}", file=sys.stderr)
     for path in outputs:
         write_timeline(path, found, video, args.overwrite)
-    if scores is not None:
-        Path(scores).unlink(missing_ok=True)
     if args.json:
         print(to_json(found.to_dict()), flush=True)
     elif outputs:

@@ -87,6 +87,7 @@ class WorkerSettings:
         level: of the features, or `None` for labels.
         scoring: how logits become scores for an evaluation, see `average_views`, or `None` for labels or features.
         time_audit: whether the scores are also those of rearranged frames, see `score_batch`.
+        timeline: settings of the timeline of each video, see `make_timeline`, or `None`.
         top_k: how many labels a video gets.
         num_workers: threads that decode (default: one for each core, at most 8).
         threads: threads of the model on a CPU (default: those that torch has).
@@ -104,6 +105,7 @@ class WorkerSettings:
     level: str | None = None
     scoring: dict | None = None
     time_audit: bool = False
+    timeline: dict | None = None
     top_k: int = 5
     num_workers: int | None = None
     threads: int | None = None
@@ -126,6 +128,7 @@ class VideoRow:
         source: identifies the video with its content.
         video: its path or URL.
         error: why there is no result.
+        timeline: see `Timeline`.
         predictions: `[{"label", "score"}]`, the likeliest first.
         feature: float32, see [`EmbeddedVideo`].
         frame_indices: the frames that the model got, where there is a feature.
@@ -136,6 +139,7 @@ class VideoRow:
     source: str
     video: str
     error: str | None = None
+    timeline: object | None = None
     predictions: list[dict] = field(default_factory=list)
     feature: np.ndarray | None = None
     frame_indices: list[int] = field(default_factory=list)
@@ -368,8 +372,38 @@ class _Scoring(_Features):
         score_batch(self.model, videos, self.scoring, self.time_audit)
 
 
+class _Timelines:
+    """Timelines of videos, which are decoded while the model computes their windows."""
+
+    def __init__(self, settings: WorkerSettings):
+        name = settings.model_name
+        classifier = load_pipeline(name, settings.device, settings.dtype)
+        self.processor, self.settings = classifier.video_processor, settings.timeline
+        self.description = _describe(classifier.model, self.processor, settings)
+        self.model = optimized(classifier.model, kernels=settings.kernels)
+
+    def decode(self, video: str, source, options: VideoOptions) -> tuple:
+        """Return what `compute` reads."""
+        if source != video:
+            raise ValueError(f"{video}: a timeline reads files and http(s) URLs alone; fetch it first")
+        return source, options
+
+    def compute(self, rows: list[VideoRow], sources: list[Future]) -> None:
+        """Set the timeline or the error of each video."""
+        from ..timeline.video_timeline import make_timeline
+
+        for row, future in zip(rows, sources, strict=True):
+            try:
+                source, options = future.result()
+                row.timeline = make_timeline(self.model, self.processor, source, options=options, **self.settings)
+            except (ValueError, OSError) as error:
+                row.error = str(error) or type(error).__name__
+
+
 def _find_task(settings: WorkerSettings) -> type:
     """Return what a worker with these settings does."""
+    if settings.timeline is not None:
+        return _Timelines
     if settings.scoring is not None:
         return _Scoring
     return _Classification if settings.level is None else _Embedding
