@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluation": {"data", "inference", "model", "output", "video"},
     "explanation": {"data", "inference", "model", "output", "video"},
     "timeline": {"data", "inference", "model", "output", "video"},
-    "scale": {"data", "inference", "model", "output", "shipped_models", "version", "video"},
+    "scale": {"data", "evaluation", "inference", "model", "output", "shipped_models", "timeline", "version", "video"},
     "demo": {"explanation", "inference", "model", "output", "shipped_models", "timeline", "video"},
     "checkpoints": {"data", "model", "output", "version", "video"},
     "benchmark": {"inference", "model", "output", "version", "video"},

@@ -146,7 +146,7 @@ class TestGoingOn:
             add(self, rows)
 
         with monkeypatch.context() as patch:
-            patch.setattr("timesformer_hf.scale.corpus_run._CHUNK_VIDEOS", 2)
+            patch.setattr("timesformer_hf.scale.corpus_run.CHUNK_VIDEOS", 2)
             patch.setattr(PredictionParts, "add_rows", interrupted)
             assert classify(out, folder, *videos) == 130
         assert "Finished batches are kept; the same command goes on from there." in capsys.readouterr().err

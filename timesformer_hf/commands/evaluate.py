@@ -1,7 +1,10 @@
 """`timesformer-hf evaluate`: measure a classifier on labelled videos."""
 
 import argparse
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 
 from ..output.extras import check_packages
 
@@ -49,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     waiting = InitProcessGroupKwargs(timeout=timedelta(days=7))  # for the slowest share
     accelerator = Accelerator(cpu=options.use_cpu, kwargs_handlers=[waiting])
     try:
-        with resumable("What is done is kept; the same command goes on from there."):
-            results = evaluate_model(options, accelerator, report)
+        with resumable("What is done is kept; the same command goes on from there."), _engine(options) as elsewhere:
+            results = evaluate_model(options, accelerator, report, elsewhere)
     except torch.OutOfMemoryError as error:
         message = f"out of memory: repeat it with a smaller --batch_size; what is done is kept ({error})"
         print(f"timesformer-hf: {message}", file=sys.stderr)
@@ -66,6 +69,53 @@ def run(args: argparse.Namespace) -> int:
             print(time_audit_text(results["time_audit"]))
     accelerator.end_training()
     return 0
+
+
+@contextlib.contextmanager
+def _engine(options) -> Iterator:
+    """
+    Yield what scores videos in place of this process, or `None`.
+
+    Raises:
+        ValueError, OSError, ImportError: where options don't fit, or Ray can't be reached or lacks something.
+    """
+    if options.engine is None:
+        for name in ("address", "num_actors"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name} is for Ray; give --engine ray too")
+        yield None
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("--engine ray shares out the work itself; start one process, not several by accelerate")
+    from ..scale.ray_engine import check_machines, connected, plan_actors, score_on_ray
+    from ..scale.video_worker import WorkerSettings
+
+    with connected(options.address) as ray:
+        there = ray.cluster_resources()
+        device = "cpu" if options.use_cpu else None
+        actors = plan_actors(int(there.get("CPU", 1)), int(there.get("GPU", 0)), options.num_actors, device)
+        check_machines(ray, options.model)
+
+        def score(videos, batches: list[list[int]], weights: str, sampling: dict, scoring: dict) -> Iterator:
+            if any(video.fetch is not None for video in videos):
+                raise ValueError(
+                    f"--engine ray reads files and URLs, and {options.data} contains the videos themselves"
+                )
+            settings = WorkerSettings(
+                model=options.model,
+                dtype=options.dtype,
+                quantize=options.quantize,
+                sampling=sampling,
+                batch_size=options.batch_size,
+                scoring=scoring,
+                time_audit=options.time_audit,
+                num_workers=options.num_workers,
+                threads=actors.cores,
+                weights=weights,
+            )
+            return score_on_ray(ray, actors, settings, [video.name for video in videos], batches)
+
+        yield score
 
 
 def parse_arguments(words: list[str]):

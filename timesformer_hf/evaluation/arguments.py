@@ -49,3 +49,6 @@ class EvaluationArguments:
     )
     quantize: str | None = option(None, "Quantize the linear layers, by torchao.", tuple(CONFIGS))
     use_cpu: bool = option(False, "Use no accelerator.")
+    engine: str | None = option(None, "Score by actors of Ray. (None: in this process)", ("ray",))
+    address: str | None = option(None, "Address of a Ray cluster: auto, host:port. (None: start Ray here)")
+    num_actors: int | None = option(None, "Actors of Ray. (None: one for each GPU, or for each four cores)")

@@ -4,7 +4,7 @@ number of processes.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +33,22 @@ from .confusion_plot import plot_confusion_matrix
 from .label_errors import label_error_results, list_label_errors, write_label_errors
 from .metrics import confusion_matrix
 from .results import multi_label_results, single_label_results, video_table
-from .scoring import SharedParts, VideosToScore, encode_labels, score_videos
+from .scoring import Batch, SharedParts, VideosToScore, encode_labels, score_batches, store_scores
 from .time_audit import ARRANGEMENTS, time_audit_results
 
+
+ScoreElsewhere = Callable[[LabelledVideos, list[list[int]], str, dict, dict], Iterator[Batch]]
+"""(videos, batches of their indices, hash of the weights, sampling, scoring) -> scored batches, in any order."""
 
 _MOST_WORKERS = 4
 _MULTI_LABEL = {"multi_label_classification": True, "single_label_classification": False}
 
 
 def evaluate_model(
-    args: EvaluationArguments, accelerator: Accelerator, report: Callable[[str], None] = lambda error: None
+    args: EvaluationArguments,
+    accelerator: Accelerator,
+    report: Callable[[str], None] = lambda error: None,
+    score_elsewhere: ScoreElsewhere | None = None,
 ) -> dict | None:
     """
     Score this process's share of the videos, and in the main process measure all of them.
@@ -52,6 +58,7 @@ def evaluate_model(
 
     Args:
         report: is told each error of a video, in a line.
+        score_elsewhere: scores the batches in place of this process.
 
     Returns:
         the results, in the main process; elsewhere `None`.
@@ -60,7 +67,7 @@ def evaluate_model(
         ValueError, OSError, ImportError: where model, data or options don't allow it, or a package is missing.
     """
     check_arguments(args)
-    model, processor = load_model(args, accelerator.device)
+    model, processor = load_model(args.model, args.dtype, accelerator.device)
     videos = read_videos(args, model.config)
     names = [model.config.id2label[label] for label in range(model.config.num_labels)]
     targets = encode_labels(videos, names)
@@ -77,9 +84,13 @@ def evaluate_model(
 
     batches = unfinished_batches(range(len(videos)), args.batch_size, parts.is_done)
     batches = batches[accelerator.process_index :: accelerator.num_processes]
-    dataset = VideosToScore(videos, processor, sampling)
-    workers = min(_MOST_WORKERS, count_cores()) if args.num_workers is None else args.num_workers
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
+    if score_elsewhere is None:
+        dataset = VideosToScore(videos, processor, sampling)
+        workers = min(_MOST_WORKERS, count_cores()) if args.num_workers is None else args.num_workers
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
+        scored = score_batches(model, loader, scoring, args.time_audit)
+    else:
+        scored = score_elsewhere(videos, batches, settings["weights"], sampling, scoring)
     show = None if accelerator.is_local_main_process else True  # unless the output is not a terminal
     with tqdm(total=sum(map(len, batches)), unit="video", disable=show) as progress:
 
@@ -88,7 +99,7 @@ def evaluate_model(
                 report(error)
             progress.update(num_videos)
 
-        failures = score_videos(model, loader, parts, scoring, args.strict, tell, args.time_audit)
+        failures = store_scores(scored, parts, args.strict, tell)
     failures = gather_object(failures)  # waits for every process
     return write_results(args, names, parts, targets, failures) if accelerator.is_main_process else None
 
@@ -111,16 +122,15 @@ def check_arguments(args: EvaluationArguments) -> None:
         check_quantization(args.quantize)
 
 
-def load_model(args: EvaluationArguments, device: torch.device) -> tuple:
+def load_model(name: str, dtype: str, device: torch.device | str) -> tuple:
     """
     The model, in evaluation mode, and its video processor.
 
     Raises:
         ValueError: for a model that can't be loaded, lacks weights, is for regression or comes with another processor.
     """
-    name = args.model
     with loading_model(name):
-        model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=args.dtype, output_loading_info=True)
+        model, info = AutoModelForVideoClassification.from_pretrained(name, dtype=dtype, output_loading_info=True)
         processor = AutoVideoProcessor.from_pretrained(name)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

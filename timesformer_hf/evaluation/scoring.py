@@ -4,7 +4,7 @@ that was cut off goes on.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,23 +134,31 @@ def load_labelled_video(processor: TimesformerVideoProcessor, video: LabelledVid
     return load_video(processor, video.name, sampling, fetch=lambda: video.source)
 
 
-def score_videos(
-    model,
-    batches: Iterable[list[tuple[int, EmbeddedVideo]]],
-    parts: SharedParts,
-    scoring: dict,
-    strict: bool,
-    report: Callable[[int, list[str]], None],
-    time_audit: bool = False,
-) -> list[dict]:
+Batch = list[tuple[int, EmbeddedVideo]]  # videos with their indices
+
+
+def score_batches(model, batches: Iterable[Batch], scoring: dict, time_audit: bool = False) -> Iterator[Batch]:
     """
-    Score batch after batch and store each.
+    Score the videos of batch after batch, and yield them.
 
     Args:
         scoring: how logits become scores, as of [`average_views`].
+        time_audit: see [`score_batch`].
+    """
+    for batch in batches:
+        score_batch(model, [video for _, video in batch], scoring, time_audit)
+        yield batch
+
+
+def store_scores(
+    batches: Iterable[Batch], parts: SharedParts, strict: bool, report: Callable[[int, list[str]], None]
+) -> list[dict]:
+    """
+    Store batch after batch of scored videos.
+
+    Args:
         strict: stop at the first video that fails.
         report: is told after each batch how many videos it had, and the errors among them.
-        time_audit: see [`score_batch`].
 
     Returns:
         the videos that failed: `{video, error}`.
@@ -161,7 +169,6 @@ def score_videos(
     failures = []
     for batch in batches:
         indices, videos = zip(*batch, strict=True)
-        score_batch(model, videos, scoring, time_audit)
         parts.add(indices, videos)
         failed = [video for video in videos if video.error is not None]
         errors = [video_error(printable(video.video), printable(video.error)) for video in failed]

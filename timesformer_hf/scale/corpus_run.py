@@ -20,7 +20,7 @@ from .video_worker import VideoRow, VideoWorker
 Chunk = list[list[VideoRow]]  # batches, which one worker computes
 Engine = Callable[[Iterable[Chunk]], Iterator[list[VideoRow]]]  # -> finished rows, some at a time, in any order
 
-_CHUNK_VIDEOS = 32
+CHUNK_VIDEOS = 32
 _MOST_SECONDS = 10.0  # of work that an interrupted run on this machine loses
 
 
@@ -48,7 +48,7 @@ class CorpusRun:
         The batches are those of a run that was never interrupted, without the videos that are done.
         """
         batches = filter(None, self._pending_batches(videos))
-        size = self.batches_in_chunk or max(1, _CHUNK_VIDEOS // self.batch_size)
+        size = self.batches_in_chunk or max(1, CHUNK_VIDEOS // self.batch_size)
         while chunk := list(islice(batches, size)):
             yield chunk
 
@@ -82,7 +82,7 @@ def identify(video: str) -> str:
 
 def run_here(worker: VideoWorker, chunks: Iterable[Chunk]) -> Iterator[list[VideoRow]]:
     """Compute chunks in this process, and yield the rows of some batches at a time, in order."""
-    rows_at_once = 1 if worker.settings.level else _CHUNK_VIDEOS  # features may be large
+    rows_at_once = 1 if worker.settings.level else CHUNK_VIDEOS  # features may be large
     rows, start = [], time.monotonic()
     batches = (batch for chunk in chunks for batch in chunk)
     for batch in worker.run(batches):

@@ -12,14 +12,16 @@ import pickle
 import signal
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from ..inference.feature_extraction import EmbeddedVideo
 from ..output.extras import missing_package
 from ..version import __version__
 from ..video.decoding_plan import count_cores
-from .corpus_run import Chunk
+from .corpus_run import CHUNK_VIDEOS, Chunk
 from .video_worker import VideoRow, VideoWorker, WorkerSettings
 
 
@@ -60,12 +62,14 @@ class Actors:
     Attributes:
         number: how many there are.
         device: on which each of them computes.
-        cores: how many cores each of them has.
+        cores: how many cores each of them uses.
+        share: of how many cores Ray keeps free for each of them, which is below 1 where there are more actors.
     """
 
     number: int
     device: str
     cores: int
+    share: float
 
 
 def plan_actors(cpus: int, gpus: int, number: int | None = None, device: str | None = None) -> Actors:
@@ -84,7 +88,8 @@ def plan_actors(cpus: int, gpus: int, number: int | None = None, device: str | N
     number = number or (gpus if on_gpu else max(1, cpus // _CORES))
     if on_gpu and not 1 <= number <= gpus:
         raise ValueError(f"--num-actors {number}: an actor needs a GPU of its own, and Ray has {gpus} GPUs")
-    return Actors(number, device, max(1, cpus // number))
+    cores = max(1, cpus // number)
+    return Actors(number, device, cores, min(cores, cpus / number))
 
 
 @contextlib.contextmanager
@@ -102,7 +107,7 @@ def connected(address: str | None):
     ray = import_ray()
     settings = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address is None:
-        settings |= {"num_cpus": count_cores(), "include_dashboard": False}
+        settings |= {"address": "local", "num_cpus": count_cores(), "include_dashboard": False}
     else:
         _check_answers(address)
         settings["address"] = address
@@ -110,7 +115,8 @@ def connected(address: str | None):
         try:
             ray.init(**settings)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConnectionError(f"--address {address}: Ray can't be reached ({error})") from error
+            what = "Ray can't be started here" if address is None else f"--address {address}: Ray can't be reached"
+            raise ConnectionError(f"{what} ({error})") from error
     try:
         yield ray
     finally:
@@ -184,17 +190,35 @@ def check_machines(ray, model: str | None) -> None:
             raise ValueError(f"the machine {host} has timesformer_hf {version}, and this one {__version__}")
 
 
+class Attempts:
+    """Counts how often actors have begun with each chunk. It is an actor itself, so it knows of those that died."""
+
+    def __init__(self):
+        self.begun = Counter()
+
+    def add(self, key: str) -> int:
+        """Count one more attempt, and return how many there were with it."""
+        self.begun[key] += 1
+        return self.begun[key]
+
+
 class RayActor:
     """
     A [`VideoWorker`] as Ray Data calls it.
 
-    An error that is not about a video is returned, because Ray would try again and again what can't succeed.
+    An error that is not about a video is returned, because Ray would try again and again what can't succeed. For the
+    same reason a chunk with which actors have died three times is returned without its rows.
+
+    Args:
+        settings: of the worker.
+        folder: where relative paths start.
+        count: returns how often a chunk was begun with, see [`Attempts`].
     """
 
-    def __init__(self, settings: WorkerSettings, folder: str):
-        self.worker, self.failure = None, None
-        with contextlib.suppress(OSError):
-            os.chdir(folder)  # relative paths start where the command was given
+    def __init__(self, settings: WorkerSettings, folder: str, count: Callable[[str], int]):
+        self.worker, self.failure, self.count = None, None, count
+        with contextlib.suppress(OSError):  # a machine that lacks it may still have what absolute paths and URLs name
+            os.chdir(folder)
         try:
             self.worker = VideoWorker(settings)
         except Exception as error:
@@ -202,28 +226,41 @@ class RayActor:
 
     def __call__(self, table):
         """Return the rows of the chunks in an Arrow table, or the error that ends the run."""
-        import pyarrow as pa
-
+        rows, reason = [], None
         try:
             if self.failure is not None:
                 raise self.failure
-            chunks = [pickle.loads(chunk.as_py()) for chunk in table.column("chunk")]
-            rows = [row for chunk in chunks for batch in self.worker.run(chunk) for row in batch]
-            return pa.table({"rows": [pickle.dumps(rows)], "failure": pa.array([None], pa.string())})
+            for chunk in (pickle.loads(chunk.as_py()) for chunk in table.column("chunk")):
+                if self.count(_key(chunk)) <= _TRIES:
+                    rows += [row for batch in self.worker.run(chunk) for row in batch]
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            return pa.table({"rows": [pickle.dumps([])], "failure": pa.array([reason], pa.string())})
+            rows, reason = [], str(error) or type(error).__name__
+        return _as_table(rows=pickle.dumps(rows), failure=reason)
+
+
+def _key(chunk: Chunk) -> str:
+    """Return what tells a chunk from others: a part of one is another chunk."""
+    sources = [row.source for batch in chunk for row in batch]
+    return f"{sources[0]} and {len(sources) - 1} more"
+
+
+def _as_table(**values):
+    """Return a row as an Arrow table."""
+    import pyarrow as pa
+
+    kinds = {name: pa.binary() if isinstance(value, bytes) else pa.string() for name, value in values.items()}
+    return pa.table({name: pa.array([value], kinds[name]) for name, value in values.items()})
 
 
 class RayEngine:
     """
-    Computes chunks by actors. Chunks come back in any order, or in the order of the corpus.
+    Computes chunks by actors.
 
     Args:
         ray: the module, connected.
         actors: how many there are and where they compute.
         settings: of each worker.
-        in_order: whether rows come back in the order of the corpus.
+        in_order: whether rows come back in the order of the corpus, or in any order.
     """
 
     def __init__(self, ray, actors: Actors, settings: WorkerSettings, in_order: bool = False):
@@ -235,58 +272,87 @@ class RayEngine:
         """
         Yield the rows of each chunk.
 
-        A chunk whose actor dies is tried again, three times, then its videos are tried one by one. A video at which the
-        actor then dies again gets an error.
+        A chunk whose actor dies is tried again. After the third time its videos are tried one by one, each alone in its
+        actor. A video with which the actor then dies three times gets an error.
 
         Raises:
-            ValueError: if the model can't be loaded, or another error that is not about a video.
+            ValueError: if the model can't be loaded, or for another error that is not about a video.
         """
         chunks = iter(chunks)
         while some := list(islice(chunks, _CHUNKS_AT_ONCE)):
-            lost = {row.source: row for chunk in some for batch in chunk for row in batch}
-            for rows in self._compute(some):
-                for row in rows:
-                    lost.pop(row.source)
-                yield rows
-            for rows in self._compute([[[row]] for row in lost.values()]) if lost else ():
-                for row in rows:
-                    lost.pop(row.source)
-                yield rows
-            for row in lost.values():
-                row.error = (
-                    f"the process that read it died, {_TRIES} times: it needs too much memory, or crashes a library"
-                )
-            if lost:
-                yield list(lost.values())
+            missing = {row.source: row for chunk in some for batch in chunk for row in batch}
+            yield from _noted(self._compute(some), missing)
+            if missing:
+                yield from _noted(self._compute([[[row]] for row in missing.values()], alone=True), missing)
+            for row in missing.values():
+                row.error = _DEAD
+            if missing:
+                yield list(missing.values())
 
-    def _compute(self, chunks: Sequence[Chunk]) -> Iterator[list[VideoRow]]:
-        import pyarrow as pa
-
+    def _compute(self, chunks: Sequence[Chunk], alone: bool = False) -> Iterator[list[VideoRow]]:
+        """Yield the rows of the chunks that don't kill their actors. If `alone`, an actor has one chunk at a time."""
         data, context = self.ray.data, self.ray.data.DataContext.get_current()
-        context.enable_progress_bars, context.max_errored_blocks = False, -1
+        context.enable_progress_bars = False
         context.execution_options.preserve_order = self.in_order
         for name in ("ray.data", "ray.data.dataset"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        actors = self.actors
-        rows = data.from_arrow([pa.table({"chunk": [pickle.dumps(chunk)]}) for chunk in chunks]).map_batches(
+        actors, attempts = self.actors, self.ray.remote(num_cpus=0)(Attempts).remote()
+        rows = data.from_arrow([_as_table(chunk=pickle.dumps(chunk)) for chunk in chunks]).map_batches(
             RayActor,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(self.settings, os.getcwd()),
+            fn_constructor_args=(self.settings, os.getcwd(), _Counter(attempts)),
             # The second chunk is decoded while the model computes the first.
             compute=data.ActorPoolStrategy(
                 size=min(actors.number, len(chunks)),
-                max_tasks_in_flight_per_actor=3,
-                max_concurrent_calls_per_actor=2,
+                max_tasks_in_flight_per_actor=1 if alone else 3,
+                max_concurrent_calls_per_actor=1 if alone else 2,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=actors.cores,
+            num_cpus=actors.share,
             num_gpus=1 if actors.device.startswith("cuda") else 0,
-            max_restarts=-1,
-            max_task_retries=_TRIES - 1,
         )
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             for failure in filter(None, table.column("failure").to_pylist()):
                 raise ValueError(failure)
             for found in table.column("rows").to_pylist():
                 yield pickle.loads(found)
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """Asks the actor [`Attempts`], which an actor of a chunk is told."""
+
+    attempts: object
+
+    def __call__(self, key: str) -> int:
+        import ray
+
+        return ray.get(self.attempts.add.remote(key))
+
+
+def _noted(results: Iterable[list[VideoRow]], missing: dict[str, VideoRow]) -> Iterator[list[VideoRow]]:
+    """Yield the rows of chunks, and take those videos out of the missing ones."""
+    for rows in filter(None, results):
+        for row in rows:
+            del missing[row.source]
+        yield rows
+
+
+def score_on_ray(ray, actors: Actors, settings: WorkerSettings, names: Sequence[str], batches: Iterable[list[int]]):
+    """
+    Score the videos of an evaluation.
+
+    Args:
+        settings: with `scoring`.
+        names: paths or URLs of all videos.
+        batches: of the indices of those to score.
+
+    Yields:
+        lists of an index and an [`EmbeddedVideo`] with the scores or the error.
+    """
+    rows = ([VideoRow(str(index), names[index]) for index in batch] for batch in batches)
+    size = max(1, CHUNK_VIDEOS // settings.batch_size)
+    chunks = iter(lambda: list(islice(rows, size)), [])
+    for some in RayEngine(ray, actors, settings).run(chunks):
+        yield [(int(row.source), EmbeddedVideo(row.video, row.feature, row.frame_indices, row.error)) for row in some]

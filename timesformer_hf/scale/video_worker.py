@@ -29,6 +29,7 @@ from ..inference.feature_extraction import (
     choose_sampling,
     compute_features,
     describe_settings,
+    fingerprint,
     load_feature_model,
     load_video,
 )
@@ -84,6 +85,8 @@ class WorkerSettings:
         sampling: settings of the frames and views of a video.
         batch_size: how many videos the model takes at once.
         level: of the features, or `None` for labels.
+        scoring: how logits become scores for an evaluation, see `average_views`, or `None` for labels or features.
+        time_audit: whether the scores are also those of rearranged frames, see `score_batch`.
         top_k: how many labels a video gets.
         num_workers: threads that decode (default: one for each core, at most 8).
         threads: threads of the model on a CPU (default: those that torch has).
@@ -99,6 +102,8 @@ class WorkerSettings:
     sampling: dict = field(default_factory=dict)
     batch_size: int = 1
     level: str | None = None
+    scoring: dict | None = None
+    time_audit: bool = False
     top_k: int = 5
     num_workers: int | None = None
     threads: int | None = None
@@ -156,7 +161,7 @@ class VideoWorker:
         self.settings = settings
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self.task = (_Classification if settings.level is None else _Embedding)(settings)
+        self.task = _find_task(settings)(settings)
         self.description = self.task.description
         if settings.weights not in (None, self.weights):
             raise ValueError(
@@ -309,7 +314,23 @@ class _Classification:
                 row.predictions = [{"label": found["label"], "score": found["score"]} for found in outcome]
 
 
-class _Embedding:
+class _Features:
+    """What features and scores have in common: a row of numbers for each video."""
+
+    def decode(self, video: str, source, options: VideoOptions) -> EmbeddedVideo:
+        """Return the video with its pixels, or with its error."""
+        limits = {"video_options": options} if self.has_limits else {}
+        return load_video(self.processor, video, self.sampling | limits, fetch=lambda: source)
+
+    def compute(self, rows: list[VideoRow], loaded: list[Future]) -> None:
+        """Set the feature or the error of each video."""
+        videos = [_outcome(row.video, future) for row, future in zip(rows, loaded, strict=True)]
+        self.fill(videos)
+        for row, video in zip(rows, videos, strict=True):
+            row.feature, row.frame_indices, row.error = video.feature, video.frame_indices, video.error
+
+
+class _Embedding(_Features):
     """Features of videos."""
 
     def __init__(self, settings: WorkerSettings):
@@ -322,17 +343,36 @@ class _Embedding:
         self.has_limits = _has_limits(self.processor, settings)
         self.model, self.level = optimized(model, settings.quantize, settings.kernels), settings.level
 
-    def decode(self, video: str, source, options: VideoOptions) -> EmbeddedVideo:
-        """Return the video with its pixels, or with its error."""
-        limits = {"video_options": options} if self.has_limits else {}
-        return load_video(self.processor, video, self.sampling | limits, fetch=lambda: source)
-
-    def compute(self, rows: list[VideoRow], loaded: list[Future]) -> None:
-        """Set the feature or the error of each video."""
-        videos = [_outcome(row.video, future) for row, future in zip(rows, loaded, strict=True)]
+    def fill(self, videos: list[EmbeddedVideo]) -> None:
+        """Set the features of loaded videos."""
         compute_features(videos, lambda pixels: self.model.clip_features(pixels, self.level).float(), self.model)
-        for row, video in zip(rows, videos, strict=True):
-            row.feature, row.frame_indices, row.error = video.feature, video.frame_indices, video.error
+
+
+class _Scoring(_Features):
+    """Scores of videos, by the model of an evaluation."""
+
+    def __init__(self, settings: WorkerSettings):
+        from ..evaluation.measuring import load_model
+
+        self.model, self.processor = load_model(settings.model_name, settings.dtype, settings.device)
+        self.sampling, self.scoring, self.time_audit = settings.sampling, settings.scoring, settings.time_audit
+        self.description = {"weights": fingerprint(self.model)}
+        self.has_limits = _has_limits(self.processor, settings)
+        if settings.quantize is not None:
+            self.model = optimized(self.model, settings.quantize, settings.kernels)
+
+    def fill(self, videos: list[EmbeddedVideo]) -> None:
+        """Set the scores of loaded videos."""
+        from ..evaluation.scoring import score_batch
+
+        score_batch(self.model, videos, self.scoring, self.time_audit)
+
+
+def _find_task(settings: WorkerSettings) -> type:
+    """Return what a worker with these settings does."""
+    if settings.scoring is not None:
+        return _Scoring
+    return _Classification if settings.level is None else _Embedding
 
 
 def _has_limits(processor, settings: WorkerSettings) -> bool:
