@@ -6,7 +6,8 @@ Measure how similar altered copies of videos are, and how similar different vide
     python examples/duplicate_threshold.py videos/*.mp4 --model my-model
 
 Without a model, small grey frames are compared, as `timesformer-hf duplicates videos/` does. The videos must be
-different ones. The first 150 frames of each are altered in ten ways.
+different ones. The first 150 frames of each are altered in ten ways. It prints a table: the cosines of copies, a line
+for each alteration, and those of different videos.
 """
 
 import argparse

@@ -5,7 +5,8 @@
     python examples/ray_train.py --address auto --num_workers 8 --use_gpu --data /shared/shards --streaming ...
 
 The options besides those below are those of `timesformer-hf finetune`. If a worker dies, all are started again and go
-on from the last checkpoint. On several machines the data and --output_dir must be in folders that all of them see.
+on from the last checkpoint. On several machines the data and --output_dir must be in folders that all of them see. It
+writes to --output_dir, and prints, what `timesformer-hf finetune` does.
 """
 
 import argparse

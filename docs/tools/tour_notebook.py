@@ -6,6 +6,7 @@ Writes the notebook examples/tour.ipynb from its text, examples/tour.py, with th
 It needs jupytext, nbclient and ipykernel, and takes some minutes on two cores.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import jupytext
@@ -34,9 +35,20 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     for cell in notebook.cells:
         cell["metadata"] = {}
         if cell["cell_type"] == "code":
-            cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
+            cell["outputs"] = _joined(output for output in cell["outputs"] if output.get("name") != "stderr")
     notebook["metadata"].pop("language_info", None)  # it names the release of Python
     return notebook
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Outputs in which one print follows the other, as one. How often they are sent depends on the time they take."""
+    joined = []
+    for output in outputs:
+        if joined and output["output_type"] == joined[-1]["output_type"] == "stream":
+            joined[-1]["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 if __name__ == "__main__":

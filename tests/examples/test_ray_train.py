@@ -49,7 +49,7 @@ def run(*command: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     environment.pop("RAY_ADDRESS", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run([sys.executable, *command], env=environment, timeout=500, text=True, **pipes)
+    done = subprocess.run([sys.executable, *command], env=environment, timeout=900, text=True, **pipes)
     assert done.returncode == 0, done.stdout
 
 
@@ -73,7 +73,7 @@ def by_torchrun(settings, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2000)
 class TestTwoWorkers:
     def test_the_curve_is_that_of_torchrun(self, settings, by_torchrun, tmp_path):
         run(str(EXAMPLE), "--num_workers", "2", *flags(**settings, output_dir=tmp_path / "out"))
