@@ -127,6 +127,10 @@ class TestTable:
         assert main(["classify", videos[0], "--model", folder, *arguments]) == 2
         assert message in capsys.readouterr().err
 
+    def test_stores_are_read_for_a_table_alone(self, videos, capsys):
+        assert main(["classify", videos[0], "s3://me:secret@bucket/a.mp4"]) == 2
+        assert "s3://bucket/a.mp4: such URLs are read only for a table; give --out too" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("option", "text"), [("--max-memory", "2T"), ("--max-memory", "0"), ("--max-seconds", "0")]
     )

@@ -155,9 +155,13 @@ def _print_labels(args: argparse.Namespace) -> int:
 
     from ..inference.file_classification import BusyTime
     from ..scale.corpus import Corpus
+    from ..scale.remote_files import is_remote, without_secrets
     from ..video.video_folders import find_videos
+    from ..video.video_sources import is_url
 
     videos, model_time, failures = find_videos(Corpus(args.videos, args.column)), BusyTime(), 0
+    if stored := [video for video in videos if is_remote(video) and not is_url(video)]:
+        raise ValueError(f"{without_secrets(stored[0])}: such URLs are read only for a table; give --out too")
     missing = missing_videos(videos)
     if len(missing) == len(videos):
         results = ({"video": video, "error": error} for video, error in missing.items())
