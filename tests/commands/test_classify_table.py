@@ -15,6 +15,8 @@ from embedding import write_five_videos
 from tiny_models import make_model, save_classifier
 
 from timesformer_hf.cli import main
+from timesformer_hf.inference import linear_kernels
+from timesformer_hf.inference.linear_kernels import LinearKernel
 from timesformer_hf.output.atomic import alone_in
 from timesformer_hf.scale import video_worker
 from timesformer_hf.scale.prediction_table import PredictionParts
@@ -160,12 +162,17 @@ class TestGoingOn:
         assert classify(tmp_path / "unbroken.parquet", folder, *videos) == 1
         assert rows_of(broken) == rows_of(tmp_path / "unbroken.parquet")
 
-    def test_the_kernels_stay(self, broken, folder, videos):
+    def test_the_kernels_stay(self, broken, folder, videos, monkeypatch):
+        """Although a measurement would now choose another one."""
         path = Path(f"{broken}.parts/execution.json")
         execution = json.loads(path.read_text())
         assert execution["kernels"]
         execution["kernels"] = dict.fromkeys(execution["kernels"], "torch")
         path.write_text(json.dumps(execution))
+        other = LinearKernel()
+        other.name = "other"
+        monkeypatch.setitem(linear_kernels.KERNELS, "other", other)
+        monkeypatch.setattr(linear_kernels, "fastest_kernel", lambda weight, rows: "other")
         classify(broken, folder, *videos)
         about = json.loads(pq.read_schema(broken).metadata[b"execution"])
         assert about["kernels"] == execution["kernels"]

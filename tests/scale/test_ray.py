@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from clips import moving_pattern, write_video
 from repository import REPOSITORY
-from tiny_models import save_classifier
+from tiny_models import LABELS, save_classifier
 
 from timesformer_hf import read_features
 from timesformer_hf.cli import main
@@ -136,15 +137,27 @@ class TestOnACluster:
         assert rows_of(tmp_path / "out.parquet").equals(expected)
         assert [i for i, error in enumerate(expected.column("error").to_pylist()) if error] == list(range(3, 300, 10))
 
-    def test_features_in_batches_are_the_same(self, folder, videos, address, tmp_path):
-        some = [str(videos / f"{i:03d}.mp4") for i in range(30)]
-        for name, more in (("here", []), ("ray", ["--engine", "ray", "--num-actors", "2", "--address", address])):
-            out = tmp_path / f"{name}.parquet"
-            assert main(["embed", *some, *arguments(folder, out), "--batch-size", "4", *more]) == 1
-        here, there = (read_features(tmp_path / f"{name}.parquet") for name in ("here", "ray"))
-        assert here.videos == there.videos
-        assert len(here.videos) == 27
-        np.testing.assert_array_equal(here.features, there.features)
+    def test_evaluations_and_timelines_are_the_same(self, folder, videos, address, tmp_path):
+        """Both with one thread, as two actors have them on two cores."""
+        some = [str(videos / f"{i:03d}.mp4") for i in range(6)]
+        lines = [f"{video},{LABELS[i % 2]}" for i, video in enumerate(some)]
+        (tmp_path / "t.csv").write_text("\n".join(["path,label", *lines]))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for name, more in (("here", []), ("ray", ["--engine", "ray", "--address", address])):
+            out = tmp_path / name
+            options = ["--data", str(tmp_path / "t.csv"), "--output_dir", str(out), "--use_cpu", "--num_workers", "0"]
+            number = ["--num_actors", "2"] if more else []
+            assert main(["evaluate", "--model", folder, *options, *more, *number]) == 0
+            options = ["--out", str(out / "{name}.json"), "--window", "0.2", "--device", "cpu"]
+            number = ["--num-actors", "2"] if more else []
+            assert main(["timeline", *some, "--model", folder, *options, *more, *number]) == 1
+        torch.set_num_threads(threads)
+        written = sorted(path.name for path in (tmp_path / "here").iterdir())
+        assert written == sorted(path.name for path in (tmp_path / "ray").iterdir())
+        assert len([name for name in written if name[0] == "0"]) == 5
+        for name in written:
+            assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
     def test_a_machine_that_lacks_the_package_is_named(self, folder, videos, address, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(ray_engine, "_NEEDED", ("timesformer_hf", "no_such_package"))
@@ -184,8 +197,14 @@ class TestOnACluster:
         assert [rows[i] for i in (0, 1, 3)] == expected.to_pylist()[:3]
 
 
-def test_without_an_address_ray_is_started_and_stopped(folder, videos, expected, tmp_path):
-    out, some = tmp_path / "out.parquet", [str(videos / f"{i:03d}.mp4") for i in range(8)]
-    assert main(["classify", *some, *arguments(folder, out), "--engine", "ray"]) == 1
-    assert rows_of(out).to_pylist() == expected.to_pylist()[:8]
+def test_without_an_address_ray_is_started_and_stopped(folder, videos, tmp_path):
+    """Here for features, in batches."""
+    some = [str(videos / f"{i:03d}.mp4") for i in range(30)]
+    for name, more in (("here", []), ("ray", ["--engine", "ray"])):
+        out = tmp_path / f"{name}.parquet"
+        assert main(["embed", *some, *arguments(folder, out), "--batch-size", "4", *more]) == 1
+    here, there = (read_features(tmp_path / f"{name}.parquet") for name in ("here", "ray"))
+    assert here.videos == there.videos
+    assert len(here.videos) == 27
+    np.testing.assert_array_equal(here.features, there.features)
     assert not ray.is_initialized()

@@ -223,7 +223,7 @@ class TestOptions:
     def test_an_address_that_does_not_answer_is_named(self):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            ray_engine._check_answers(f"ray://127.0.0.1:{port}")
+            ray_engine._check_answers(f"127.0.0.1:{port}")
         with pytest.raises(ConnectionError, match=rf"--address 127.0.0.1:{port}: nothing answers there .*refused"):
             ray_engine._check_answers(f"127.0.0.1:{port}")
 

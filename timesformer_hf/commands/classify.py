@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 
 from ..output.terminal import video_error
@@ -132,7 +132,7 @@ def _write_labels(args: argparse.Namespace) -> int:
     def make_settings(device: str):
         return worker_settings(args, device, batch_size=_batch_size(args, device), top_k=args.top_k)
 
-    def finish(parts, sources: list[str], failures: int, metadata: dict) -> int:
+    def finish(parts, sources: Collection[str], failures: int, metadata: dict) -> int:
         parts.merge(sources, args.out, metadata, args.overwrite or args.retry_errors)
         failed = count_errors(args.out)
         videos = f"{len(sources)} video{'s' if len(sources) > 1 else ''}"

@@ -175,7 +175,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument(
         "--address",
-        help="the address of a Ray cluster: auto, host:port or ray://host:port (default: start Ray on this machine, "
+        help="the address of a Ray cluster: auto or host:port (default: start Ray on this machine, "
         "and stop it at the end)",
     )
     engine.add_argument(

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Collection
 
 from .common import (
     add_device,
@@ -64,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
     def make_settings(device: str):
         return worker_settings(args, device, batch_size=args.batch_size or _BATCH, level=args.level)
 
-    def finish(parts, sources: list[str], failures: int, metadata: dict) -> int:
+    def finish(parts, sources: Collection[str], failures: int, metadata: dict) -> int:
         return _finish(args, parts, sources, failures, metadata)
 
     return run_many(args, corpus, make_settings, FeatureRows, finish)
 
 
-def _finish(args: argparse.Namespace, parts, sources: list[str], failures: int, metadata: dict) -> int:
+def _finish(args: argparse.Namespace, parts, sources: Collection[str], failures: int, metadata: dict) -> int:
     """Merge the parts, and say what was written. Return the exit code."""
     if failures:
         print(f"timesformer-hf: {failures} of {len(sources)} videos failed", file=sys.stderr)

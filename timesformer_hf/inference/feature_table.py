@@ -10,7 +10,7 @@ merged. So a run that was interrupted can be continued by another one with the s
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,11 @@ class FeatureParts(TableParts):
 
     def write(self, videos: list[EmbeddedVideo], sources: list[str]) -> None:
         """Write videos that all have features of one shape as the next part."""
-        self.write_table(_as_arrow(videos, sources))
+        self.write_table(_as_arrow(videos, sources), sources)
+        self.shape = self.shape or videos[0].feature.shape
 
     def merge(
-        self, sources: Sequence[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False
+        self, sources: Collection[str], path: str | os.PathLike[str], metadata: dict, overwrite: bool = False
     ) -> None:
         """Write the features of `sources` to one file, see [`TableParts.merge_rows`]."""
         metadata = metadata | {"shape": self.shape, "settings": self.settings}

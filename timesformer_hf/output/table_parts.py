@@ -8,7 +8,7 @@ by another one with the same settings. Each row has a `source` that identifies w
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -93,12 +93,13 @@ class TableParts:
         """Return the row and the source of everything in a part, an open Parquet file, that is finished."""
         return enumerate(part.read(["source"]).column("source").to_pylist())
 
-    def write_table(self, table) -> None:
-        """Write an Arrow table as the next part, completely or not at all."""
+    def write_table(self, table, sources: Sequence[str]) -> None:
+        """Write an Arrow table, whose rows have these sources, as the next part, completely or not at all."""
         part = self.folder / f"{self.next_number:08d}.parquet"
         with output_file(part) as path:
             import_pyarrow().parquet.write_table(table, path)
-        self.register(part)
+        self.places |= {source: (part, row) for row, source in enumerate(sources)}
+        self.next_number += 1
 
     def take_rows(
         self, table: str | os.PathLike, column: str, identify: Callable[[str], str], rows_at_once: int
@@ -132,11 +133,12 @@ class TableParts:
             errors = rows.column("error").to_pylist() if "error" in rows.column_names else [None] * len(sources)
             kept = [i for i, source in enumerate(sources) if errors[i] is None and source not in self.places]
             if kept:
-                self.write_table(rows.append_column("source", pa.array(sources, pa.string())).take(kept))
+                rows = rows.append_column("source", pa.array(sources, pa.string()))
+                self.write_table(rows.take(kept), [sources[i] for i in kept])
 
     def merge_rows(
         self,
-        sources: Sequence[str],
+        sources: Collection[str],
         path: str | os.PathLike,
         metadata: dict,
         rows_at_once: int,
@@ -160,7 +162,8 @@ class TableParts:
         with output_file(path, overwrite) as new, pa.parquet.ParquetWriter(new, schema) as writer:
             for some in _batched(places, rows_at_once):
                 writer.write_table(read_rows(some, schema.names).replace_schema_metadata(schema.metadata))
-        if self.places.keys() <= set(sources):
+        known = sources if isinstance(sources, dict) else set(sources)
+        if all(source in known for source in self.places):
             self.remove()
 
     def remove(self) -> None:

@@ -33,13 +33,13 @@ class CorpusRun:
         batch_size: how many videos the model takes at once.
         is_done: whether the video with a source has its row already.
         batches_in_chunk: how many batches a worker gets at once (default: those of about 32 videos).
-        sources: of all videos so far, in the order of the corpus. A video that comes twice is there once.
+        sources: of all videos so far, in the order of the corpus, as keys. A video that comes twice is there once.
     """
 
     batch_size: int
     is_done: Callable[[str], bool]
     batches_in_chunk: int | None = None
-    sources: list[str] = field(default_factory=list)
+    sources: dict[str, None] = field(default_factory=dict)
 
     def pending_chunks(self, videos: Iterable[str]) -> Iterator[Chunk]:
         """
@@ -58,12 +58,10 @@ class CorpusRun:
             yield [row for row in batch if not self.is_done(row.source)]
 
     def _new_rows(self, videos: Iterable[str]) -> Iterator[VideoRow]:
-        seen = set()
         for video in videos:
             source = identify(video)
-            if source not in seen:
-                seen.add(source)
-                self.sources.append(source)
+            if source not in self.sources:
+                self.sources[source] = None
                 yield VideoRow(source, video)
 
 

@@ -5,7 +5,7 @@ schema's metadata says which model and settings made them.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ..output.parquet import import_pyarrow
 from ..output.table_parts import TableParts
@@ -35,15 +35,13 @@ class PredictionParts(TableParts):
 
     def add_rows(self, rows: Sequence[VideoRow]) -> None:
         """Store rows as the next part. They are finished for this run, with an error or without."""
-        part = self.folder / f"{self.next_number:08d}.parquet"
-        self.write_table(_as_arrow(rows))
-        self.places |= {row.source: (part, i) for i, row in enumerate(rows)}
+        self.write_table(_as_arrow(rows), [row.source for row in rows])
 
     def take_over(self, table: str | os.PathLike) -> None:
         """Store the rows without an error of a finished table, see [`TableParts.take_rows`]."""
         self.take_rows(table, "path", identify, _ROWS_AT_ONCE)
 
-    def merge(self, sources: Sequence[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
+    def merge(self, sources: Collection[str], path: str | os.PathLike, metadata: dict, overwrite: bool = False) -> None:
         """Write the rows of `sources` to one file, see [`TableParts.merge_rows`]."""
         self.merge_rows(sources, path, metadata | {"settings": self.settings}, _ROWS_AT_ONCE, overwrite)
 

@@ -98,7 +98,7 @@ def connected(address: str | None):
     In the block, Ray is there: the cluster at an address, or one on this machine that is stopped after the block.
 
     Args:
-        address: `"auto"`, `host:port` or `ray://host:port`.
+        address: `"auto"` or `host:port`.
 
     Raises:
         ConnectionError: if nothing answers at the address for 20 seconds.
@@ -130,7 +130,7 @@ def _check_answers(address: str) -> None:
     Raises:
         ConnectionError: if nothing does. The message names the address.
     """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not port.isdecimal():
         return
     try:
