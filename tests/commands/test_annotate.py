@@ -29,8 +29,8 @@ def test_predictions_become_tasks(tool, names, predictions, tmp_path, capsys):
     table, video = predictions
     assert main(["annotate", str(table), "--format", tool, "--out", str(tmp_path / "out")]) == 0
     output = capsys.readouterr()
-    assert output.out == f"{tmp_path / 'out'}: 1 videos, 2 labels to choose from\n"
-    assert "1 videos without a prediction are left out" in output.err
+    assert output.out == f"{tmp_path / 'out'}: 1 video, 2 labels to choose from\n"
+    assert "left out: 1 video without a prediction" in output.err
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == (names or ["annotations", "labels.json", "videos.csv"])
     if tool == "label-studio":

@@ -66,7 +66,10 @@ def test_a_measurement_here(tmp_path, monkeypatch, capsys):
         (["--videos", "0"], "above 0"),
         (["--videos", "10", "--hours", "1", "--machines", "2"], "give one of the two"),
         (["--videos", "10", "--measured", SAMPLE], "was not written by timesformer-hf plan --save"),
-        (["--videos", "10", "--measured", "absent.json"], "absent.json"),
+        (
+            ["--videos", "10", "--measured", "absent.json"],
+            "--measured absent.json: there is no such file; plan --save makes it",
+        ),
         (["absent.mp4", "--videos", "10"], "absent.mp4"),
     ],
 )

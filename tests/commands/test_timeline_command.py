@@ -12,6 +12,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 from timesformer_hf import make_timeline
 from timesformer_hf.cli import main
+from timesformer_hf.output.terminal import counted
 from timesformer_hf.timeline import stream_classifier
 from timesformer_hf.timeline.window_scoring import WindowScorer
 
@@ -96,7 +97,15 @@ class TestPrinting:
 
     def test_no_segment(self, command, films, capsys):
         assert command(films[0], "--threshold", "2") == 0
-        assert "no segment: no score reaches the threshold" in capsys.readouterr().out
+        assert "no segment: no score reaches the threshold; give a --threshold below 2" in capsys.readouterr().out
+
+    def test_no_segment_in_a_file(self, command, films, tmp_path, capsys):
+        """An empty file of markers looks like a fault of the editor."""
+        out = tmp_path / "out.srt"
+        assert command(films[0], "--threshold", "2", "--labels", "falling", "--out", str(out)) == 0
+        captured = capsys.readouterr()
+        assert f"{films[0]}: 0 segments in {out}" in captured.out
+        assert "no segment with these labels: give a --threshold below 2, or leave out --labels" in captured.err
 
 
 class TestOutputs:
@@ -108,7 +117,7 @@ class TestOutputs:
         assert len(content["segments"]) == len(expected.segments)
         with (tmp_path / "new" / "out.csv").open(newline="") as file:
             assert [row["label"] for row in csv.DictReader(file)] == [s.label for s in expected.segments]
-        assert f"{len(expected.segments)} segments in" in capsys.readouterr().out
+        assert f"{counted(len(expected.segments), 'segment')} in" in capsys.readouterr().out
 
     def test_several_videos(self, command, films, tmp_path, capsys):
         assert command(*films, "--out", str(tmp_path / "{name}.json")) == 0

@@ -102,6 +102,12 @@ class TestBadInput:
         with pytest.raises(FileNotFoundError, match=r"There is no (list|table) no\."):
             Corpus([name])
 
+    def test_a_list_without_its_sign(self):
+        with pytest.raises(
+            ValueError, match=r"list\.txt is a text file, not a video; @list\.txt reads the paths in it"
+        ):
+            Corpus(["list.txt"])
+
     def test_a_column_of_videos_themselves(self, tmp_path):
         pq.write_table(pa.table({"path": [b"bytes"]}), tmp_path / "t.parquet")
         with pytest.raises(ValueError, match="the column path has binary, not paths as text"):

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.annotation_tasks import collect_labels, read_predictions, write_cvat, write_label_studio
     from ..data.label_lists import read_labels
     from ..output.atomic import check_output_folder
+    from ..output.terminal import counted
 
     if args.document_root is not None and args.format != "label-studio":
         raise ValueError("--document-root is for --format label-studio alone; leave it out")
@@ -68,6 +69,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         write_label_studio(args.out, videos, labels, args.document_root)
     if failures:
-        print(f"timesformer-hf: {failures} videos without a prediction are left out", file=sys.stderr)
-    print(f"{args.out}: {len(videos)} videos, {len(labels)} labels to choose from")
+        print(f"timesformer-hf: left out: {counted(failures, 'video')} without a prediction", file=sys.stderr)
+    print(f"{args.out}: {counted(len(videos), 'video')}, {counted(len(labels), 'label')} to choose from")
     return 0

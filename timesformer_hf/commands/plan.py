@@ -179,6 +179,7 @@ def _read(path: str) -> tuple:
 
     Raises:
         ValueError: if the file is not a measurement.
+        FileNotFoundError: if there is no such file.
     """
     from ..scale.plan import Measurement
 
@@ -186,6 +187,8 @@ def _read(path: str) -> tuple:
         about = json.loads(Path(path).read_text())
         changes = {words: Measurement(**other) for words, other in about["changes"].items()}
         return Measurement(**about["measured"]), changes, float(about["file_bytes"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"--measured {printable(path)}: there is no such file; plan --save makes it") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{printable(path)} was not written by timesformer-hf plan --save ({error})") from error
 

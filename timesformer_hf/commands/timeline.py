@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..output.terminal import video_error
+from ..output.terminal import counted, video_error
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
 from .classify import NO_MODEL
@@ -276,17 +276,29 @@ def _deliver(args: argparse.Namespace, video: str, found, outputs: Sequence[str]
     if args.json:
         print(to_json(found.to_dict()), flush=True)
     elif outputs:
-        print(f"{printable(video)}: {len(found.segments)} segments in {printable(', '.join(outputs))}", flush=True)
+        print(
+            f"{printable(video)}: {counted(len(found.segments), 'segment')} in {printable(', '.join(outputs))}",
+            flush=True,
+        )
+        if not found.segments:
+            print(f"timesformer-hf: {_why_none(args)}", file=sys.stderr)
     else:
-        print(_table(video, found), flush=True)
+        print(_table(args, video, found), flush=True)
 
 
-def _table(video: str, found) -> str:
+def _table(args: argparse.Namespace, video: str, found) -> str:
     """Return the segments of a video under its name, as text."""
     rows = [printable(video)]
     width = max((len(printable(segment.label)) for segment in found.segments), default=0)
     rows += [_row(segment, width) for segment in found.segments]
-    return "\n".join(rows if len(rows) > 1 else [*rows, "  no segment: no score reaches the threshold"])
+    return "\n".join(rows if len(rows) > 1 else [*rows, f"  {_why_none(args)}"])
+
+
+def _why_none(args: argparse.Namespace) -> str:
+    """Say why a timeline has no segment, and what to do."""
+    if args.labels:
+        return f"no segment with these labels: give a --threshold below {args.threshold:g}, or leave out --labels"
+    return f"no segment: no score reaches the threshold; give a --threshold below {args.threshold:g}"
 
 
 def _row(segment, width: int = 0) -> str:

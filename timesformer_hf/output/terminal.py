@@ -8,6 +8,11 @@ from pathlib import Path
 from .hub import HubUnreachableError, hub_or_stored
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for example "1 segment" or "2 segments"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Let transformers log only errors and show no progress bars inside the block."""

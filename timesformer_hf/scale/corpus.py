@@ -30,7 +30,8 @@ class Corpus:
 
     Raises:
         FileNotFoundError: if there is no such list or table.
-        ValueError: if a table has no such column, a file is not what its name says, or a folder has no video.
+        ValueError: if a table has no such column, a file is not what its name says, a folder has no video, or a .txt
+            file has no `@`.
     """
 
     def __init__(self, inputs: Sequence[str], column: str = "path"):
@@ -60,7 +61,10 @@ def _make_reader(name: str, column: str):
         return _Known(find_remote_videos(name) if name.endswith("/") else [name])
     if os.path.isdir(name):
         return _Known(find_videos([name]))
-    kind = _TABLES.get(Path(name).suffix.lower())
+    ending = Path(name).suffix.lower()
+    if ending == ".txt":
+        raise ValueError(f"{printable(name)} is a text file, not a video; @{printable(name)} reads the paths in it")
+    kind = _TABLES.get(ending)
     return _Known([name]) if kind is None else kind(Path(name), column)
 
 

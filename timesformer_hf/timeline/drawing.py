@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ..output.figures import COLOURS, fonts_for, new_figure, save_figure
+from ..output.terminal import counted
 from .segments import Segment
 from .video_timeline import Timeline
 
@@ -31,8 +32,8 @@ def draw_timeline(path: str | os.PathLike, timeline: Timeline) -> None:
     labels, left_out = _choose_labels(timeline)
     strips = max(1, math.ceil(timeline.duration / _ROW_SECONDS - 1e-9))
     span = timeline.duration / strips
-    title = f"{Path(timeline.video).name}: {len(timeline.segments)} segments"
-    title += f"; {left_out} labels with less time are left out" if left_out else ""
+    title = f"{Path(timeline.video).name}: {counted(len(timeline.segments), 'segment')}"
+    title += f"; left out: {counted(left_out, 'label')} with less time" if left_out else ""
     with fonts_for([title, *labels]):
         figure = new_figure(14, 0.9 + strips * (0.55 + 0.3 * max(len(labels), 1)))
         axes = figure.subplots(strips, squeeze=False)[:, 0]
