@@ -84,4 +84,4 @@ def test_bad_input(words, message, capsys):
 
 def test_hours_that_are_too_short(saved, capsys):
     assert main(["plan", "--measured", saved, "--videos", "10", "--hours", "0.001"]) == 2
-    assert "too short: the program starts in 10 s" in capsys.readouterr().err
+    assert "too short: the program takes 10 s" in capsys.readouterr().err

@@ -53,7 +53,7 @@ class TestByHand:
         for videos, number in ((1, 1), (1000, 1), (1001, 2), (5000, 5)):
             assert count_machines(CPU, Corpus(videos, 0), Machines(), 110 / 3600) == number
             assert make_plan(CPU, Corpus(videos, 0), Machines(number=number)).hours <= 110.0001 / 3600
-        with pytest.raises(ValueError, match="too short: the program starts in 10 s"):
+        with pytest.raises(ValueError, match="too short: the program takes 10 s"):
             count_machines(CPU, Corpus(1, 0), Machines(), 5 / 3600)
 
 

@@ -22,7 +22,7 @@ class Measurement:
         machine: its name, in words.
         cores: how many cores the run could use.
         device: where the model computed, for example `"cpu"` or `"cuda"`.
-        startup_seconds: from the start of the program until the first video could begin.
+        startup_seconds: what a run takes besides its videos, to start, load the model and end.
         decode_core_seconds: for each video, the time of one core for decoding and resizing.
         model_seconds: for each video, the time of the model while nothing is decoded.
         video_seconds: for each video, the time in a running worker, which decodes and computes side by side.
@@ -144,7 +144,7 @@ def count_machines(measured: Measurement, corpus: Corpus, machines: Machines, ho
     at_once = math.floor(left / make_plan(measured, corpus, machines).seconds_per_video) if left > 0 else 0
     if at_once < 1:
         raise ValueError(
-            f"{hours:g} hours are too short: the program starts in {measured.startup_seconds:.0f} s, and a video takes "
-            f"{make_plan(measured, corpus, machines).seconds_per_video:.2g} s"
+            f"{hours:g} hours are too short: the program takes {measured.startup_seconds:.0f} s, and a video "
+            f"{make_plan(measured, corpus, machines).seconds_per_video:.2g} s more"
         )
     return math.ceil(corpus.videos / at_once)

@@ -18,7 +18,7 @@ _OTHER_BATCH = {True: 8, False: 1}  # whether one video at a time was measured -
 
 
 def measure_worker(
-    settings: WorkerSettings, videos: Sequence[str], seconds: float, started: float
+    settings: WorkerSettings, videos: Sequence[str], seconds: float, program_seconds: float
 ) -> tuple[VideoWorker, Measurement]:
     """
     Measure how long a worker takes for the videos, which are used again and again.
@@ -27,7 +27,7 @@ def measure_worker(
         settings: of the worker.
         videos: paths.
         seconds: how long each part of the measurement takes at least.
-        started: the `time.perf_counter()` at which the program was started.
+        program_seconds: the time of the whole program for one video.
 
     Returns:
         the worker, and what was measured.
@@ -36,17 +36,17 @@ def measure_worker(
         ValueError: if the model can't be loaded, or a video can't be decoded.
     """
     worker = VideoWorker(settings)
-    startup = time.perf_counter() - started
     inputs = [_decoded(worker, video) for video in videos]
     _compute(worker, inputs)  # the first call is slower
+    video_seconds = _video_seconds(worker, videos, seconds)
     measured = Measurement(
         machine=cpu_name(),
         cores=count_cores(),
         device=str(worker.model.device),
-        startup_seconds=startup,
+        startup_seconds=max(0.0, program_seconds - video_seconds),
         decode_core_seconds=_decode_core_seconds(worker, videos, seconds),
         model_seconds=_model_seconds(worker, inputs, seconds),
-        video_seconds=_video_seconds(worker, videos, seconds),
+        video_seconds=video_seconds,
     )
     return worker, measured
 
