@@ -80,8 +80,8 @@ def test_the_plan_is_right_by_15_percent_for_recorded_runs():
 
 def test_one_core_follows_from_two():
     """
-    The measurement on two cores also plans the long run on one, but roughly: a small model gains less from a second core
-    than twice, which one core doesn't lose.
+    The measurement on two cores also plans the long run on one, but roughly: a small model gains less than twice from a
+    second core.
     """
     recorded = json.loads(RECORDED.read_text())
     (measured,) = (run["seconds"] for run in recorded["runs"] if (run["cores"], run["clips"]) == (1, 400))
