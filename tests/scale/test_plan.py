@@ -10,7 +10,7 @@ from timesformer_hf.scale.plan import Corpus, Machines, Measurement, count_machi
 
 CPU = Measurement("a machine", 4, "cpu", 10.0, decode_core_seconds=0.1, model_seconds=0.075, video_seconds=0.1)
 GPU = Measurement("a machine", 4, "cuda", 10.0, decode_core_seconds=0.2, model_seconds=0.01, video_seconds=0.05)
-RECORDED = REPOSITORY / "docs" / "performance" / "scale.json"
+RECORDED = REPOSITORY / "docs" / "scaling.json"
 
 
 class TestByHand:
