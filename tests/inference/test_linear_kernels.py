@@ -214,3 +214,22 @@ class TestInt8:
             model.save_pretrained(tmp_path / "model")
         with pytest.raises(ValueError, match=r"can't become torch.bfloat16 on cpu"):
             model.to(torch.bfloat16)
+
+
+def test_a_large_clip_goes_through_in_parts(monkeypatch):
+    """So the allocator reuses memory. Seven rows of the MLP fit, and four of queries, keys and values."""
+    kernel_or_skip("onednn", torch.float32)
+    whole = optimize_for_inference(make_model(), linear_kernel="onednn")
+    clips = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = whole(clips).logits
+        rows = []
+        for module in ("encoder", "linear_kernels"):
+            monkeypatch.setattr(f"timesformer_hf.inference.{module}.LARGEST_REUSED_MEMORY", 2 * 7 * 96 * 4)
+        product = linear_kernels._packed_product
+        monkeypatch.setattr(
+            linear_kernels, "_packed_product", lambda tokens, *rest: rows.append(len(tokens)) or product(tokens, *rest)
+        )
+        torch.testing.assert_close(whole(clips).logits, expected, **FLOAT32)
+    assert {4, 7} <= set(rows)
+    assert max(rows) == 7

@@ -28,7 +28,7 @@ from ..model.configuration_timesformer import TimesformerConfig
 from ..model.model_outputs import TimesformerModelOutput
 from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid
 from .int8_linear import Int8Linear
-from .linear_kernels import ForInference, InferenceLinear, is_quantized
+from .linear_kernels import LARGEST_REUSED_MEMORY, ForInference, InferenceLinear, is_quantized, rows_that_fit
 
 
 def _along_frames(qkv: torch.Tensor) -> torch.Tensor:
@@ -44,10 +44,6 @@ def _along_places(qkv: torch.Tensor) -> torch.Tensor:
     """
     return qkv.flatten(2, 3).permute(3, 0, 2, 1, 4)
 
-
-# In bytes. glibc's allocator doesn't reuse larger blocks: it gets their pages from the system each time, which is slow
-# (M_MMAP_THRESHOLD in mallopt(3)).
-LARGEST_REUSED_MEMORY = 2**25
 
 # step -> the view of its groups. A scheme with any other step keeps the ordinary encoder.
 _GROUPS: dict[AttentionStep, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -151,15 +147,28 @@ def attend(
     return places
 
 
+def _mlp_rows(first: InferenceLinear | Int8Linear, tokens: torch.Tensor) -> int:
+    """
+    Return how many tokens the MLP computes at once. On a CPU the allocator reuses the memory of its inner values if
+    they are few enough. Torch's own kernel writes them to a buffer.
+    """
+    if first.rows_at_once is not None:
+        return first.rows_at_once
+    is_large = len(tokens) * first.out_features * tokens.itemsize > LARGEST_REUSED_MEMORY
+    if not is_large or first.kernel == "torch" or tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return len(tokens)
+    return rows_that_fit(first.out_features, tokens)
+
+
 def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """Return the places plus the residual of the MLP. They may be changed in place."""
     first, second, activation = layer.intermediate.dense, layer.output.dense, layer.intermediate.intermediate_act_fn
-    tokens, rows = places.flatten(0, -2), _own(first).rows_at_once
+    tokens = places.flatten(0, -2)
     parts = [
         _own(second).add_product(
             part, first.activated_product(_normalize(part, layer.layernorm_after), activation, buffer)
         )
-        for part in tokens.split(rows or len(tokens))
+        for part in tokens.split(_mlp_rows(_own(first), tokens))
     ]
     return (torch.cat(parts) if len(parts) > 1 else parts[0]).view_as(places)
 
