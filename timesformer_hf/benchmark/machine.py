@@ -6,6 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ..inference.processor import cpu_name
 from ..video.decoding_plan import count_cores
 
 
@@ -33,7 +34,7 @@ def describe_machine(device: str) -> dict:
     import torch
 
     machine = {
-        "cpu": _cpu_model(),
+        "cpu": cpu_name(),
         "instructions": [torch.backends.cpu.get_cpu_capability(), *_low_precision_instructions()],
         "cores": count_cores(),
         "memory_bytes": memory_bytes(),
@@ -48,14 +49,6 @@ def describe_machine(device: str) -> dict:
     elif device != "cpu":
         machine["gpu"] = device
     return machine
-
-
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _low_precision_instructions() -> list[str]:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
+from ..inference.processor import cpu_name
 from ..model.cost import count_multiply_accumulates
 from ..video.decoding_plan import count_cores
 from ..video.printable import printable
 from .plan import Measurement
-from .video_worker import VideoRow, VideoWorker, WorkerSettings, cpu_name
+from .video_worker import VideoRow, VideoWorker, WorkerSettings
 
 
 _OTHER_BATCH = {True: 8, False: 1}  # whether one video at a time was measured -> the batch to compare with

@@ -7,7 +7,6 @@ its row.
 
 import hashlib
 import math
-import os
 import platform
 import threading
 import time
@@ -37,6 +36,7 @@ from ..inference.file_classification import NOT_FINITE, label_batch
 from ..inference.linear_kernels import list_kernels
 from ..inference.loading import load_pipeline, optimized
 from ..inference.prefetching import default_workers, prefetch
+from ..inference.processor import cpu_name
 from ..output.terminal import loading_model
 from ..shipped_models import CAMERA_MOTION
 from ..video.printable import printable
@@ -429,10 +429,3 @@ def _outcome(name: str, future: Future) -> EmbeddedVideo:
     """Return the decoded video, or one with the error that reading it raised."""
     error = future.exception()
     return future.result() if error is None else EmbeddedVideo(name, error=str(error) or type(error).__name__)
-
-
-def cpu_name() -> str:
-    """Return the name of this machine's processor."""
-    with open("/proc/cpuinfo") if os.path.exists("/proc/cpuinfo") else open(os.devnull) as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
