@@ -1,6 +1,7 @@
 """`timesformer-hf plan`."""
 
 import json
+import sys
 
 import pytest
 from repository import REPOSITORY
@@ -70,7 +71,9 @@ def test_a_measurement_here(tmp_path, monkeypatch, capsys):
             ["--videos", "10", "--measured", "absent.json"],
             "--measured absent.json: there is no such file; plan --save makes it",
         ),
-        (["absent.mp4", "--videos", "10"], "absent.mp4"),
+        (["absent.mp4", "--videos", "10"], "absent.mp4: there is no such file"),
+        (["https://example.org/a.mp4", "--videos", "10"], "is not a file on this machine"),
+        ([str(REPOSITORY / "README.md"), "--videos", "10"], "README.md"),
     ],
 )
 def test_bad_input(words, message, capsys):
@@ -80,6 +83,12 @@ def test_bad_input(words, message, capsys):
         code = end.code
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_pyarrow(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["plan", SAMPLE, "--videos", "10"]) == 2
+    assert capsys.readouterr().err.startswith("timesformer-hf: a Parquet file needs pyarrow")
 
 
 def test_hours_that_are_too_short(saved, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from .common import (
     add_workers,
     choose_device,
     frame_size,
+    missing_videos,
     positive,
     to_json,
 )
@@ -57,7 +59,11 @@ def add_parser(commands) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "sample", nargs="*", metavar="VIDEO", help="typical videos of the corpus (default: one is made)"
+        "sample",
+        nargs="*",
+        metavar="VIDEO",
+        help="typical videos of the corpus; a folder, @list.txt or table stands for its videos. The first "
+        f"{_MOST_VIDEOS} are used (default: one is made)",
     )
     corpus = parser.add_argument_group("the corpus")
     corpus.add_argument("--videos", type=_count, required=True, metavar="N", help="number of videos, for example 1e6")
@@ -124,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> tuple:
     """Return the measurement here, those of other settings by their words, and the mean size of a file in bytes."""
+    samples = _find_samples(args.sample)
     from tqdm import tqdm
 
     from ..scale.plan_measuring import measure_changes, measure_worker
@@ -141,13 +148,33 @@ def _measure(args: argparse.Namespace) -> tuple:
         num_workers=args.num_workers,
     )
     with tempfile.TemporaryDirectory() as folder:
-        videos = args.sample[:_MOST_VIDEOS] or [_make_video(args, Path(folder))]
+        videos = samples or [_make_video(args, Path(folder))]
         sizes = [os.path.getsize(video) for video in videos]
         program_seconds = _time_program(settings, videos[0], folder)
         worker, measured = measure_worker(settings, videos, 3.0, program_seconds)
         others = measure_changes(worker, measured, videos, 1.0)
         changes = dict(tqdm(others, desc="other settings", unit="setting", disable=None))
     return measured, changes, sum(sizes) / len(sizes)
+
+
+def _find_samples(inputs: list[str]) -> list[str]:
+    """
+    Return the first videos that the inputs name. Without inputs there are none.
+
+    Raises:
+        ImportError: if pyarrow is missing, which the measured program needs.
+        FileNotFoundError, ValueError: if a video is not a file on this machine.
+    """
+    from ..output.parquet import import_pyarrow
+    from ..scale.corpus import Corpus
+
+    import_pyarrow()
+    videos = list(itertools.islice(Corpus(inputs), _MOST_VIDEOS))
+    if missing := missing_videos(videos):
+        raise FileNotFoundError("\n  ".join(missing.values()))
+    if remote := [video for video in videos if "://" in video]:
+        raise ValueError(f"{printable(remote[0])} is not a file on this machine; download some typical videos first")
+    return videos
 
 
 def _time_program(settings, video: str, folder: str) -> float:
