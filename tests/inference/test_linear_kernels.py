@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
 from timesformer_hf import TimesformerForVideoClassification, optimize_for_inference, quantize
-from timesformer_hf.inference import linear_kernels
+from timesformer_hf.inference import encoder, linear_kernels, patch_embeddings
 from timesformer_hf.inference.encoder import InferenceEncoder
 from timesformer_hf.inference.int8_linear import Int8Linear, _to_uint8, has_int8_products
 from timesformer_hf.inference.linear_kernels import KERNELS, InferenceLinear, fastest_kernel
@@ -118,25 +118,71 @@ class TestPackedModel:
         assert sum(p.numel() for p in packed.parameters()) < sum(p.numel() for p in model.parameters())  # folded
 
 
-class TestProductAttention:
-    """On a CPU with bfloat16, short groups are computed by two matmuls."""
+def random_heads(*shape: int, dtype: torch.dtype = torch.float64, **options) -> tuple[torch.Tensor, ...]:
+    """Return a query, a key and a value for (groups, heads, queries, length, head_dim)."""
+    groups, heads, queries, length, head_dim = shape
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((groups, heads, tokens, head_dim) for tokens in (queries, length, length))
+    return tuple(torch.randn(*size, generator=generator, dtype=dtype, **options) for size in sizes)
 
-    @pytest.mark.parametrize("shape", [(5, 3, 4, 4), (2, 3, 1, 7), (1, 2, 33, 33)])
-    def test_is_attention(self, shape):
-        groups, heads, queries, length = shape
-        generator = torch.Generator().manual_seed(0)
-        query, key, value = (
-            torch.randn(groups, heads, tokens, 6, generator=generator, dtype=torch.float64, requires_grad=True)
-            for tokens in (queries, length, length)
-        )
+
+class TestProductAttention:
+    """On a CPU, short groups are computed by two products, and without gradients longer ones too."""
+
+    @pytest.mark.parametrize("shape", [(5, 3, 4, 4, 6), (2, 3, 1, 7, 6), (1, 2, 33, 33, 6)])
+    @pytest.mark.parametrize("memory", [2**23, 2000, 1])
+    def test_is_attention(self, shape, memory, monkeypatch):
+        """Also in parts of some groups, of some heads, and of some queries."""
+        monkeypatch.setattr(backends, "_MEMORY_AT_ONCE", memory)
+        monkeypatch.setattr(backends, "LARGEST_REUSED_MEMORY", 16 * memory)
+        query, key, value = random_heads(*shape, requires_grad=True)
         context, probabilities = backends.product_attention_forward(None, query, key, value, None, 0.3)
         expected = F.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
         torch.testing.assert_close(context, expected, rtol=0, atol=1e-10)
         assert probabilities is None
-        weights = torch.randn(context.shape, generator=generator, dtype=torch.float64)
+        weights = torch.randn(context.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         got = torch.autograd.grad((context * weights).sum(), (query, key, value))
         want = torch.autograd.grad((expected * weights).sum(), (query, key, value))
         torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
+        with torch.no_grad():
+            context, _ = backends.product_attention_forward(None, query, key, value, None, 0.3)
+        torch.testing.assert_close(context, expected, rtol=0, atol=1e-10)
+        assert context.is_contiguous()
+
+    def test_parts_cover_everything_once(self, monkeypatch):
+        monkeypatch.setattr(backends, "_MEMORY_AT_ONCE", 3000)
+        monkeypatch.setattr(backends, "LARGEST_REUSED_MEMORY", 1000)
+        query, key, _ = random_heads(3, 5, 11, 13, 4)
+        seen = torch.zeros(3, 5, 11)
+        parts = list(backends._parts(query, key))
+        for part in parts:
+            seen[part] += 1
+        assert (seen == 1).all()
+        assert len(parts) > 3 * 5
+
+    @pytest.mark.parametrize("length", [33, 64, 197])
+    def test_by_convolution(self, length, monkeypatch):
+        """Where MKL is slow, float32 goes through oneDNN's convolution: sums of at most 197 products in 24 bits."""
+        kernel_or_skip("onednn", torch.float32)
+        monkeypatch.setattr(backends, "_HAS_SLOW_MKL", True)
+        calls, product = [], backends._grouped_product
+        monkeypatch.setattr(backends, "_grouped_product", lambda *operands: calls.append(1) or product(*operands))
+        query, key, value = random_heads(1, 6, length, length, 8)
+        expected = F.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
+        with torch.no_grad():
+            assert backends.faster_than_sdpa(query.float(), key.float())
+            heads = (tensor.float() for tensor in (query, key, value))
+            context, _ = backends.product_attention_forward(None, *heads, None, 0.3)
+        assert calls
+        torch.testing.assert_close(context.double(), expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.parametrize("length", [1, 8, 15, 16, 40])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    def test_softmax(self, length, dtype):
+        scores = 30 * torch.randn(5, 7, length, generator=torch.Generator().manual_seed(0)).to(dtype)
+        scores[0] += 1000  # nothing overflows
+        with torch.no_grad():
+            torch.testing.assert_close(backends._softmax(scores), scores.softmax(-1), rtol=2e-6, atol=1e-10)
 
     @pytest.mark.slow
     def test_a_graph_of_a_model_in_bfloat16(self):
@@ -154,13 +200,19 @@ class TestProductAttention:
             (torch.bfloat16, 8, (), True),
             (torch.bfloat16, 257, (), False),
             (torch.bfloat16, 8, (torch.bfloat16,), False),
-            (torch.float32, 8, (), False),
+            (torch.float32, 8, (), True),
+            (torch.float32, 33, (), False),
+            (torch.float64, 8, (), False),
         ],
     )
     def test_where_it_is_used(self, dtype, length, emulated, expected, monkeypatch):
         monkeypatch.setattr(backends, "_EMULATED", emulated)
-        query = torch.zeros(2, 3, length, 4, dtype=dtype)
+        monkeypatch.setattr(backends, "_HAS_SLOW_MKL", False)
+        query = torch.zeros(2, 3, length, 4, dtype=dtype, requires_grad=True)
         assert (backends.faster_than_sdpa(query, query) is not None) == expected
+        with torch.no_grad():  # then no probabilities are kept, so groups of any length can be computed in parts
+            in_parts = dtype is torch.bfloat16 and not emulated
+            assert (backends.faster_than_sdpa(query, query) is not None) == (expected or in_parts)
 
 
 @pytest.mark.skipif(not has_int8_products(), reason="this CPU or torch has no int8 products")
@@ -216,20 +268,56 @@ class TestInt8:
             model.to(torch.bfloat16)
 
 
-def test_a_large_clip_goes_through_in_parts(monkeypatch):
-    """So the allocator reuses memory. Seven rows of the MLP fit, and four of queries, keys and values."""
-    kernel_or_skip("onednn", torch.float32)
-    whole = optimize_for_inference(make_model(), linear_kernel="onednn")
+@pytest.mark.parametrize("kernel", ["torch", "onednn"])
+def test_a_large_clip_goes_through_in_parts(kernel, monkeypatch):
+    """So the allocator reuses memory. Seven rows of the MLP fit, and fewer tokens of the wider layers."""
+    kernel_or_skip(kernel, torch.float32)
+    whole = optimize_for_inference(make_model(), linear_kernel=kernel)
     clips = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = whole(clips).logits
         rows = []
-        for module in ("encoder", "linear_kernels"):
-            monkeypatch.setattr(f"timesformer_hf.inference.{module}.LARGEST_REUSED_MEMORY", 2 * 7 * 96 * 4)
-        product = linear_kernels._packed_product
+        for module in ("inference.encoder", "inference.patch_embeddings", "model.backends"):
+            monkeypatch.setattr(f"timesformer_hf.{module}.LARGEST_REUSED_MEMORY", 2 * 7 * 96 * 4)
+        normalize = encoder._normalize
         monkeypatch.setattr(
-            linear_kernels, "_packed_product", lambda tokens, *rest: rows.append(len(tokens)) or product(tokens, *rest)
+            encoder,
+            "_normalize",
+            lambda tokens, norm: rows.append(tokens.numel() // tokens.shape[-1]) or normalize(tokens, norm),
         )
         torch.testing.assert_close(whole(clips).logits, expected, **FLOAT32)
-    assert {4, 7} <= set(rows)
-    assert max(rows) == 7
+    *rows, of_last_attention = sorted(rows)  # there, CLS alone asks
+    assert max(rows) <= 7
+    assert of_last_attention == 4 * 17
+    assert len(rows) > 20
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("memory", [2**25, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_patches_are_embedded_by_a_product(bias, memory, dtype, monkeypatch):
+    monkeypatch.setattr(patch_embeddings, "LARGEST_REUSED_MEMORY", memory)
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 20, (4, 6), stride=(4, 6), bias=bias, dtype=dtype)
+    pixels = torch.randn(5, 3, 16, 30, dtype=dtype)
+    with torch.no_grad():
+        got = patch_embeddings.embed_patches(pixels, convolution.weight, convolution.bias)
+        tolerance = 1e-10 if dtype is torch.float64 else 2e-6
+        torch.testing.assert_close(got, convolution(pixels), rtol=0, atol=tolerance)
+
+
+def test_the_convolution_of_patches_has_gradients():
+    model = make_model()
+    optimized, clip = optimize_for_inference(model), make_clip().requires_grad_()
+    convolution = optimized.timesformer.embeddings.patch_embeddings.projection
+    assert type(convolution) is patch_embeddings.PatchConvolution
+    assert type(model.timesformer.embeddings.patch_embeddings.projection) is nn.Conv2d
+    (got,) = torch.autograd.grad(optimized(clip).logits.sum(), clip)
+    (expected,) = torch.autograd.grad(model(clip).logits.sum(), clip)
+    torch.testing.assert_close(got, expected, **FLOAT32)
+    overlapping = nn.Conv2d(3, 5, 4, stride=2)
+    pixels = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = overlapping(pixels)
+        overlapping.__class__ = patch_embeddings.PatchConvolution
+        assert torch.equal(overlapping(pixels), expected)

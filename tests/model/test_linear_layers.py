@@ -21,7 +21,7 @@ CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 @pytest.fixture
 def taken(monkeypatch) -> list:
     """Let oneDNN be preferred at all sizes. The list has an entry for each layer that it computed."""
-    monkeypatch.setattr(backends, "_has_slow_mkl", lambda: True)
+    monkeypatch.setattr(backends, "_HAS_SLOW_MKL", True)
     monkeypatch.setattr(backends, "_LEAST_ROWS", 1)
     monkeypatch.setattr(backends, "_LEAST_WEIGHT", 1)
     calls, apply = [], _OneDnnProduct.apply
@@ -90,7 +90,7 @@ def test_the_model_computes_the_same(taken, scheme, monkeypatch):
 
     fast = gradients()
     assert taken
-    monkeypatch.setattr(backends, "_has_slow_mkl", lambda: False)
+    monkeypatch.setattr(backends, "_HAS_SLOW_MKL", False)
     taken.clear()
     torch.testing.assert_close(fast, gradients(), **FLOAT32)
     assert not taken

@@ -337,7 +337,8 @@ class TestTraining:
         adapted.save_pretrained(folder)
         loaded = peft.AutoPeftModel.from_pretrained(folder).eval()
         assert type(loaded.base_model.model) is type(model)
-        torch.testing.assert_close(loaded(make_clip()).logits, adapted(make_clip()).logits, rtol=0, atol=0)
+        with torch.no_grad():  # attention may be computed in another way where gradients are needed
+            torch.testing.assert_close(loaded(make_clip()).logits, adapted(make_clip()).logits, rtol=0, atol=0)
 
     def test_trainer_accumulates_means(self, tmp_path):
         """

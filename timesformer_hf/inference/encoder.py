@@ -23,12 +23,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..model.attention_schemes import ALL_TOKENS, SPACE, TIME, AttentionScheme, AttentionStep, Grid
-from ..model.backends import emulated_dtypes
+from ..model.backends import LARGEST_REUSED_MEMORY, emulated_dtypes, size_of_part
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.model_outputs import TimesformerModelOutput
 from ..model.modeling_timesformer import TimesformerEncoder, TimesformerLayer, configured_grid
 from .int8_linear import Int8Linear
-from .linear_kernels import LARGEST_REUSED_MEMORY, ForInference, InferenceLinear, is_quantized, rows_that_fit
+from .linear_kernels import ForInference, InferenceLinear, is_quantized
 
 
 def _along_frames(qkv: torch.Tensor) -> torch.Tensor:
@@ -94,12 +94,45 @@ def _normalize(tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
     return F.layer_norm(tokens, norm.normalized_shape, weight, bias, norm.eps)
 
 
+def _rows_at_once(tokens: torch.Tensor, features: int) -> int:
+    """
+    Return how many tokens (rows, dim) to compute at once, where that gives so many features each. On a CPU it is few
+    enough that the allocator reuses the memory.
+    """
+    size_of_row = features * tokens.itemsize
+    is_large = len(tokens) * size_of_row > LARGEST_REUSED_MEMORY
+    if not is_large or tokens.device.type != "cpu" or torch.compiler.is_compiling():
+        return len(tokens)
+    return size_of_part(len(tokens), max(1, LARGEST_REUSED_MEMORY // (2 * size_of_row)))
+
+
+def _add_in_parts(places: torch.Tensor, rows: int, add: Callable[..., torch.Tensor], *others: torch.Tensor):
+    """
+    Return `add(tokens, *others)` in the shape of the places, computed for so many tokens at a time. The places may be
+    changed in place.
+    """
+    tokens = places.flatten(0, -2)
+    if rows >= len(tokens):
+        return add(tokens, *others).view_as(places)
+    for some, *parts in zip(*(tensor.split(rows) for tensor in (tokens, *others)), strict=True):
+        some.copy_(add(some, *parts))
+    return places
+
+
 def project(
     layer: TimesformerLayer, step: AttentionStep, places: torch.Tensor, buffer: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Return queries, keys and values of an attention step in its groups, each (groups, heads, length, head_dim)."""
-    attention = getattr(layer, step.attention).attention
-    qkv = _own(attention.qkv).product(_normalize(places, getattr(layer, step.norm)), buffer)
+    attention, norm, tokens = getattr(layer, step.attention).attention, getattr(layer, step.norm), places.flatten(0, -2)
+    projection = _own(attention.qkv)
+    rows = _rows_at_once(tokens, projection.out_features)
+    if rows >= len(tokens):
+        qkv = projection.product(_normalize(tokens, norm), buffer)
+    else:
+        dtype = getattr(projection, "output_dtype", tokens.dtype)
+        qkv = buffer.view(dtype)[: len(tokens) * projection.out_features].view(len(tokens), -1)
+        for part, some in zip(qkv.split(rows), tokens.split(rows), strict=True):
+            part.copy_(projection.product(_normalize(some, norm), part.flatten()))
     return _GROUPS[step](qkv.view(*places.shape[:3], -1, 3, attention.head_dim)).unbind(0)
 
 
@@ -140,37 +173,26 @@ def attend(
     """Return the places plus the residual of one attention step. They may be changed in place."""
     attention = getattr(layer, step.attention)
     context, _ = attention.attention.attend(*project(layer, step, places, buffer), **kwargs)
-    cls_copies = places[:, 0].clone()
-    places = _own(attention.output.dense).add_product(places, context)
+    cls_copies, projection = places[:, 0].clone(), _own(attention.output.dense)
+    context = context.reshape(-1, projection.in_features)
+    places = _add_in_parts(places, _rows_at_once(context, projection.out_features), projection.add_product, context)
     # CLS takes no part in an added step; in the last step it gets the mean over its copies
     places[:, 0] = cls_copies if step.dense is not None else places[:, 0].mean(dim=1, keepdim=True)
     return places
 
 
-def _mlp_rows(first: InferenceLinear | Int8Linear, tokens: torch.Tensor) -> int:
-    """
-    Return how many tokens the MLP computes at once. On a CPU the allocator reuses the memory of its inner values if
-    they are few enough. Torch's own kernel writes them to a buffer.
-    """
-    if first.rows_at_once is not None:
-        return first.rows_at_once
-    is_large = len(tokens) * first.out_features * tokens.itemsize > LARGEST_REUSED_MEMORY
-    if not is_large or first.kernel == "torch" or tokens.device.type != "cpu" or torch.compiler.is_compiling():
-        return len(tokens)
-    return rows_that_fit(first.out_features, tokens)
-
-
 def _add_mlp(layer: TimesformerLayer, places: torch.Tensor, buffer: torch.Tensor) -> torch.Tensor:
     """Return the places plus the residual of the MLP. They may be changed in place."""
-    first, second, activation = layer.intermediate.dense, layer.output.dense, layer.intermediate.intermediate_act_fn
-    tokens = places.flatten(0, -2)
-    parts = [
-        _own(second).add_product(
-            part, first.activated_product(_normalize(part, layer.layernorm_after), activation, buffer)
+    first, second = _own(layer.intermediate.dense), _own(layer.output.dense)
+
+    def add(tokens: torch.Tensor) -> torch.Tensor:
+        normed = _normalize(tokens, layer.layernorm_after)
+        return second.add_product(
+            tokens, first.activated_product(normed, layer.intermediate.intermediate_act_fn, buffer)
         )
-        for part in tokens.split(_mlp_rows(_own(first), tokens))
-    ]
-    return (torch.cat(parts) if len(parts) > 1 else parts[0]).view_as(places)
+
+    rows = first.rows_at_once or _rows_at_once(places.flatten(0, -2), first.out_features)
+    return _add_in_parts(places, rows, add)
 
 
 class InferenceEncoder(ForInference, TimesformerEncoder):

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..model.configuration_timesformer import TimesformerConfig
 from ..model.modeling_timesformer import (
     TimesformerLayer,
     TimesformerModel,
-    TimesformerPatchEmbeddings,
     TimesformerPreTrainedModel,
 )
 from .encoder import InferenceEncoder, has_grid_layout
 from .linear_kernels import FoldedLinear, InferenceLinear, is_quantized
+from .patch_embeddings import PatchConvolution, RawPixelPatchEmbeddings, in_float64
 
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ def optimize_for_inference(
         )
     if has_grid_layout(base.scheme):
         base.encoder = InferenceEncoder(base.encoder, base.config)
+    base.embeddings.patch_embeddings.projection.__class__ = PatchConvolution  # its parameters stay where they are
     if processor is not None:
         base.embeddings.patch_embeddings = RawPixelPatchEmbeddings(base.embeddings.patch_embeddings, processor)
     return model
@@ -155,56 +155,17 @@ def _choose_kernels(layer: TimesformerLayer, config: TimesformerConfig, kernel: 
 
 def _fold_linear(first: nn.Linear, second: nn.Linear) -> None:
     """Change `first` so that it computes both layers: first(x) becomes second(first(x))."""
-    weight = _in_float64(second.weight)
-    first.bias.copy_(weight @ _in_float64(first.bias) + _in_float64(second.bias))
-    first.weight.copy_(weight @ _in_float64(first.weight))
+    weight = in_float64(second.weight)
+    first.bias.copy_(weight @ in_float64(first.bias) + in_float64(second.bias))
+    first.weight.copy_(weight @ in_float64(first.weight))
 
 
 def _fold_norm(norm: nn.LayerNorm, linear: nn.Linear) -> None:
     """Move the scale and shift of a norm into the linear layer after it, if that has a bias for the shift."""
     if linear.bias is None:
         return
-    weight = _in_float64(linear.weight)
-    linear.bias.copy_(_in_float64(linear.bias) + weight @ _in_float64(norm.bias))
-    linear.weight.copy_(weight * _in_float64(norm.weight))
+    weight = in_float64(linear.weight)
+    linear.bias.copy_(in_float64(linear.bias) + weight @ in_float64(norm.bias))
+    linear.weight.copy_(weight * in_float64(norm.weight))
     norm.weight.fill_(1)
     norm.bias.zero_()
-
-
-def _in_float64(values: torch.Tensor) -> torch.Tensor:
-    """Return the values in float64, on the CPU, because some devices have no float64."""
-    return values.detach().cpu().double()
-
-
-class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
-    """
-    Patch embeddings that also take uint8 pixels. They share the weights of the model's own patch embeddings.
-
-    Patches have no padding. So rescaling and normalising the pixels is the same as scaling the filters and shifting
-    the bias.
-    """
-
-    def __init__(self, embeddings: TimesformerPatchEmbeddings, processor):
-        nn.Module.__init__(self)
-        self.config = embeddings.config
-        self.projection = projection = embeddings.projection
-        mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-        mean, std = (torch.tensor(value, dtype=torch.float64).expand(self.num_channels) for value in (mean, std))
-        weight = _in_float64(projection.weight) / std[:, None, None]
-        bias = _in_float64(projection.bias) - torch.einsum("ocij,c->o", weight, mean)
-        weight = weight * (processor.rescale_factor if processor.do_rescale else 1.0)
-        self.register_buffer("raw_weight", weight.to(projection.weight), persistent=False)
-        self.register_buffer("raw_bias", bias.to(projection.bias), persistent=False)
-        self.train(embeddings.training)
-
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
-        """
-        Embed pixels (batch, frames, channels, height, width), raw ones where they are uint8. The result is that of the
-        model's own patch embeddings.
-        """
-        if not isinstance(pixel_values, torch.Tensor) or pixel_values.dtype is not torch.uint8:
-            return super().forward(pixel_values)
-        pixels = pixel_values.to(self.raw_weight.dtype)
-        self.check_pixel_values(pixels)
-        patches = F.conv2d(pixels.flatten(0, 1), self.raw_weight, self.raw_bias, stride=self.patch_size)
-        return patches.flatten(2).transpose(1, 2), pixel_values.shape[1], patches.shape[-1]

@@ -33,51 +33,83 @@ def has_int8_products() -> bool:
     )
 
 
-def _to_uint8(tokens: torch.Tensor) -> tuple[torch.Tensor, float, int]:
+def _to_uint8(tokens: torch.Tensor) -> tuple[torch.Tensor, float, float]:
     """
     Round tokens to uint8.
 
     Returns:
-        the integers, their scale and their zero point: a token is about scale * (integer - zero point).
+        the integers, their scale and their zero point, an integer: a token is about scale * (integer - zero point).
     """
     low, high = (value.item() for value in torch.aminmax(tokens))
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / _LEVELS, torch.finfo(torch.float32).tiny)
-    zero_point = math.ceil(-low / scale)  # so the lowest value becomes 0 or a little more
-    shift = torch.tensor(_ROUNDS_TO_INTEGERS + zero_point)
-    rounded = torch.add(shift, tokens.float(), alpha=1 / scale)
+    zero_point = float(math.ceil(-low / scale))  # so the lowest value becomes 0 or a little more
+    rounded = torch.add(torch.tensor(_ROUNDS_TO_INTEGERS + zero_point), tokens.float(), alpha=1 / scale)
     return rounded.view(torch.int32).to(torch.uint8), scale, zero_point  # the lowest byte of each number
 
 
+def _to_uint8_in_graph(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Round as [`_to_uint8`] does, in operations that torch.compile makes a loop of."""
+    low, high = torch.aminmax(tokens)
+    low, high = low.float().clamp(max=0), high.float().clamp(min=0)
+    scale = ((high - low) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+    zero_point = (-low / scale).ceil()
+    return (tokens / scale + zero_point).round().to(torch.uint8), scale, zero_point
+
+
 def _int8_product(
-    tokens: torch.Tensor,
+    integers: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor,
     weight: torch.Tensor,
     scales: torch.Tensor,
+    zero_points: torch.Tensor,
     bias: torch.Tensor | None,
-    stream: torch.Tensor | None,
     gelu: bool,
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """
-    Return tokens (rows, in_features) times the packed weight, plus the bias, and plus `stream` (rows, out_features)
-    where there is one, or after the exact GELU.
+    Return tokens (rows, in_features), rounded by [`_to_uint8`], times the packed weight, plus the bias, and after the
+    exact GELU where it is asked for.
     """
-    quantized = (*_to_uint8(tokens), weight, scales, torch.zeros(len(scales), dtype=torch.int64))
-    if stream is not None:
-        return torch.ops.onednn.qlinear_pointwise.binary(
-            *quantized, stream, bias, 1.0, 0, dtype, 1.0, 0, "add", 1.0, "none", [], ""
-        )
+    operands = (integers, float(scale), int(zero_point), weight, scales, zero_points)
     activation = "gelu" if gelu else "none"
-    return torch.ops.onednn.qlinear_pointwise(*quantized, bias, 1.0, 0, dtype, activation, [], "none")
+    return torch.ops.onednn.qlinear_pointwise(*operands, bias, 1.0, 0, dtype, activation, [], "none")
 
 
-# torch.compile can't look into a packed weight. It calls this operator as it is.
+def _int8_sum(
+    tokens: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    bias: torch.Tensor | None,
+    stream: torch.Tensor,
+) -> torch.Tensor:
+    """
+    Return `stream` (rows, out_features) plus the tokens (rows, in_features), not yet rounded, times the packed weight,
+    plus the bias. It is in float32.
+    """
+    integers, scale, zero_point = _to_uint8(tokens)
+    operands = (integers, scale, int(zero_point), weight, scales, zero_points)
+    settings = (1.0, 0, torch.float32, 1.0, 0, "add", 1.0, "none", [], "")
+    return torch.ops.onednn.qlinear_pointwise.binary(*operands, stream, bias, *settings)
+
+
+# torch.compile can't look into a packed weight. It calls these operators as they are. The rounding is outside of the
+# product, where torch.compile makes one loop of it and of the norm before it. It is inside of the sum, because tokens
+# come from attention in another order in memory, for which torch.compile's loop is slow.
 _int8_product_operator = torch.library.custom_op("timesformer_hf::int8_product", _int8_product, mutates_args=())
+_int8_sum_operator = torch.library.custom_op("timesformer_hf::int8_sum", _int8_sum, mutates_args=())
 
 
 @_int8_product_operator.register_fake
-def _(tokens, weight, scales, bias, stream, gelu, dtype):
-    return tokens.new_empty(len(tokens), len(scales), dtype=dtype)
+def _(integers, scale, zero_point, weight, scales, zero_points, bias, gelu, dtype):
+    return integers.new_empty(len(integers), len(scales), dtype=dtype)
+
+
+@_int8_sum_operator.register_fake
+def _(tokens, weight, scales, zero_points, bias, stream):
+    return torch.empty_like(stream)
 
 
 class Int8Linear(RearrangedWeights):
@@ -98,6 +130,7 @@ class Int8Linear(RearrangedWeights):
         weight = linear.ordinary_weight().float()
         scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / torch.iinfo(torch.int8).max
         self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("zero_points", torch.zeros(len(scales), dtype=torch.int64), persistent=False)
         self._pack((weight / scales[:, None]).round().to(torch.int8))
 
     def _pack(self, integers: torch.Tensor) -> None:
@@ -109,9 +142,14 @@ class Int8Linear(RearrangedWeights):
             return output
         return output.unflatten(-1, (-1, 3, self.head_dim)).transpose(-3, -2).flatten(-3)
 
-    def _product(self, tokens: torch.Tensor, stream=None, gelu: bool = False, dtype=torch.float32) -> torch.Tensor:
-        product = _int8_product_operator if torch.compiler.is_compiling() else _int8_product
-        return product(tokens.flatten(0, -2), self.packed, self.scales, self.bias, stream, gelu, dtype)
+    def _product(self, tokens: torch.Tensor, gelu: bool = False, dtype=torch.float32) -> torch.Tensor:
+        tokens = tokens.flatten(0, -2)
+        if torch.compiler.is_compiling():
+            return _int8_product_operator(*_to_uint8_in_graph(tokens), *self._weight(), gelu, dtype)
+        return _int8_product(*_to_uint8(tokens), *self._weight(), gelu, dtype)
+
+    def _weight(self) -> tuple[torch.Tensor | None, ...]:
+        return self.packed, self.scales, self.zero_points, self.bias
 
     def product(self, tokens: torch.Tensor, buffer: torch.Tensor | None = None) -> torch.Tensor:
         """Return the output (tokens, out_features) for tokens (..., in_features), in `output_dtype`."""
@@ -126,7 +164,8 @@ class Int8Linear(RearrangedWeights):
     def add_product(self, stream: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Return `stream` (..., out_features) plus the output for the tokens, in float32."""
         flat = stream.reshape(-1, self.out_features)
-        return self._product(tokens.reshape(len(flat), -1), flat).view_as(stream)
+        add = _int8_sum_operator if torch.compiler.is_compiling() else _int8_sum
+        return add(tokens.reshape(len(flat), -1), *self._weight(), flat).view_as(stream)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """

@@ -20,9 +20,6 @@ from ..model.backends import emulated_dtypes
 
 _MEASURED_ROWS = 256  # enough to tell kernels apart, in a few milliseconds
 _MEASURED_TURNS = 4
-# In bytes. glibc's allocator doesn't reuse larger blocks: it gets their pages from the system each time, which is slow
-# (M_MMAP_THRESHOLD in mallopt(3)).
-LARGEST_REUSED_MEMORY = 2**25
 
 
 def is_quantized(linear: nn.Linear) -> bool:
@@ -95,16 +92,8 @@ class _OneDnnKernel(LinearKernel):
         return packed.to_dense()
 
     def product(self, tokens, weight, bias, buffer=None) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            return _packed_product_operator(tokens, weight, bias, "none")
-        features = len(weight)
-        if buffer is None or len(tokens) * features * tokens.itemsize <= LARGEST_REUSED_MEMORY:
-            return _packed_product(tokens, weight, bias, "none")
-        out = buffer[: len(tokens) * features].view(len(tokens), features)
-        rows = rows_that_fit(features, tokens)
-        for part, some in zip(out.split(rows), tokens.split(rows), strict=True):
-            part.copy_(_packed_product(some, weight, bias, "none"))
-        return out
+        function = _packed_product_operator if torch.compiler.is_compiling() else _packed_product
+        return function(tokens, weight, bias, "none")
 
     def gelu(self, tokens, weight, bias, buffer=None) -> torch.Tensor:
         function = _packed_product_operator if torch.compiler.is_compiling() else _packed_product
@@ -113,11 +102,6 @@ class _OneDnnKernel(LinearKernel):
     def add(self, stream: torch.Tensor, tokens, weight, bias) -> torch.Tensor:
         function = _packed_sum_operator if torch.compiler.is_compiling() else _packed_sum
         return function(stream, tokens, weight, bias)
-
-
-def rows_that_fit(features: int, tokens: torch.Tensor) -> int:
-    """Return how many rows of so many features, in the dtype of the tokens, take half of `LARGEST_REUSED_MEMORY`."""
-    return max(1, LARGEST_REUSED_MEMORY // (2 * features * tokens.itemsize))
 
 
 def _packed_product(

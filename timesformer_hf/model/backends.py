@@ -3,10 +3,11 @@ Where the model doesn't take the kernels that torch or transformers would: atten
 layers on an AMD CPU. Also padding masks in the form that each attention backend expects.
 """
 
-import functools
+import itertools
+import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +25,16 @@ from .activation_recompute import is_untouched
 _HAS_TRITON = find_spec("triton") is not None and torch.version.hip is None
 _AMPERE = 8  # major compute capability of the first GPUs with bfloat16
 
-# The longest groups that a CPU computes by plain matmuls. The probabilities of all pairs of tokens are then in memory,
-# and longer groups would have too many of them.
-_LONGEST_PRODUCT = 256
+# In bytes. glibc's allocator doesn't reuse larger blocks: it gets their pages from the system each time, which is slow
+# (M_MMAP_THRESHOLD in mallopt(3)).
+LARGEST_REUSED_MEMORY = 2**25
+
+# The longest groups that a CPU computes by two products where gradients are needed. The probabilities of all pairs of
+# tokens are then kept in memory, and longer groups would have too many of them. In float32, torch's own kernel is slow
+# in short groups only.
+_LONGEST_WITH_GRADIENT = {torch.bfloat16: 256, torch.float32: 32}
+# Bytes of an attention that are computed at once: few enough for a processor's caches, many enough for its cores
+_MEMORY_AT_ONCE = 2**23
 
 # The smallest float32 products for which oneDNN is faster although it packs the weight each time: rows, and numbers in
 # the weight
@@ -39,13 +47,29 @@ _INSTRUCTIONS = {
 }
 
 
+_SIZE_OF_VECTOR = 64 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 32  # in bytes
+
+
 def emulated_dtypes() -> tuple[torch.dtype, ...]:
     """Return the 16-bit dtypes that this CPU has no matmul instructions for, so that torch emulates them."""
     capabilities = torch.cpu.get_capabilities()
     return tuple(dtype for dtype, names in _INSTRUCTIONS.items() if not any(map(capabilities.get, names)))
 
 
-_EMULATED = emulated_dtypes()  # torch.compile can't ask for it
+def _has_slow_mkl() -> bool:
+    """Whether this CPU is AMD's, and torch has both MKL and what is needed of oneDNN."""
+    operators = ("_reorder_linear_weight", "_linear_pointwise", "_convolution_pointwise")
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    with cpuinfo.open() if cpuinfo.exists() else open(os.devnull) as file:
+        vendor = next((line for line in file if line.startswith("vendor_id")), platform.processor())
+    return "AuthenticAMD" in vendor and all(hasattr(torch.ops.mkldnn, name) for name in operators)
+
+
+# torch.compile can't ask for them
+_EMULATED = emulated_dtypes()
+_HAS_SLOW_MKL = _has_slow_mkl()
 
 
 def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
@@ -55,11 +79,24 @@ def faster_than_sdpa(query: torch.Tensor, key: torch.Tensor) -> Callable | None:
     """
     if has_short_group_kernel(query, key):
         return _short_group_attention_forward
-    # torch's CPU kernel for 16 bits works in tiles, and its backward pass is slow. In float32 it is fast.
-    if query.device.type == "cpu" and query.dtype is torch.bfloat16 and key.shape[2] <= _LONGEST_PRODUCT:
-        exporting = torch.compiler.is_exporting() or hasattr(query, "device_mesh")
-        return None if exporting or query.dtype in _EMULATED else product_attention_forward
-    return None
+    return product_attention_forward if _prefers_products(query, key) else None
+
+
+def _prefers_products(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether a CPU attends faster by products than by torch's own kernel."""
+    if query.device.type != "cpu" or query.dtype not in _LONGEST_WITH_GRADIENT or query.dtype in _EMULATED:
+        return False
+    if torch.compiler.is_exporting() or hasattr(query, "device_mesh"):
+        return False
+    is_short = key.shape[2] <= _LONGEST_WITH_GRADIENT[query.dtype]
+    return is_short or (_can_go_in_parts(query, key) and (query.dtype is torch.bfloat16 or _HAS_SLOW_MKL))
+
+
+def _can_go_in_parts(*tensors: torch.Tensor) -> bool:
+    """Whether nothing but the result of an attention is wanted: no gradient, and no record of its products."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    return torch.compiler.is_compiling() or not _is_watched(*tensors)
 
 
 def product_attention_forward(
@@ -72,16 +109,102 @@ def product_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, None]:
     """
-    Attend by two matmuls on contiguous heads, called through transformers' attention interface.
+    Attend by two products, called through transformers' attention interface.
 
     (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). It returns no probabilities.
     """
-    groups, heads, length, _ = query.shape
-    query, key, value = (part.flatten(0, 1).contiguous() for part in (query, key, value))
-    unused = query.new_empty(()).expand(len(query), length, key.shape[1])
+    if not _can_go_in_parts(query, key, value):
+        context = _attend_by_matmul(*(part.flatten(0, 1) for part in (query, key, value)), scaling)
+        return context.unflatten(0, query.shape[:2]).transpose(1, 2).contiguous(), None
+    attend = _attend_in_parts_operator if torch.compiler.is_compiling() else _attend_in_parts
+    return attend(query, key, value, scaling), None
+
+
+def _attend_in_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attend without gradients, (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)."""
+    is_short = key.shape[2] <= _LONGEST_WITH_GRADIENT[torch.float32]
+    by_convolution = query.dtype is torch.float32 and _HAS_SLOW_MKL and not is_short
+    attend = _attend_by_convolution if by_convolution else _attend_by_matmul
+    context = query.new_empty(query.transpose(1, 2).shape)
+    for groups, heads, rows in _parts(query, key):
+        part = (query[groups, heads, rows], key[groups, heads], value[groups, heads])
+        result = attend(*(tensor.flatten(0, 1) for tensor in part), scaling)
+        context[groups, rows, heads] = result.unflatten(0, part[0].shape[:2]).transpose(1, 2)
+    return context
+
+
+# torch.compile would write loops for the parts, which are slower.
+_attend_in_parts_operator = torch.library.custom_op(
+    "timesformer_hf::attend_in_parts", _attend_in_parts, mutates_args=()
+)
+
+
+@_attend_in_parts_operator.register_fake
+def _(query, key, value, scaling):
+    return query.new_empty(query.transpose(1, 2).shape)
+
+
+def _parts(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """
+    Yield the groups, heads and queries of each part of an attention. A part takes about `_MEMORY_AT_ONCE`, but has at
+    least one head for each core. Queries are split if the scores would take more than `LARGEST_REUSED_MEMORY`.
+    """
+    groups, heads, length, head_dim = query.shape
+    size_of_row = (key.shape[2] + 4 * head_dim) * key.itemsize  # scores; query, key, value and result
+    most = max(torch.get_num_threads(), _MEMORY_AT_ONCE // (length * size_of_row))
+    sizes = [size_of_part(groups, max(1, most // heads)), size_of_part(heads, most)]
+    sizes.append(size_of_part(length, max(1, LARGEST_REUSED_MEMORY // (math.prod(sizes) * size_of_row))))
+    starts = (range(0, whole, size) for whole, size in zip((groups, heads, length), sizes, strict=True))
+    for corner in itertools.product(*starts):
+        yield tuple(slice(start, start + size) for start, size in zip(corner, sizes, strict=True))
+
+
+def size_of_part(whole: int, most: int) -> int:
+    """Return the size of equal parts that have at most so many elements each."""
+    return -(-whole // -(-whole // most))
+
+
+def _attend_by_matmul(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attend by batched matmuls on contiguous heads, (groups, length, head_dim) -> (groups, length, head_dim)."""
+    query, key, value = (part.contiguous() for part in (query, key, value))
+    unused = query.new_empty(()).expand(len(query), query.shape[1], key.shape[1])
     scores = torch.baddbmm(unused, query, key.transpose(1, 2), beta=0, alpha=scaling)
-    context = torch.bmm(scores.softmax(dim=-1), value)
-    return context.unflatten(0, (groups, heads)).transpose(1, 2).contiguous(), None
+    return torch.bmm(_softmax(scores), value)
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """
+    Return the softmax along the last dimension. A row that is shorter than the processor's vectors is computed number
+    by number in torch's softmax, which is slow; so it is put together from functions of single numbers.
+    """
+    is_short = scores.shape[-1] * scores.itemsize < _SIZE_OF_VECTOR
+    if not is_short or (torch.is_grad_enabled() and scores.requires_grad) or torch.compiler.is_compiling():
+        return scores.softmax(dim=-1)
+    in_float32 = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    exponentials = (in_float32 - in_float32.amax(dim=-1, keepdim=True)).exp()
+    return (exponentials / exponentials.sum(dim=-1, keepdim=True)).to(scores.dtype)
+
+
+def _attend_by_convolution(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """
+    Attend as [`_attend_by_matmul`] does, by oneDNN. Torch has its batched matmuls only for 16 bits. But a convolution
+    with filters of one pixel is a product, and its groups make a batch of it.
+    """
+    scores = _grouped_product(query.transpose(0, 1) * scaling, key)
+    return _grouped_product(scores.softmax(dim=-1), value.transpose(1, 2)).transpose(0, 1)
+
+
+def _grouped_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """
+    Return the product of each group: (rows, groups, inner) times the transposed (groups, columns, inner) is (rows,
+    groups, columns).
+    """
+    rows, groups, inner = left.shape
+    pixels = left.reshape(1, 1, rows, groups * inner).permute(0, 3, 1, 2)
+    filters = right.reshape(-1, inner, 1, 1)
+    settings = (None, [0, 0], [1, 1], [1, 1], groups, "none", [], "")  # bias, padding, stride, dilation, ...
+    product = torch.ops.mkldnn._convolution_pointwise(pixels, filters, *settings)
+    return product.permute(0, 2, 3, 1).reshape(rows, groups, -1)
 
 
 def has_short_group_kernel(query: torch.Tensor, key: torch.Tensor) -> bool:
@@ -139,22 +262,19 @@ def _prefers_onednn(tokens: torch.Tensor, weight: torch.Tensor) -> bool:
         and tokens.dtype is weight.dtype is torch.float32
         and tokens.numel() >= _LEAST_ROWS * weight.shape[1]
         and weight.numel() >= _LEAST_WEIGHT
-        and _has_slow_mkl()
-        and not (torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or _len_torch_dispatch_stack())
-        and not any(map(_is_special, (tokens, weight)))
+        and _HAS_SLOW_MKL
+        and not _is_watched(tokens, weight)
     )
 
 
-@functools.cache
-def _has_slow_mkl() -> bool:
-    """Whether this CPU is AMD's, and torch has both MKL and what is needed of oneDNN."""
-    operators = ("_reorder_linear_weight", "_linear_pointwise")
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return False
-    cpuinfo = Path("/proc/cpuinfo")
-    with cpuinfo.open() if cpuinfo.exists() else open(os.devnull) as file:
-        vendor = next((line for line in file if line.startswith("vendor_id")), platform.processor())
-    return "AuthenticAMD" in vendor and all(hasattr(torch.ops.mkldnn, name) for name in operators)
+def _is_watched(*tensors: torch.Tensor) -> bool:
+    """Whether something other than autograd has to see what is computed with these tensors."""
+    return (
+        torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or bool(_len_torch_dispatch_stack())
+        or any(map(_is_special, tensors))
+    )
 
 
 def _is_special(tensor: torch.Tensor) -> bool:
