@@ -94,16 +94,20 @@ def _normalize(tokens: torch.Tensor, norm: nn.LayerNorm) -> torch.Tensor:
     return F.layer_norm(tokens, norm.normalized_shape, weight, bias, norm.eps)
 
 
+def _is_large(tokens: torch.Tensor, features: int) -> bool:
+    """Return whether so many features for each token take more memory than a CPU's allocator reuses."""
+    size = len(tokens) * features * tokens.itemsize
+    return size > LARGEST_REUSED_MEMORY and tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _rows_at_once(tokens: torch.Tensor, features: int) -> int:
     """
-    Return how many tokens (rows, dim) to compute at once, where that gives so many features each. On a CPU it is few
-    enough that the allocator reuses the memory.
+    Return how many tokens (rows, dim) to compute at once, where that gives so many features each: few enough that the
+    allocator reuses the memory.
     """
-    size_of_row = features * tokens.itemsize
-    is_large = len(tokens) * size_of_row > LARGEST_REUSED_MEMORY
-    if not is_large or tokens.device.type != "cpu" or torch.compiler.is_compiling():
+    if not _is_large(tokens, features):
         return len(tokens)
-    return size_of_part(len(tokens), max(1, LARGEST_REUSED_MEMORY // (2 * size_of_row)))
+    return size_of_part(len(tokens), max(1, LARGEST_REUSED_MEMORY // (2 * features * tokens.itemsize)))
 
 
 def _add_in_parts(places: torch.Tensor, rows: int, add: Callable[..., torch.Tensor], *others: torch.Tensor):
@@ -172,7 +176,10 @@ def attend(
 ) -> torch.Tensor:
     """Return the places plus the residual of one attention step. They may be changed in place."""
     attention = getattr(layer, step.attention)
-    context, _ = attention.attention.attend(*project(layer, step, places, buffer), **kwargs)
+    query, key, value = project(layer, step, places, buffer)
+    if _is_large(places.flatten(0, -2), places.shape[-1]):  # the buffer has room behind queries, keys and values
+        kwargs["out"] = buffer.view(query.dtype)[3 * query.numel() :][: query.numel()].view(query.transpose(1, 2).shape)
+    context, _ = attention.attention.attend(query, key, value, **kwargs)
     cls_copies, projection = places[:, 0].clone(), _own(attention.output.dense)
     context = context.reshape(-1, projection.in_features)
     places = _add_in_parts(places, _rows_at_once(context, projection.out_features), projection.add_product, context)
@@ -238,7 +245,7 @@ class InferenceEncoder(ForInference, TimesformerEncoder):
         """
         frames = grid[0] if TIME in self.layer[0].steps else 1
         places = _tokens_to_places(hidden_states.to(self.inner_dtype(hidden_states)), frames)
-        buffer = places.new_empty(places.numel() * max(3, -(-self.config.intermediate_size // places.shape[-1])))
+        buffer = places.new_empty(places.numel() * max(4, -(-self.config.intermediate_size // places.shape[-1])))
         for layer in self.layer[: -1 if cls_only else None]:
             for step in layer.steps:
                 places = attend(layer, step, places, buffer, **kwargs)

@@ -106,26 +106,31 @@ def product_attention_forward(
     value: torch.Tensor,
     attention_mask: None,
     scaling: float,
+    out: torch.Tensor | None = None,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, None]:
     """
     Attend by two products, called through transformers' attention interface.
 
-    (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). It returns no probabilities.
+    (groups, heads, length, head_dim) -> (groups, length, heads, head_dim). It returns no probabilities. The result may
+    be written to `out`.
     """
     if not _can_go_in_parts(query, key, value):
         context = _attend_by_matmul(*(part.flatten(0, 1) for part in (query, key, value)), scaling)
         return context.unflatten(0, query.shape[:2]).transpose(1, 2).contiguous(), None
-    attend = _attend_in_parts_operator if torch.compiler.is_compiling() else _attend_in_parts
-    return attend(query, key, value, scaling), None
+    if torch.compiler.is_compiling():
+        return _attend_in_parts_operator(query, key, value, scaling), None
+    return _attend_in_parts(query, key, value, scaling, out), None
 
 
-def _attend_in_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+def _attend_in_parts(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Attend without gradients, (groups, heads, length, head_dim) -> (groups, length, heads, head_dim)."""
     is_short = key.shape[2] <= _LONGEST_WITH_GRADIENT[torch.float32]
     by_convolution = query.dtype is torch.float32 and _HAS_SLOW_MKL and not is_short
     attend = _attend_by_convolution if by_convolution else _attend_by_matmul
-    context = query.new_empty(query.transpose(1, 2).shape)
+    context = query.new_empty(query.transpose(1, 2).shape) if out is None else out
     for groups, heads, rows in _parts(query, key):
         part = (query[groups, heads, rows], key[groups, heads], value[groups, heads])
         result = attend(*(tensor.flatten(0, 1) for tensor in part), scaling)
@@ -134,9 +139,11 @@ def _attend_in_parts(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 
 
 # torch.compile would write loops for the parts, which are slower.
-_attend_in_parts_operator = torch.library.custom_op(
-    "timesformer_hf::attend_in_parts", _attend_in_parts, mutates_args=()
-)
+@torch.library.custom_op("timesformer_hf::attend_in_parts", mutates_args=())
+def _attend_in_parts_operator(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    return _attend_in_parts(query, key, value, scaling)
 
 
 @_attend_in_parts_operator.register_fake
