@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..inference.int8_linear import has_int8_products
 from ..inference.linear_kernels import KERNELS, fastest_kernel
+from ..model.backends import LARGEST_REUSED_MEMORY, size_of_part
 from ..model.configuration_timesformer import TimesformerConfig
 
 
@@ -201,11 +202,11 @@ def _prepare_packed(product: Product, operands: _Operands, weights: torch.Tensor
     kernel = KERNELS[fastest_kernel(weights, product.rows)]
     if kernel is KERNELS["torch"]:
         return None
-    packed, tokens = (
-        kernel.pack(weights, product.rows),
-        operands.activations(product.rows, product.inner, dtype=weights.dtype),
-    )
-    return lambda: kernel.product(tokens, packed, None)
+    packed = kernel.pack(weights, product.rows)
+    tokens = operands.activations(product.rows, product.inner, dtype=weights.dtype)
+    most_rows = max(1, LARGEST_REUSED_MEMORY // (product.columns * weights.itemsize))
+    parts = tokens.split(size_of_part(product.rows, most_rows))
+    return lambda: [kernel.product(part, packed, None) for part in parts]
 
 
 def _prepare_product(
