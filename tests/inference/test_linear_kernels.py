@@ -171,6 +171,8 @@ class TestProductAttention:
         expected = F.scaled_dot_product_attention(query, key, value, scale=0.3).transpose(1, 2)
         with torch.no_grad():
             assert backends.faster_than_sdpa(query.float(), key.float())
+            monkeypatch.setattr(backends, "_LONGEST_BY_CONVOLUTION", length - 1)
+            assert backends.faster_than_sdpa(query.float(), key.float()) is None
             heads = (tensor.float() for tensor in (query, key, value))
             context, _ = backends.product_attention_forward(None, *heads, None, 0.3)
         assert calls

@@ -33,6 +33,8 @@ LARGEST_REUSED_MEMORY = 2**25
 # tokens are then kept in memory, and longer groups would have too many of them. In float32, torch's own kernel is slow
 # in short groups only.
 _LONGEST_WITH_GRADIENT = {torch.bfloat16: 256, torch.float32: 32}
+# The longest groups in float32 that a CPU with a slow MKL computes by oneDNN, which arranges the keys for each part
+_LONGEST_BY_CONVOLUTION = 4096
 # Bytes of an attention that are computed at once: few enough for a processor's caches, many enough for its cores
 _MEMORY_AT_ONCE = 2**23
 
@@ -89,7 +91,9 @@ def _prefers_products(query: torch.Tensor, key: torch.Tensor) -> bool:
     if torch.compiler.is_exporting() or hasattr(query, "device_mesh"):
         return False
     is_short = key.shape[2] <= _LONGEST_WITH_GRADIENT[query.dtype]
-    return is_short or (_can_go_in_parts(query, key) and (query.dtype is torch.bfloat16 or _HAS_SLOW_MKL))
+    if is_short or not _can_go_in_parts(query, key):
+        return is_short
+    return query.dtype is torch.bfloat16 or (_HAS_SLOW_MKL and key.shape[2] <= _LONGEST_BY_CONVOLUTION)
 
 
 def _can_go_in_parts(*tensors: torch.Tensor) -> bool:
@@ -154,13 +158,13 @@ def _(query, key, value, scaling):
 def _parts(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
     """
     Yield the groups, heads and queries of each part of an attention. A part takes about `_MEMORY_AT_ONCE`, but has at
-    least one head for each core. Queries are split if the scores would take more than `LARGEST_REUSED_MEMORY`.
+    least one head for each core. Queries are split if it would take more than half of `LARGEST_REUSED_MEMORY`.
     """
     groups, heads, length, head_dim = query.shape
     size_of_row = (key.shape[2] + 4 * head_dim) * key.itemsize  # scores; query, key, value and result
     most = max(torch.get_num_threads(), _MEMORY_AT_ONCE // (length * size_of_row))
     sizes = [size_of_part(groups, max(1, most // heads)), size_of_part(heads, most)]
-    sizes.append(size_of_part(length, max(1, LARGEST_REUSED_MEMORY // (math.prod(sizes) * size_of_row))))
+    sizes.append(size_of_part(length, max(1, LARGEST_REUSED_MEMORY // (2 * math.prod(sizes) * size_of_row))))
     starts = (range(0, whole, size) for whole, size in zip((groups, heads, length), sizes, strict=True))
     for corner in itertools.product(*starts):
         yield tuple(slice(start, start + size) for start, size in zip(corner, sizes, strict=True))
