@@ -39,14 +39,16 @@ def embed_patches(pixels: torch.Tensor, filters: torch.Tensor, bias: torch.Tenso
     whose stride is their size. The result is (frames, features, rows, columns), without gradients on a CPU.
     """
     height, width = filters.shape[2:]
-    as_product = (
-        pixels.device.type == "cpu"
-        and pixels.dtype is filters.dtype
-        and pixels.dtype not in emulated_dtypes()
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
-        and pixels.shape[2] % height == pixels.shape[3] % width == 0
-    )
-    if not as_product:
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # asked first: it can't ask for the processor
+    if (
+        is_recorded
+        or torch.is_autocast_enabled("cpu")
+        or pixels.device.type != "cpu"
+        or pixels.dtype is not filters.dtype
+        or pixels.dtype in emulated_dtypes()
+        or pixels.shape[2] % height
+        or pixels.shape[3] % width
+    ):
         return F.conv2d(pixels, filters, bias, stride=(height, width))
     # (frames, rows, columns, channels, patch height, patch width)
     patches = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
