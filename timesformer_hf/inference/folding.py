@@ -8,6 +8,7 @@ For inference: the same outputs with less arithmetic. Consecutive linear maps ar
 """
 
 import copy
+import math
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -71,7 +72,8 @@ def optimize_for_inference(
         )
     if has_grid_layout(base.scheme):
         base.encoder = InferenceEncoder(base.encoder, base.config)
-    base.embeddings.patch_embeddings.projection.__class__ = PatchConvolution  # its parameters stay where they are
+    patches = base.config.num_frames * math.prod(base.config.grid_size)
+    PatchConvolution.replace(base.embeddings.patch_embeddings.projection, patches, linear_kernel)
     if processor is not None:
         base.embeddings.patch_embeddings = RawPixelPatchEmbeddings(base.embeddings.patch_embeddings, processor)
     return model

@@ -171,21 +171,52 @@ def _measure(
     return min(seconds, key=seconds.get)
 
 
+class HasKernel:
+    """A layer of an optimized model that is computed by a kernel of this module, whose name is `kernel`."""
+
+    kernel: str
+
+    def ordinary_weight(self) -> torch.Tensor:
+        """Return the weight of its product as an ordinary tensor (out_features, in_features)."""
+        raise NotImplementedError
+
+    def set_kernel(self, name: str | None = None) -> None:
+        """Take another kernel, by default the fastest one that supports the weight."""
+        raise NotImplementedError
+
+
 def list_kernels(model: nn.Module) -> dict[str, str]:
-    """Return the name of the kernel of each linear layer of an optimized model, by the name of the layer."""
-    return {name: module.kernel for name, module in model.named_modules() if isinstance(module, InferenceLinear)}
+    """Return the name of the kernel of each layer of an optimized model that has one, by the name of the layer."""
+    return {name: module.kernel for name, module in model.named_modules() if isinstance(module, HasKernel)}
 
 
 def set_kernels(model: nn.Module, kernels: Mapping[str, str]) -> None:
     """
-    Give the linear layers of an optimized model the kernels that [`list_kernels`] returned for a copy of it.
+    Give the layers of an optimized model the kernels that [`list_kernels`] returned for a copy of it.
 
     A kernel that is not on this machine is replaced by the fastest one that is.
     """
     for name, module in model.named_modules():
-        if isinstance(module, InferenceLinear) and name in kernels:
+        if isinstance(module, HasKernel) and name in kernels:
             wanted = KERNELS.get(kernels[name])
             module.set_kernel(wanted.name if wanted and wanted.supports(module.ordinary_weight()) else None)
+
+
+def choose_kernel(weight: torch.Tensor, rows: int, name: str | None = None) -> str:
+    """
+    Return the kernel of that name, by default the fastest one for products with about that many rows.
+
+    Raises:
+        ValueError: for a kernel that there isn't, or that doesn't support the weight's dtype and device.
+    """
+    name = fastest_kernel(weight, rows) if name is None else name
+    if name not in KERNELS or not KERNELS[name].supports(weight):
+        possible = [repr(kernel.name) for kernel in KERNELS.values() if kernel.supports(weight)]
+        raise ValueError(
+            f"The kernel {name!r} can't multiply {weight.dtype} on {weight.device} here; it must be one of "
+            f"{', '.join(possible)}"
+        )
+    return name
 
 
 class ForInference(nn.Module):
@@ -235,7 +266,7 @@ class FoldedLinear(RearrangedWeights):
         destination[f"{prefix}bias"] = self.like.new_zeros(self.out_features)
 
 
-class InferenceLinear(RearrangedWeights, nn.Linear):
+class InferenceLinear(HasKernel, RearrangedWeights, nn.Linear):
     """
     A linear layer that is computed by a kernel of this module.
 
@@ -285,16 +316,7 @@ class InferenceLinear(RearrangedWeights, nn.Linear):
             ValueError: for a kernel that there isn't, or that doesn't support the weight's dtype and device.
         """
         weight = self.ordinary_weight()
-        if self.of_cls:
-            name = "torch"
-        elif name is None:
-            name = fastest_kernel(weight, self.rows)
-        if name not in KERNELS or not KERNELS[name].supports(weight):
-            possible = [repr(kernel.name) for kernel in KERNELS.values() if kernel.supports(weight)]
-            raise ValueError(
-                f"The kernel {name!r} can't multiply {weight.dtype} on {weight.device} here; it must be one of "
-                f"{', '.join(possible)}"
-            )
+        name = choose_kernel(weight, self.rows, "torch" if self.of_cls else name)
         self.weight = self._constant(KERNELS[name].pack(weight, self.rows))
         self.kernel = name
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..model.backends import LARGEST_REUSED_MEMORY, emulated_dtypes, size_of_part
 from ..model.modeling_timesformer import TimesformerPatchEmbeddings
-from .linear_kernels import KERNELS, fastest_kernel
+from .linear_kernels import KERNELS, HasKernel, choose_kernel
 
 
 if TYPE_CHECKING:
@@ -21,8 +21,33 @@ if TYPE_CHECKING:
     from transformers.video_processing_utils import BaseVideoProcessor
 
 
-class PatchConvolution(nn.Conv2d):
+class PatchConvolution(HasKernel, nn.Conv2d):
     """A convolution with filters as large as their stride. The class of a `nn.Conv2d` is changed to this one."""
+
+    kernel, rows = "torch", 1
+
+    @classmethod
+    def replace(cls, convolution: nn.Conv2d, rows: int, kernel: str | None) -> None:
+        """Change the class of a convolution, which usually gets so many patches. Its parameters stay where they are."""
+        convolution.__class__, convolution.rows = cls, rows
+        convolution.set_kernel(kernel)
+
+    def ordinary_weight(self) -> torch.Tensor:
+        """Return the filters (out_channels, channels * patch height * patch width)."""
+        return self.weight.flatten(1)
+
+    def set_kernel(self, name: str | None = None) -> None:
+        """
+        Take another kernel, by default the fastest one that supports the filters.
+
+        Raises:
+            ValueError: see [`choose_kernel`].
+        """
+        self.kernel = choose_kernel(self.ordinary_weight(), self.rows, name)
+
+    def extra_repr(self) -> str:
+        """Name the kernel, so that `print(model)` shows it."""
+        return f"{super().extra_repr()}, kernel={self.kernel}"
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return (frames, out_channels, rows, columns) for pixels (frames, channels, height, width)."""
@@ -30,13 +55,16 @@ class PatchConvolution(nn.Conv2d):
         is_of_patches = (self.stride, self.padding, self.dilation, self.groups) == (self.kernel_size, (0, 0), (1, 1), 1)
         if needs_gradient or not is_of_patches:
             return super().forward(pixels)
-        return embed_patches(pixels, self.weight, self.bias)
+        return embed_patches(pixels, self.weight, self.bias, self.kernel)
 
 
-def embed_patches(pixels: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def embed_patches(
+    pixels: torch.Tensor, filters: torch.Tensor, bias: torch.Tensor | None, kernel_name: str
+) -> torch.Tensor:
     """
     Convolve pixels (frames, channels, height, width) with filters (features, channels, patch height, patch width),
-    whose stride is their size. The result is (frames, features, rows, columns), without gradients on a CPU.
+    whose stride is their size. The result is (frames, features, rows, columns), without gradients on a CPU. There it is
+    a product by the kernel of that name, or by torch's own if that doesn't support the filters.
     """
     height, width = filters.shape[2:]
     is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # asked first: it can't ask for the processor
@@ -54,7 +82,7 @@ def embed_patches(pixels: torch.Tensor, filters: torch.Tensor, bias: torch.Tenso
     patches = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height)).permute(0, 2, 4, 1, 3, 5)
     frames, rows, columns, *_ = patches.shape
     weight = filters.flatten(1)
-    kernel = KERNELS[fastest_kernel(weight, frames * rows * columns)]
+    kernel = KERNELS[kernel_name if KERNELS[kernel_name].supports(weight) else "torch"]
     packed = kernel.pack(weight, frames * rows * columns)
     embedded = pixels.new_empty(frames, rows, columns, len(filters))
     bytes_of_frame = rows * columns * max(weight.shape) * pixels.itemsize
@@ -94,7 +122,7 @@ class RawPixelPatchEmbeddings(TimesformerPatchEmbeddings):
             return super().forward(pixel_values)
         pixels = pixel_values.to(self.raw_weight.dtype)
         self.check_pixel_values(pixels)
-        patches = embed_patches(pixels.flatten(0, 1), self.raw_weight, self.raw_bias)
+        patches = embed_patches(pixels.flatten(0, 1), self.raw_weight, self.raw_bias, self.projection.kernel)
         return patches.flatten(2).transpose(1, 2), pixel_values.shape[1], patches.shape[-1]
 
 
